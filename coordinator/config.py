@@ -1,0 +1,190 @@
+"""The configuration of a coordinator: one TOML file, then the environment, then the command line, each checked.
+
+An environment variable names its key in capitals after ``TINYREPTILE_``, with two underscores between table and key:
+``TINYREPTILE_BROKER__HOST=broker.example``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from tinyreptile import messages
+from tinyreptile.model import Model
+
+from .errors import ConfigError
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class RunConfig(_Table):
+    """What is learned, and for how long."""
+
+    name: str = Field("default", description="the run's name, a level of its MQTT topics")
+    model: list[list[Any]] = Field(
+        [["input", 1], ["dense", 32, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]],
+        description="the network, as docs/protocol.md describes it",
+    )
+    rounds: int = Field(5000, ge=0, le=2**31 - 1, description="accepted updates until the run ends; 0: it never ends")
+    seed: int = Field(1, ge=0, description="of the first initialization")
+    store: Path | None = Field(None, description="the SQLite file; unset: NAME.sqlite in the current folder")
+
+    @field_validator("name")
+    @classmethod
+    def _legal_name(cls, value: str) -> str:
+        return messages.check_id(value, "a run's name")
+
+    @field_validator("model")
+    @classmethod
+    def _legal_model(cls, value: list[list[Any]]) -> list[list[Any]]:
+        Model(value)
+        return value
+
+
+class BrokerConfig(_Table):
+    """The MQTT broker."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(1883, ge=1, le=65535)
+    user: str | None = None
+    password_file: Path | None = Field(None, description="a file whose first line is the password")
+    tls_ca: Path | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
+    keepalive: int = Field(30, ge=5, le=3600, description="seconds")
+
+    def password(self) -> str | None:
+        """The first line of `password_file`; raises `ConfigError` if it can't be read."""
+        if self.password_file is None:
+            return None
+        try:
+            return self.password_file.read_text().splitlines()[0]
+        except (OSError, UnicodeDecodeError, IndexError):
+            raise ConfigError(
+                f"broker.password_file: {self.password_file} can't be read; its first line must be the password"
+            ) from None
+
+
+class LearningConfig(_Table):
+    """The meta-update, and what a device does for it."""
+
+    mode: Literal["serial", "asynchronous", "batch"] = "asynchronous"
+    in_flight: int = Field(20, ge=1, le=1000, description="asynchronous: devices at work at once")
+    batch: int = Field(10, ge=1, le=1000, description="batch: updates averaged into one version")
+    steps: int = Field(32, ge=1, le=1_000_000, description="samples a device learns from for one update")
+    beta: float = Field(0.005, gt=0, le=1, description="a device's learning rate")
+    bits: Literal[16, 8, 4] = Field(8, description="bits of each number of a delta on the wire")
+    alpha: float = Field(0.3, gt=0, le=1, description="weight of an update in the initialization, at first")
+    alpha_end: float = Field(0.0, ge=0, le=1, description="and at the end of the run")
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="how alpha gets there")
+    staleness: Literal["constant", "hinge", "polynomial"] = Field(
+        "polynomial", description="discount of an update that was learned from an old version (FedAsync)"
+    )
+    staleness_exponent: float = Field(0.5, ge=0, le=10, description="polynomial: (1 + tau)^-exponent")
+    hinge_free: int = Field(10, ge=0, description="hinge: tau without discount")
+    hinge_slope: float = Field(0.25, ge=0, description="hinge: 1 / (1 + slope (tau - free))")
+    deadline: float = Field(60.0, gt=0, le=1_000_000, description="seconds a device has for its work")
+    publish_interval: float = Field(
+        0.1, ge=0, le=3600, description="asynchronous: seconds between two versions on the wire"
+    )
+    fetch_seconds: float = Field(5.0, ge=0.1, le=3600, description="how long a version stays whole for its readers")
+
+    @model_validator(mode="after")
+    def _chained(self) -> LearningConfig:
+        if self.alpha_end > self.alpha:
+            raise ValueError(f"alpha_end ({self.alpha_end}) must not be above alpha ({self.alpha})")
+        return self
+
+
+class EvaluationConfig(_Table):
+    """The regular evaluation on devices of the role "evaluate"."""
+
+    every: int = Field(500, ge=0, description="accepted updates between two evaluations; 0: only at the end")
+    steps: int = Field(32, ge=1, le=1_000_000, description="one-sample SGD steps of the adaptation")
+    shots: int = Field(10, ge=1, le=1_000_000, description="distinct support samples")
+    queries: int = Field(50, ge=1, le=1_000_000, description="samples the loss is measured on")
+    beta: float | None = Field(None, gt=0, le=1, description="learning rate of the adaptation; unset: learning.beta")
+
+
+class Config(BaseSettings):
+    """All of it."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", env_prefix="TINYREPTILE_", env_nested_delimiter="__", validate_default=True
+    )
+
+    run: RunConfig = RunConfig()
+    broker: BrokerConfig = BrokerConfig()
+    learning: LearningConfig = LearningConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load_config` merges the sources itself, so that it can say which one a mistake is in."""
+        return (init_settings,)
+
+    def store_path(self) -> Path:
+        """The SQLite file of the run."""
+        return self.run.store or Path(f"{self.run.name}.sqlite")
+
+
+def load_config(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Config:
+    """The configuration from ``path`` (TOML), the environment and ``overrides``, the later before the earlier.
+
+    Raises `ConfigError` with one sentence for each mistake.
+    """
+    from_file: dict[str, Any] = {}
+    if path is not None:
+        try:
+            from_file = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"configuration file {path}: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from None
+    from_environment = EnvSettingsSource(Config)()
+    merged: dict[str, Any] = {}
+    sources = [(str(path), from_file), ("environment", from_environment), ("command line", overrides or {})]
+    for name, source in sources:
+        for table, values in source.items():
+            if isinstance(values, dict) and isinstance(merged.get(table, {}), dict):
+                merged[table] = merged.get(table, {}) | values
+            else:
+                merged[table] = values
+        _validate(name, merged)
+    return _validate("configuration", merged)
+
+
+def _validate(source: str, values: dict[str, Any]) -> Config:
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(source, item) for item in error.errors())) from None
+
+
+def _sentence(source: str, item: Any) -> str:
+    """One pydantic complaint in words of ours: source, key, what is wrong, what is allowed."""
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        table: Any = Config
+        for part in item["loc"][:-1]:
+            table = table.model_fields[part].annotation
+        return f"{source}: unknown key {key}; known here are {', '.join(table.model_fields)}"
+    text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    given = "" if isinstance(item["input"], dict | list) or item["type"] == "value_error" else f", not {item['input']!r}"
+    return f"{source}: {key}: {text}{given}"

@@ -1,0 +1,60 @@
+"""Group commit: whatever is waiting goes into one transaction, in a thread of its own, so that the service never blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from .store import Entry, SQLiteStore
+
+_log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Writes entries to a store in the order they come; `run` must be a task while it is used."""
+
+    def __init__(self, store: SQLiteStore) -> None:
+        self._store = store
+        self._waiting: list[tuple[Entry | None, Callable[[], None] | None]] = []
+        self._wake = asyncio.Event()
+        self._stopped = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    def append(self, entry: Entry, durable: Callable[[], None] | None = None) -> None:
+        """Write ``entry`` soon, and call ``durable`` in the event loop once it would survive a crash."""
+        self._waiting.append((entry, durable))
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Return once all that was appended before is durable."""
+        done = asyncio.Event()
+        self._waiting.append((None, done.set))
+        self._wake.set()
+        await done.wait()
+
+    async def run(self) -> None:
+        """Commit until `stop`, and then what is left. Raises `StoreError` if the store fails."""
+        try:
+            while self._waiting or not self._stopped:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._commit()
+        finally:
+            self._thread.shutdown()
+
+    def stop(self) -> None:
+        """Let `run` end once all that was appended is durable."""
+        self._stopped = True
+        self._wake.set()
+
+    async def _commit(self) -> None:
+        batch, self._waiting = self._waiting, []
+        entries = [entry for entry, _ in batch if entry is not None]
+        if entries:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, self._store.write, entries)
+        for _, durable in batch:
+            if durable is not None:
+                durable()

@@ -1,0 +1,79 @@
+"""The devices of a run: what each said of itself, which are idle, and whose turn it is."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from tinyreptile import messages
+
+
+@dataclass
+class Device:
+    """One device, as its last status describes it."""
+
+    id: str
+    role: str = messages.TRAIN
+    state: str = "offline"
+    boot: str = ""
+    platform: str = ""
+    ram: int = 0
+    error: str = ""
+    work: int = 0  # its open work, 0 if none
+    accepted: int = 0
+    refused: int = 0
+    expired: int = 0
+
+
+class Registry:
+    """All devices ever seen, and a queue of the idle ones for each role: the longest idle comes first."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, Device] = {}
+        self._idle: dict[str, OrderedDict[str, None]] = {
+            messages.TRAIN: OrderedDict(),
+            messages.EVALUATE: OrderedDict(),
+        }
+
+    def take_status(self, device_id: str, status: dict[str, Any]) -> Device:
+        """Update a device from its status message (checked against `messages.STATUS`)."""
+        device = self.devices.setdefault(device_id, Device(device_id))
+        if status["state"] == "offline" and status["boot"] != device.boot and device.state == "online":
+            return device  # the last will of an earlier start, come late
+        device.state = status["state"]
+        device.boot = status["boot"]
+        if device.state != "offline":
+            device.role = status.get("role", messages.TRAIN)
+            device.platform = status.get("platform", "")
+            device.ram = status.get("ram", 0)
+            device.error = status.get("error", "")
+        self.settle(device)
+        return device
+
+    def settle(self, device: Device) -> None:
+        """Put ``device`` in the queue where it belongs: idle if it is online without work."""
+        idle = device.state == "online" and device.work == 0 and device.role in self._idle
+        for role, queue in self._idle.items():
+            if idle and role == device.role:
+                queue.setdefault(device.id)
+            else:
+                queue.pop(device.id, None)
+
+    def next_idle(self, role: str) -> Device | None:
+        """The device of ``role`` that has been idle longest, or None."""
+        device_id = next(iter(self._idle[role]), None)
+        return self.devices[device_id] if device_id is not None else None
+
+    def idle(self, role: str) -> list[Device]:
+        """All idle devices of ``role``, the longest idle first."""
+        return [self.devices[device_id] for device_id in self._idle[role]]
+
+    def assign(self, device: Device, work: int) -> None:
+        """``device`` has been given ``work``, or with 0 is rid of it."""
+        device.work = work
+        self.settle(device)
+
+    def count(self, state: str, role: str | None = None) -> int:
+        """How many devices are in ``state``."""
+        return sum(d.state == state and (role is None or d.role == role) for d in self.devices.values())

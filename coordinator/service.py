@@ -1,0 +1,286 @@
+"""The service: carries a run's messages over MQTT, keeps its journal, and stays up while broker and devices come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import aiomqtt
+import msgpack
+
+from tinyreptile import messages
+from tinyreptile.messages import MessageError
+
+from .config import BrokerConfig, Config
+from .errors import BrokerError
+from .initialization import encode
+from .journal import Journal
+from .run import Run
+from .store import SQLiteStore
+from .work import Refusal
+
+_log = logging.getLogger(__name__)
+
+SENDERS = 8  # publishes under way at once; with ours beside them aiomqtt warns beyond 10
+INCOMING = 20_000  # messages waiting to be looked at; devices send again what is dropped beyond
+STATUS_SECONDS = 1.0
+MAX_BACKOFF = 30.0
+
+
+def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
+    """An aiomqtt client for ``broker``; raises `BrokerError` if its files can't be read."""
+    tls = None
+    if broker.tls_ca is not None:
+        try:
+            tls = ssl.create_default_context(cafile=str(broker.tls_ca))
+        except (OSError, ssl.SSLError) as error:
+            raise BrokerError(f"broker.tls_ca: {broker.tls_ca} is no readable PEM file of certificates: {error}") from None
+    return aiomqtt.Client(
+        broker.host,
+        broker.port,
+        username=broker.user,
+        password=broker.password(),
+        keepalive=broker.keepalive,
+        tls_context=tls,
+        **options,
+    )
+
+
+def broker_error(broker: BrokerConfig, error: BaseException) -> BrokerError:
+    """``error`` of a first connection as a sentence for the user."""
+    text = str(error)
+    where = f"{broker.host}:{broker.port}"
+    if isinstance(error, aiomqtt.MqttConnectError):
+        return BrokerError(f"the broker at {where} refused the connection ({text}); check --user and --password-file")
+    return BrokerError(f"no broker answers at {where} ({text}); start Mosquitto or name another with --broker HOST:PORT")
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """``message`` as MessagePack."""
+    data: bytes = msgpack.packb(message)
+    return data
+
+
+def unpack(payload: Any) -> Any:
+    """The value in ``payload``; raises `MessageError` if it is too long or not MessagePack."""
+    if not isinstance(payload, bytes | bytearray) or len(payload) > messages.MESSAGE_BYTES:
+        raise MessageError(f"longer than {messages.MESSAGE_BYTES} bytes")
+    try:
+        return msgpack.unpackb(payload)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise MessageError(f"not MessagePack: {error or type(error).__name__}") from None
+
+
+class Coordinator:
+    """Serves one run until it is finished or `stop` is called.
+
+    ``on_status`` is called with the run's status message every second, and at the end.
+    """
+
+    def __init__(self, config: Config, *, on_status: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.config = config
+        self._store = SQLiteStore(config.store_path())
+        try:
+            self._journal = Journal(self._store)
+            self.run_state = Run(
+                config, self._store, send=self._send, record=self._record, clock=time.monotonic
+            )
+        except BaseException:
+            self._store.close()
+            raise
+        self._topics = self.run_state.topics
+        self._outbox: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._on_status = on_status
+        self._rates: deque[tuple[float, int]] = deque(maxlen=11)
+        self.malformed = 0
+
+    def stop(self) -> None:
+        """End `run` soon: nothing new is handed out, all that was taken is kept."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def run(self) -> dict[str, Any]:
+        """Serve; returns the last status. Raises `BrokerError` if the broker never answers, `StoreError` on a bad disk."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._journal.run(), name="journal")
+                try:
+                    await self._serve()
+                finally:
+                    if (checkpoint := self.run_state.checkpoint()) is not None:
+                        self._journal.append(checkpoint)
+                    self._journal.stop()
+        except* Exception as group:
+            raise _first(group) from None
+        finally:
+            self._store.close()
+        return self._status()
+
+    # The session with the broker
+
+    async def _serve(self) -> None:
+        backoff = 0.5
+        connected_once = False
+        while not self._done():
+            try:
+                async with client(
+                    self.config.broker,
+                    will=aiomqtt.Will(
+                        self._topics.coordinator, pack(self._status_message("offline")), qos=1, retain=True
+                    ),
+                    max_inflight_messages=200,
+                    max_queued_incoming_messages=INCOMING,
+                ) as session:
+                    connected_once, backoff = True, 0.5
+                    await self._session(session)
+            except aiomqtt.MqttError as error:
+                if not connected_once:
+                    raise broker_error(self.config.broker, error) from None
+                _log.warning("no connection to the broker (%s); trying again", error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), backoff * (0.5 + random.random() / 2))
+                backoff = min(MAX_BACKOFF, backoff * 2)
+
+    def _done(self) -> bool:
+        return self._stopping.is_set() or self.run_state.finished
+
+    async def _session(self, session: aiomqtt.Client) -> None:
+        """One connection: from the first publication to its loss, or to the end of the run."""
+        run = self.run_state
+        self._outbox = asyncio.Queue()
+        run.disconnected()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [tasks.create_task(self._send_forever(session), name=f"sender{i}") for i in range(SENDERS)]
+                await self._publish(session)
+                await session.subscribe([(self._topics.all_status, 1), (self._topics.all_updates, 1)])
+                helpers.append(tasks.create_task(self._receive_forever(session), name="receiver"))
+                helpers.append(tasks.create_task(self._report_forever(session), name="reporter"))
+                await self._dispatch(session)
+                await self._journal.flush()  # then the last acknowledgements are in the outbox
+                await asyncio.wait_for(self._outbox.join(), 10)
+                for helper in helpers:
+                    helper.cancel()
+                await self._report(session, "finished" if run.finished else "stopped")
+        except* (aiomqtt.MqttError, TimeoutError) as group:
+            raise aiomqtt.MqttError(str(_first(group))) from None
+
+    async def _dispatch(self, session: aiomqtt.Client) -> None:
+        """Publish versions, hand out work and mind the deadlines until the run is done."""
+        run = self.run_state
+        while not self._done():
+            self._wake.clear()
+            run.expire()
+            publish_at = run.publish_at()
+            if publish_at is not None and publish_at <= time.monotonic():
+                await self._publish(session)
+                publish_at = None
+            run.evaluate()
+            while run.next_work():
+                pass
+            times = [time.monotonic() + STATUS_SECONDS, publish_at, run.book.next_deadline()]
+            timeout = min(t for t in times if t is not None) - time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(0.0, timeout))
+
+    async def _publish(self, session: aiomqtt.Client) -> None:
+        """Put the current version on the wire: durable first, then its chunks, then the manifest."""
+        run = self.run_state
+        version, data = run.version, encode(run.weights)
+        await self._journal.flush()
+        slot, chunks = run.publication.begin(version, data)
+        for index, chunk in enumerate(chunks):
+            await session.publish(self._topics.chunk(slot, index), pack(chunk), qos=1, retain=True)
+        await session.publish(self._topics.init, pack(run.published(version, data)), qos=1, retain=True)
+
+    # Messages
+
+    def _send(self, topic: str, message: dict[str, Any]) -> None:
+        self._outbox.put_nowait((topic, message))
+
+    def _record(self, entry: Any, durable: Callable[[], None] | None) -> None:
+        if durable is None:
+            self._journal.append(entry)
+            return
+
+        def then() -> None:
+            durable()
+            self._wake.set()
+
+        self._journal.append(entry, then)
+
+    async def _send_forever(self, session: aiomqtt.Client) -> None:
+        outbox = self._outbox
+        while True:
+            topic, message = await outbox.get()
+            try:
+                await session.publish(topic, pack(message), qos=1)
+            finally:
+                outbox.task_done()
+
+    async def _receive_forever(self, session: aiomqtt.Client) -> None:
+        async for message in session.messages:
+            self._take(message.topic.value, message.payload)
+
+    def _take(self, topic: str, payload: Any) -> None:
+        """One message off the wire; whatever it holds, nothing is raised."""
+        run = self.run_state
+        number = 0
+        try:
+            device_id, kind, index = self._topics.parse(topic)
+            if kind == "status":
+                if payload:
+                    run.take_status(device_id, messages.check(messages.STATUS, unpack(payload)))
+            else:
+                update = unpack(payload)
+                if isinstance(update, dict) and isinstance(update.get("work"), int):
+                    number = update["work"]
+                run.take_update(device_id, index, messages.check(messages.UPDATE, update))
+        except MessageError as error:
+            self.malformed += 1
+            _log.info("a message on %s was not understood: %s", topic, error)
+            if 1 <= number < 2**31:
+                run.refuse(device_id, number, Refusal("malformed", str(error)))
+            else:
+                run.refusals["malformed"] += 1
+        self._wake.set()
+
+    # Report
+
+    async def _report_forever(self, session: aiomqtt.Client) -> None:
+        while True:
+            await self._report(session, "running")
+            await asyncio.sleep(STATUS_SECONDS)
+
+    async def _report(self, session: aiomqtt.Client, state: str) -> None:
+        status = self._status_message(state)
+        if self._on_status:
+            self._on_status(status)
+        await session.publish(self._topics.coordinator, pack(status), qos=1, retain=True)
+
+    def _status_message(self, state: str) -> dict[str, Any]:
+        now = time.monotonic()
+        self._rates.append((now, self.run_state.updates))
+        (then, updates) = self._rates[0]
+        rate = (self.run_state.updates - updates) / (now - then) if now > then else 0.0
+        return self.run_state.status(state) | {"rate": round(rate, 2)}
+
+    def _status(self) -> dict[str, Any]:
+        return self._status_message("finished" if self.run_state.finished else "stopped")
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first single exception in ``group``."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,111 @@
+"""Work in flight: what each device was asked, until when, and the chunks that have come back."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinyreptile import messages
+from tinyreptile.delta import packed_size
+from tinyreptile.model import Model
+
+# After a restart, ids begin this far beyond the last one on record: more than can have been given out since.
+ID_GAP = 1 << 16
+
+
+class Refusal(Exception):
+    """An update that is not taken; ``kind`` counts it, the text tells the device."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+@dataclass
+class Work:
+    """One request to one device. Times are seconds of the clock that `WorkBook` is given."""
+
+    id: int
+    device: str
+    kind: str  # messages.TRAIN or messages.EVALUATE
+    version: int
+    bits: int
+    issued: float
+    deadline: float
+    chunks: dict[int, bytes] = field(default_factory=dict)
+    report: dict[str, Any] | None = None
+
+    def add(self, model: Model, index: int, update: dict[str, Any]) -> bytes | None:
+        """Take chunk ``index``; the whole packed delta once all are there, else None. Raises `Refusal`."""
+        size = packed_size(model.parameters, self.bits)
+        count = messages.chunk_count(size)
+        data = update.get("data", b"")
+        if update.get("chunks") != count or index >= count:
+            raise Refusal("wrong size", f"the delta has {count} chunks, not {update.get('chunks')}")
+        if len(data) != min(messages.CHUNK_BYTES, size - index * messages.CHUNK_BYTES):
+            raise Refusal("wrong size", f"chunk {index} has {len(data)} bytes")
+        if index == 0:
+            self.report = self._checked_report(model, update)
+        self.chunks[index] = bytes(data)
+        if len(self.chunks) < count:
+            return None
+        return b"".join(self.chunks[i] for i in range(count))
+
+    def _checked_report(self, model: Model, update: dict[str, Any]) -> dict[str, Any]:
+        try:
+            report: dict[str, Any] = messages.check(messages.REPORT, update.get("report"))
+            messages.check_ints("gains", report["gains"], 1, 65536)
+        except messages.MessageError as error:
+            raise Refusal("malformed", f"report: {error}") from None
+        if report["bits"] != self.bits or len(report["gains"]) != len(model.tensors):
+            raise Refusal("wrong size", f"{report['bits']} bits and {len(report['gains'])} gains were not asked for")
+        return report
+
+
+class WorkBook:
+    """All open work, by id, and the next deadline. An open piece of work belongs to one device."""
+
+    def __init__(self, next_id: int = 1) -> None:
+        self.open: dict[int, Work] = {}
+        self._counts: Counter[str] = Counter()
+        self._ids = itertools.count(next_id)
+        self._deadlines: list[tuple[float, int]] = []
+
+    def issue(self, device: str, kind: str, version: int, bits: int, now: float, seconds: float) -> Work:
+        """New work for ``device``, open until ``seconds`` from ``now``."""
+        work = Work(next(self._ids), device, kind, version, bits, now, now + seconds)
+        self.restore(work)
+        return work
+
+    def restore(self, work: Work) -> None:
+        """Take up open work of an earlier start."""
+        self.open[work.id] = work
+        self._counts[work.kind] += 1
+        heapq.heappush(self._deadlines, (work.deadline, work.id))
+
+    def close(self, work: Work) -> None:
+        """``work`` is done with."""
+        if self.open.pop(work.id, None):
+            self._counts[work.kind] -= 1
+
+    def count(self, kind: str) -> int:
+        """Open work of ``kind``."""
+        return self._counts[kind]
+
+    def next_deadline(self) -> float | None:
+        """When the first open work is due, or None."""
+        while self._deadlines and self._deadlines[0][1] not in self.open:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def expired(self, now: float) -> list[Work]:
+        """Open work whose deadline has passed; it is closed by this."""
+        late = []
+        while (due := self.next_deadline()) is not None and due <= now:
+            work = self.open[heapq.heappop(self._deadlines)[1]]
+            self.close(work)
+            late.append(work)
+        return late

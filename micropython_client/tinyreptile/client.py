@@ -1,0 +1,520 @@
+"""A device's life: join, wait for work, fetch the initialization, learn from its stream, report, until cancelled."""
+
+import asyncio
+import gc
+import random
+import sys
+from binascii import crc32
+
+from . import __version__, messages
+from .learner import Learner
+from .messages import CHUNK_BYTES, MessageError
+from .model import Model, ModelError
+from .mqtt import MQTTClient
+from .msgpack import Packer, unpackb
+from .portable import RUNNER, ticks_diff, ticks_ms
+from .streams import QUERY, SUPPORT, TRAIN
+
+_SPARE_RAM = 8192  # bytes a board keeps for everything but the model's buffers
+_FETCH_SECONDS = 15
+_RESEND_SECONDS = 5
+_YIELD_MS = 5  # the longest a device computes before the network gets its turn
+_PROBE_SECONDS = 3  # how long a device of the same id may take to speak up
+
+
+class DeviceError(Exception):
+    """The device can't take part; the text says why and what to do."""
+
+
+class _Lost(Exception):
+    """The work at hand came to nothing; the text says why."""
+
+
+class Client:
+    """One device of one run.
+
+    Arguments:
+        device_id: its name, a legal MQTT topic level.
+        run: the run's name.
+        stream: a `streams.Stream`.
+        role: messages.TRAIN or messages.EVALUATE (held out: it never trains the initialization).
+        ram: bytes it may use for the model's buffers; None: what the heap has free.
+        log: called with a sentence whenever something is worth knowing.
+        connection: the arguments of `mqtt.MQTTClient` but for id, will and callback.
+
+    Attributes:
+        accepted, refused, expired: its updates, by what became of them.
+        evaluations: how many the coordinator has taken.
+        malformed: messages that were not understood, and passed over.
+        unfit: why it can't run this run's model, or None.
+    """
+
+    def __init__(self, device_id, run, stream, role=messages.TRAIN, ram=None, log=None, **connection):
+        self.id = messages.check_id(device_id, "a device id")
+        if role not in (messages.TRAIN, messages.EVALUATE):
+            raise MessageError("a role is train or evaluate, not %r" % role)
+        run_topics = messages.RunTopics(run)
+        self._topics = run_topics.device(device_id)
+        self._run_topics = run_topics
+        self._stream = stream
+        self._role = role
+        self._ram = ram
+        self._log = log or (lambda text: None)
+        self._boot = "%08x" % random.getrandbits(30)
+        self._learner = None
+        self._free = None  # bytes of RAM for a model; None: not limited
+        self._version = None  # of the whole initialization that the learner holds
+        self._bytes = None  # that initialization, to be written to
+        self._fetching = None  # version that chunks must at least have, while a fetch is under way
+        self._got = set()  # its chunks
+        self._crc = 0  # its CRC-32
+        self._manifest = None
+        self._work = None  # the newest work message
+        self._work_at = 0
+        self._ack = None
+        self._fetched = False
+        self._probed = False
+        self._rival = None  # another device under this id that has been seen alive
+        self._retained_rival = None
+        self._failure = None
+        self._ready = False
+        self._yielded = 0
+        self._changed = asyncio.Event()
+        self.accepted = 0
+        self.refused = 0
+        self.expired = 0
+        self.evaluations = 0
+        self.malformed = 0
+        self.unfit = None
+        self.mqtt = MQTTClient(
+            client_id="%s-%s" % (device_id, self._boot),
+            on_message=self._on_message,
+            will=(self._topics.status, self._status("offline")),
+            message_bytes=messages.MESSAGE_BYTES,
+            **connection,
+        )
+
+    async def run(self):
+        """Take part until cancelled; raises `DeviceError` where the device can't."""
+        session = asyncio.create_task(self._keep_session())
+        try:
+            while True:
+                await self._wait(lambda: self._work is not None, None)
+                await self._serve(self._work)
+        finally:
+            session.cancel()
+            if self.mqtt.connected and self._ready:
+                try:
+                    await asyncio.wait_for(
+                        self.mqtt.publish(self._topics.status, self._status("offline"), retain=True), 2
+                    )
+                except (OSError, asyncio.TimeoutError):
+                    pass
+            await self.mqtt.disconnect()
+
+    async def _keep_session(self):
+        try:
+            await self.mqtt.run(self._join, self._disconnected)
+        except Exception as error:  # whatever it is, `run` raises it
+            self._failure = error
+            self._changed.set()
+
+    # Joining
+
+    async def _join(self):
+        """After each connection: make sure that the id is free, read the manifest, say hello."""
+        self._ready = False
+        self._probed = False
+        self._rival = self._retained_rival = None
+        await self.mqtt.subscribe(self._topics.status)
+        await self.mqtt.publish(self._topics.status, self._status("probe"))
+        await self._wait(lambda: self._probed, self.mqtt.timeout)
+        if self._retained_rival:
+            # The id was taken when its last holder was seen; a living one answers the probe.
+            await self._wait(lambda: self._rival, _PROBE_SECONDS)
+            if self._rival:
+                self._fail("the id %s is already online; give each device an id of its own" % self.id)
+                return
+        await self.mqtt.subscribe(self._topics.work)
+        await self.mqtt.subscribe(self._topics.ack)
+        self._manifest = None
+        await self.mqtt.subscribe(self._run_topics.init)
+        while self._manifest is None:  # until a coordinator has begun the run
+            self._check_session()
+            await self._wait(lambda: self._manifest, 30)
+        await self.mqtt.unsubscribe(self._run_topics.init)
+        self._prepare(self._manifest)
+        self._ready = True
+        await self._say_hello()
+
+    def _prepare(self, manifest):
+        """A learner for the manifest's model, or `unfit` set to what stands in the way."""
+        self.unfit = None
+        if self._learner and self._learner.model.spec == manifest["model"]:
+            return
+        self._learner = self._version = None
+        self._free = self._free_ram()
+        try:
+            model = Model(manifest["model"])
+            stream = self._stream
+            if (stream.inputs, stream.outputs) != (model.inputs, model.outputs):
+                self.unfit = "the stream has %d inputs and %d outputs, the model %d and %d" % (
+                    stream.inputs,
+                    stream.outputs,
+                    model.inputs,
+                    model.outputs,
+                )
+            elif manifest["encoding"] != messages.INITIALIZATION_ENCODING or manifest["bytes"] != 2 * model.parameters:
+                self.unfit = "the initialization's encoding %s is not known here" % manifest["encoding"]
+            else:
+                if self._free is not None and model.ram() > self._free:
+                    self.unfit = "the model needs %d bytes of RAM, the device has %d" % (model.ram(), self._free)
+                else:
+                    self._learner = Learner(model)
+                    self._bytes = memoryview(self._learner.initialization)
+        except ModelError as error:
+            self.unfit = "this device does not know the model: %s" % error
+        except MemoryError:
+            self.unfit = "the model's %d bytes are not to be had in one piece each" % model.ram()
+        if self.unfit:
+            self._log(self.unfit)
+
+    def _free_ram(self):
+        if self._ram is not None or not hasattr(gc, "mem_free"):
+            return self._ram
+        gc.collect()
+        return max(0, gc.mem_free() - _SPARE_RAM)
+
+    async def _say_hello(self):
+        await self.mqtt.publish(
+            self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True
+        )
+
+    def _status(self, state):
+        """A status message, packed."""
+        status = {"protocol": messages.PROTOCOL, "state": state, "boot": self._boot, "role": self._role}
+        if state in ("online", "unfit"):
+            status["inputs"] = self._stream.inputs
+            status["outputs"] = self._stream.outputs
+            status["ram"] = self._free or 0
+            status["platform"] = "%s %s, %s" % (sys.implementation.name, ".".join(str(n) for n in sys.implementation.version[:3]), RUNNER)
+            status["library"] = __version__
+            status["work"] = self._work["work"] if self._work else 0
+        if state == "unfit":
+            status["error"] = self.unfit[:200]
+        packer = Packer(bytearray(512))
+        packer.pack(status)
+        return bytes(packer.buffer[: packer.length])
+
+    def _disconnected(self, error):
+        self._ready = False
+        self._log("no connection to the broker: %s" % error)
+        self._changed.set()
+
+    # What comes in; nothing here waits
+
+    def _on_message(self, topic, payload, retained):
+        try:
+            if topic == self._topics.work:
+                self._take_work(messages.check(messages.WORK, unpackb(payload)))
+            elif topic == self._topics.ack:
+                self._ack = messages.check(messages.ACK, unpackb(payload))
+            elif topic == self._topics.status:
+                if payload:
+                    self._take_status(messages.check(messages.STATUS, unpackb(payload)), retained)
+            elif topic == self._run_topics.init:
+                manifest = messages.check(messages.MANIFEST, unpackb(payload))
+                if manifest["protocol"] != messages.PROTOCOL:
+                    self._log("the coordinator speaks protocol %d, this device %d" % (manifest["protocol"], messages.PROTOCOL))
+                else:
+                    self._manifest = manifest
+            else:
+                self._take_chunk(topic, messages.check(messages.CHUNK, unpackb(payload)))
+        except ValueError as error:  # MessageError and MessagePackError among them
+            self.malformed += 1
+            self._log("a message on %s was not understood: %s" % (topic, error))
+        self._changed.set()
+
+    def _take_work(self, work):
+        kind = work["kind"]
+        needed = ("bits",) if kind == messages.TRAIN else ("shots", "queries")
+        if kind not in (messages.TRAIN, messages.EVALUATE) or any(name not in work for name in needed):
+            raise MessageError("work of kind %r needs %s" % (kind, " and ".join(needed)))
+        if self._work is None or work["work"] != self._work["work"]:
+            # Newer work replaces older: the coordinator gives a device one thing at a time.
+            self._work = work
+            self._work_at = ticks_ms()
+
+    def _take_status(self, status, retained):
+        if status["boot"] == self._boot:
+            if status["state"] == "probe":
+                self._probed = True
+            return
+        alive = status["state"] in ("online", "unfit")
+        if retained:
+            self._retained_rival = alive
+        elif not self._ready:
+            self._rival = alive
+        elif status["state"] == "online" and status["boot"] > self._boot:
+            # Both started at the same moment and found the id free: one of the two must go.
+            self._fail("the id %s is in use by another device; give each an id of its own" % self.id)
+        else:
+            asyncio.create_task(self._defend())
+
+    async def _defend(self):
+        """Another device asks for this id, or the last will of an earlier start arrives: this one is here."""
+        try:
+            await self._say_hello()
+        except OSError:
+            pass  # it will be said after the next connection
+
+    def _take_chunk(self, topic, chunk):
+        if self._fetching is None or chunk["version"] < self._fetching:
+            return
+        index = int(topic[topic.rfind("/") + 1 :])
+        start = index * CHUNK_BYTES
+        data = chunk["data"]
+        if start >= len(self._bytes) or len(data) != min(CHUNK_BYTES, len(self._bytes) - start):
+            raise MessageError("chunk %d has a wrong size, %d" % (index, len(data)))
+        if chunk["version"] > self._fetching or chunk["crc"] != self._crc:
+            self._fetching = chunk["version"]  # a newer version has taken the slot: begin anew with it
+            self._crc = chunk["crc"]
+            self._got = set()
+        self._bytes[start : start + len(data)] = data
+        self._got.add(index)
+
+    # Working
+
+    async def _serve(self, work):
+        """One piece of work, from fetch to acknowledgement."""
+        try:
+            await self._fetch(work)
+            if work["kind"] == messages.TRAIN:
+                report = await self._train(work)
+            else:
+                report = await self._evaluate(work)
+        except (_Lost, ValueError, OSError) as error:
+            self._log("work %d came to nothing: %s" % (work["work"], error))
+            report = str(error)[:200] or "unknown error"
+        await self._deliver(work, report)
+        if self._work is work:
+            self._work = None
+
+    async def _fetch(self, work):
+        """Bring a whole initialization of the work's version or a newer one into the learner."""
+        if self._learner is None:
+            raise _Lost(self.unfit or "no model yet")
+        if (self._version, self._crc) != (work["version"], work["crc"]):
+            self._version = None
+            chunks = messages.chunk_count(len(self._bytes))
+            topic = self._run_topics.chunks(work["slot"])
+            self._got = set()
+            self._crc = work["crc"]
+            self._fetching = work["version"]
+            try:
+                await self.mqtt.subscribe(topic)
+                if not await self._wait(lambda: len(self._got) == chunks or self._work is not work, _FETCH_SECONDS):
+                    raise _Lost("version %d was not to be had in %d s" % (work["version"], _FETCH_SECONDS))
+                version = self._fetching
+            except OSError as error:
+                raise _Lost("the connection was lost during the fetch: %s" % error)
+            finally:
+                self._fetching = None
+                try:
+                    await self.mqtt.unsubscribe(topic)
+                except OSError:
+                    pass  # gone with the connection
+            self._check_current(work)
+            if crc32(self._bytes) != self._crc:
+                raise _Lost("version %d arrived damaged" % version)
+            self._version = version
+        self._fetched = False
+        learner = self._learner
+        learner.load()
+        learner.seed(work["work"])
+        learner.set_rate(work["beta"])
+
+    async def _train(self, work):
+        """Learn from the stream, one sample at a time; returns the report."""
+        learner = self._learner
+        x, y = learner.x, learner.y
+        self._stream.begin(TRAIN)
+        total = 0.0
+        for _ in range(work["steps"]):
+            await self._stream.sample(x, y)
+            total += learner.step(x, y)
+            await self._yield(work)
+        delta = learner.delta(work["bits"])
+        return delta, {
+            "version": self._version,
+            "bits": work["bits"],
+            "gains": delta.gains,
+            "loss": total / work["steps"],
+            "samples": work["steps"],
+            "ms": ticks_diff(ticks_ms(), self._work_at),
+            "free": gc.mem_free() if hasattr(gc, "mem_free") else 0,
+        }
+
+    async def _evaluate(self, work):
+        """Query loss before and after adaptation to the support samples; returns the evaluation."""
+        learner = self._learner
+        x, y = learner.x, learner.y
+        before, seen, hits_before = await self._query(work)
+        for step in range(work["steps"]):
+            if step % work["shots"] == 0:
+                self._stream.begin(SUPPORT)
+            await self._stream.sample(x, y)
+            learner.step(x, y)
+            await self._yield(work)
+        after, _, hits_after = await self._query(work)
+        evaluation = {"version": self._version, "before": before, "after": after, "queries": work["queries"]}
+        if seen:
+            evaluation["seen"] = seen
+            evaluation["hits_before"] = hits_before
+            evaluation["hits_after"] = hits_after
+        return evaluation
+
+    async def _query(self, work):
+        """(mean loss, queries of each class, those predicted right) over the query samples."""
+        learner = self._learner
+        classes = learner.model.outputs if learner.model.loss == "cross_entropy" else 0
+        seen = [0] * classes
+        hits = [0] * classes
+        total = 0.0
+        self._stream.begin(QUERY)
+        for _ in range(work["queries"]):
+            await self._stream.sample(learner.x, learner.y)
+            loss, label = learner.evaluate(learner.x, learner.y)
+            total += loss
+            if classes:
+                seen[learner.y[0]] += 1
+                if label == learner.y[0]:
+                    hits[label] += 1
+            await self._yield(work)
+        return total / work["queries"], seen, hits
+
+    async def _yield(self, work):
+        """Give the network its turn, and find out whether the work still matters."""
+        now = ticks_ms()
+        if ticks_diff(now, self._yielded) < _YIELD_MS:
+            return
+        await asyncio.sleep(0)
+        self._yielded = ticks_ms()
+        self._check_current(work)
+        if not self._fetched and ticks_diff(now, self._work_at) > 500:
+            # Learning takes a while: the coordinator may rewrite the slot meanwhile.
+            self._fetched = True
+            try:
+                await self._send(0, {"work": work["work"], "fetched": self._version})
+            except OSError:
+                pass  # the slot is kept until the coordinator's own limit
+
+    # Reporting
+
+    async def _deliver(self, work, report):
+        """Send what came of the work until it is acknowledged, superseded or past the deadline."""
+        if isinstance(report, tuple):
+            delta, report = report
+        else:
+            delta = None
+        number = work["work"]
+        while self._work is work:
+            left = work["seconds"] - ticks_diff(ticks_ms(), self._work_at) / 1000
+            if left <= 0:
+                self.expired += 1
+                self._log("work %d was not acknowledged before its deadline" % number)
+                return
+            try:
+                if isinstance(report, str):
+                    await self._send(0, {"work": number, "error": report})
+                    return
+                if delta is None:
+                    await self._send(0, {"work": number, "evaluation": report})
+                else:
+                    await self._send_delta(number, delta, report)
+                await self._wait(lambda: self._is_acknowledged(work), min(left, _RESEND_SECONDS))
+            except OSError:
+                await self._wait(lambda: self._ready or self._work is not work, min(left, _RESEND_SECONDS))
+            if self._is_acknowledged(work):
+                self._count(work, self._ack)
+                return
+
+    def _is_acknowledged(self, work):
+        return self._ack is not None and self._ack["work"] == work["work"]
+
+    def _count(self, work, ack):
+        if not ack["accepted"]:
+            self.refused += 1
+            self._log("work %d was refused: %s" % (work["work"], ack.get("reason", "no reason given")))
+        elif work["kind"] == messages.TRAIN:
+            self.accepted += 1
+        else:
+            self.evaluations += 1
+
+    async def _send(self, index, message):
+        def fill(buffer):
+            packer = Packer(buffer)
+            packer.pack(message)
+            return packer.length
+
+        await self.mqtt.publish(self._topics.update(index), fill)
+
+    async def _send_delta(self, number, delta, report):
+        """The delta in chunks, each packed straight into the outgoing buffer."""
+        chunks = messages.chunk_count(delta.size)
+        for index in range(chunks):
+
+            def fill(buffer, index=index):
+                packer = Packer(buffer)
+                packer.map_header(4 if index == 0 else 3)
+                packer.pack("work")
+                packer.pack(number)
+                packer.pack("chunks")
+                packer.pack(chunks)
+                if index == 0:
+                    packer.pack("report")
+                    packer.pack(report)
+                packer.pack("data")
+                start = index * CHUNK_BYTES
+                size = min(CHUNK_BYTES, delta.size - start)
+                packer.bin_header(size)
+                delta.pack(start, packer.reserve(size))
+                return packer.length
+
+            await self.mqtt.publish(self._topics.update(index), fill)
+
+    # Waiting
+
+    async def _wait(self, condition, seconds):
+        """Wait until ``condition()`` holds; whether it did within ``seconds`` (None: no limit, the session has its own)."""
+        start = ticks_ms()
+        while not condition():
+            if self._failure:
+                raise self._failure
+            self._changed.clear()
+            if seconds is None:
+                await self._changed.wait()
+            else:
+                left = seconds - ticks_diff(ticks_ms(), start) / 1000
+                if left <= 0:
+                    return False
+                try:
+                    await asyncio.wait_for(self._changed.wait(), left)
+                except asyncio.TimeoutError:
+                    return bool(condition())
+        return True
+
+    def _check_session(self):
+        if not self.mqtt.connected:
+            raise OSError("the connection was lost while joining")
+
+    def _check_current(self, work):
+        if self._failure:
+            raise self._failure
+        if self._work is not work:
+            raise _Lost("newer work arrived")
+
+    def _fail(self, text):
+        """End the device: `run` raises."""
+        self._failure = DeviceError(text)
+        self._changed.set()

@@ -1,0 +1,202 @@
+"""The protocol, once: topics, messages and their fields. Devices and the coordinator both take it from here.
+
+Everything travels over MQTT 3.1.1 at QoS 1 as MessagePack maps. ``docs/protocol.md`` explains each exchange.
+"""
+
+PROTOCOL = 1
+CHUNK_BYTES = 1024  # of an initialization or a delta in one message
+MESSAGE_BYTES = CHUNK_BYTES + 512  # the longest message a device sends or reads
+MAX_ID = 32  # characters of a run's or a device's name
+ROOT = "tinyreptile"
+INITIALIZATION_ENCODING = "int16"  # little-endian Q3.12, in the order of the model's parameters
+
+TRAIN = "train"
+EVALUATE = "evaluate"
+
+
+class MessageError(ValueError):
+    """A message that the protocol does not know; the text names the field and what it may hold."""
+
+
+def check_id(value, what):
+    """``value`` if it is a legal name for one MQTT topic level, else `MessageError` naming ``what``."""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID:
+        raise MessageError("%s has 1 to %d characters, not %r" % (what, MAX_ID, value))
+    for c in value:
+        if not ("a" <= c <= "z" or "A" <= c <= "Z" or "0" <= c <= "9" or c in "-_"):
+            raise MessageError("%s is made of letters, digits, - and _, not %r" % (what, value))
+    return value
+
+
+class RunTopics:
+    """The topics of a run, as its coordinator sees them."""
+
+    def __init__(self, run):
+        self.root = ROOT + "/" + check_id(run, "a run's name")
+        self.coordinator = self.root + "/coordinator"
+        self.init = self.root + "/init"
+        self.all_status = self.root + "/device/+/status"
+        self.all_updates = self.root + "/device/+/update/+"
+
+    def chunk(self, slot, index):
+        """Where chunk ``index`` of the initialization in ``slot`` is retained."""
+        return "%s/%d/%d" % (self.init, slot, index)
+
+    def chunks(self, slot):
+        """A filter for all chunks of ``slot``."""
+        return "%s/%d/+" % (self.init, slot)
+
+    def device(self, device_id):
+        """The topics of one device."""
+        return DeviceTopics(self, device_id)
+
+    def parse(self, topic):
+        """(device id, "status", 0) or (device id, "update", chunk index) of a device's topic, or `MessageError`."""
+        parts = topic[len(self.root) + 1 :].split("/")
+        if topic.startswith(self.root + "/") and parts[0] == "device":
+            if len(parts) == 3 and parts[2] == "status":
+                return check_id(parts[1], "a device id"), "status", 0
+            if len(parts) == 4 and parts[2] == "update" and parts[3].isdigit() and len(parts[3]) <= 5:
+                return check_id(parts[1], "a device id"), "update", int(parts[3])
+        raise MessageError("no topic of this run: %r" % topic)
+
+
+class DeviceTopics:
+    """The topics of one device of a run."""
+
+    def __init__(self, run, device_id):
+        base = run.root + "/device/" + check_id(device_id, "a device id")
+        self.status = base + "/status"
+        self.work = base + "/work"
+        self.ack = base + "/ack"
+        self._update = base + "/update/"
+
+    def update(self, index):
+        """Where chunk ``index`` of an update goes."""
+        return self._update + str(index)
+
+
+# A field: (name, type, lowest or shortest, highest or longest, required). Numbers have a range, strings, binary and
+# lists a length. "number" takes int and float; unknown fields are passed over, so that a newer peer may say more.
+_COUNT = (1 << 31) - 1
+_TEXT = 200
+
+STATUS = (
+    ("protocol", int, 0, 255, True),
+    ("state", str, 1, 16, True),  # online, unfit, offline or probe
+    ("boot", str, 1, 16, True),  # a random name of this start of the device
+    ("role", str, 1, 16, False),  # train or evaluate
+    ("inputs", int, 1, 65535, False),
+    ("outputs", int, 1, 65535, False),
+    ("ram", int, 0, _COUNT, False),  # bytes free for a model
+    ("platform", str, 0, _TEXT, False),
+    ("library", str, 0, 32, False),
+    ("work", int, 0, _COUNT, False),  # what it is at, 0 if nothing
+    ("error", str, 0, _TEXT, False),  # why it is unfit
+)
+
+MANIFEST = (
+    ("protocol", int, 0, 255, True),
+    ("version", int, 0, _COUNT, True),
+    ("model", list, 3, 64, True),
+    ("encoding", str, 1, 16, True),
+    ("bytes", int, 1, _COUNT, True),
+    ("crc", int, 0, (1 << 32) - 1, True),
+    ("chunks", int, 1, 65535, True),
+    ("slot", int, 0, 1, True),
+)
+
+CHUNK = (
+    ("version", int, 0, _COUNT, True),
+    ("crc", int, 0, (1 << 32) - 1, True),  # of the whole initialization
+    ("data", bytes, 1, CHUNK_BYTES, True),
+)
+
+WORK = (
+    ("work", int, 1, _COUNT, True),
+    ("kind", str, 1, 16, True),  # train or evaluate
+    ("version", int, 0, _COUNT, True),
+    ("crc", int, 0, (1 << 32) - 1, True),
+    ("slot", int, 0, 1, True),
+    ("steps", int, 1, 1000000, True),  # one-sample SGD steps
+    ("beta", "number", 0, 1, True),  # learning rate
+    ("seconds", "number", 0, 1000000, True),  # until the deadline
+    ("bits", int, 4, 16, False),  # of the delta, for train
+    ("shots", int, 1, 1000000, False),  # distinct support samples, for evaluate
+    ("queries", int, 1, 1000000, False),  # query samples, for evaluate
+)
+
+UPDATE = (
+    ("work", int, 1, _COUNT, True),
+    ("chunks", int, 1, 65535, False),
+    ("data", bytes, 1, CHUNK_BYTES, False),
+    ("report", dict, 0, 32, False),  # with chunk 0
+    ("evaluation", dict, 0, 32, False),  # instead of data
+    ("fetched", int, 0, _COUNT, False),  # instead of data: the version that was read whole; its slot may be rewritten
+    ("error", str, 1, _TEXT, False),  # instead of data: why there is none
+)
+
+REPORT = (
+    ("version", int, 0, _COUNT, True),  # the initialization that was learned from
+    ("bits", int, 4, 16, True),
+    ("gains", list, 1, 64, True),
+    ("loss", "number", 0, 1e9, True),  # mean over the steps, before each
+    ("samples", int, 1, 1000000, True),
+    ("ms", int, 0, _COUNT, True),  # from the work's arrival to the delta
+    ("free", int, 0, _COUNT, True),  # bytes of heap left, 0 if unknown
+)
+
+EVALUATION = (
+    ("version", int, 0, _COUNT, True),
+    ("before", "number", 0, 1e9, True),  # mean query loss of the initialization
+    ("after", "number", 0, 1e9, True),  # and after adaptation
+    ("queries", int, 1, 1000000, True),
+    ("seen", list, 0, 64, False),  # classes: queries of each label,
+    ("hits_before", list, 0, 64, False),  # those predicted right before
+    ("hits_after", list, 0, 64, False),  # and after adaptation
+)
+
+ACK = (
+    ("work", int, 1, _COUNT, True),
+    ("accepted", bool, 0, 1, True),
+    ("reason", str, 0, _TEXT, False),
+)
+
+
+def check(fields, message):
+    """``message`` if it is a map with the required fields, each of its type and range; else `MessageError`."""
+    if not isinstance(message, dict):
+        raise MessageError("a message is a map, not %s" % type(message).__name__)
+    for name, kind, low, high, required in fields:
+        if name not in message:
+            if required:
+                raise MessageError("%s is missing" % name)
+            continue
+        value = message[name]
+        if kind is bytes:
+            good = isinstance(value, (bytes, bytearray, memoryview))
+        elif kind == "number":
+            good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        else:
+            good = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+        if not good:
+            raise MessageError("%s has the wrong type, %s" % (name, type(value).__name__))
+        if kind in (int, "number"):
+            if not low <= value <= high:
+                raise MessageError("%s lies between %s and %s, not %s" % (name, low, high, value))
+        elif kind is not bool and not low <= len(value) <= high:
+            raise MessageError("%s has a length of %d to %d, not %d" % (name, low, high, len(value)))
+    return message
+
+
+def check_ints(name, values, low, high):
+    """``values`` if every one is an int from ``low`` to ``high``, else `MessageError` naming ``name``."""
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise MessageError("%s are integers between %d and %d" % (name, low, high))
+    return values
+
+
+def chunk_count(size):
+    """Chunks that ``size`` bytes travel in."""
+    return (size + CHUNK_BYTES - 1) // CHUNK_BYTES

@@ -1,0 +1,466 @@
+"""An asyncio MQTT 3.1.1 client in fixed memory, for MicroPython and CPython.
+
+QoS 0 and 1, retained messages, last will, user name and password, TLS where the platform has it. One buffer for what
+comes in and one for what goes out, both allocated once; a longer message is passed over and counted. One exchange with
+the broker is under way at a time, and none waits without a limit. Only OSError leaves this module (`Refused` is one).
+Nothing is resent here: after a lost connection the caller knows best what still matters.
+"""
+
+import asyncio
+import random
+import struct
+import sys
+
+from .portable import ticks_diff, ticks_ms
+
+_MICROPYTHON = sys.implementation.name == "micropython"
+
+_CONNECT = 0x10
+_CONNACK = 0x20
+_PUBLISH = 0x30
+_PUBACK = 0x40
+_SUBSCRIBE = 0x82
+_SUBACK = 0x90
+_UNSUBSCRIBE = 0xA2
+_UNSUBACK = 0xB0
+_DISCONNECT = 0xE0
+
+_ETIMEDOUT = 110
+_ENOTCONN = 107
+_HEAD = 160  # room for a packet's fixed header, topic and identifier before its payload
+
+_REFUSALS = (
+    "",
+    "it does not speak MQTT 3.1.1",
+    "it rejects the client's name",
+    "it is not available",
+    "bad user name or password",
+    "not authorised",
+)
+
+
+class Refused(OSError):
+    """The broker answered and said no; the text says why."""
+
+    def __init__(self, code):
+        reason = _REFUSALS[code] if code < len(_REFUSALS) else "code %d" % code
+        super().__init__("the broker refused the connection: " + reason)
+        self.code = code
+
+
+class MQTTClient:
+    """One session with a broker, kept up by `run`.
+
+    Arguments:
+        host, port: the broker.
+        client_id: unique among the broker's clients.
+        on_message: called as on_message(topic, payload, retained) for every message. ``payload`` is a memoryview that
+            is valid only during the call.
+        user, password: None for none.
+        keepalive: seconds; the broker declares the client gone after 1.5 times that without a packet.
+        will: (topic, payload) that the broker publishes, retained, when the connection is lost; or None.
+        tls: an ssl.SSLContext, or None.
+        message_bytes: the longest payload, in either direction.
+        timeout: seconds that a connection or the answer to a packet may take.
+        open_connection: instead of asyncio.open_connection.
+
+    Attributes:
+        connected: whether the broker has accepted the session and it has not been lost since.
+        oversized: messages passed over because they were longer than the buffer.
+        connections: how often a session was accepted.
+    """
+
+    def __init__(
+        self,
+        host,
+        port,
+        client_id,
+        on_message,
+        user=None,
+        password=None,
+        keepalive=30,
+        will=None,
+        tls=None,
+        message_bytes=1536,
+        timeout=10,
+        open_connection=None,
+    ):
+        self.host = host
+        self.port = port
+        self.client_id = client_id
+        self.on_message = on_message
+        self.user = user
+        self.password = password
+        self.keepalive = keepalive
+        self.will = will
+        self.tls = tls
+        self.timeout = timeout
+        self.connected = False
+        self.oversized = 0
+        self.connections = 0
+        self._open = open_connection or asyncio.open_connection
+        self._received = memoryview(bytearray(message_bytes + _HEAD))
+        self._sent = memoryview(bytearray(_HEAD + message_bytes))
+        self._small = memoryview(bytearray(4))
+        self._puback = bytearray(b"\x40\x02\x00\x00")
+        self._exchange = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._answer = asyncio.Event()
+        self._answered = (0, 0)  # packet type and identifier that the broker acknowledged last
+        self._code = 0
+        self._packet_id = 0
+        self._reader = None
+        self._writer = None
+        self._tasks = []
+        self._lost = asyncio.Event()
+        self._last_sent = 0
+        self._last_received = 0
+        self._waiting = False  # for an answer of the broker, since `_asked`
+        self._asked = 0
+        self.failure = None
+
+    async def run(self, connected=None, on_failure=None):
+        """Connect, and connect again with jittered back-off whenever the session is lost; ends only by cancellation.
+
+        ``connected`` is awaited after each connection, to subscribe and say hello; an OSError from it counts as a lost
+        session. ``on_failure`` is called with each OSError.
+        """
+        backoff = 1.0
+        while True:
+            try:
+                await self.connect()
+                if connected:
+                    await connected()
+                backoff = 1.0
+                await self._lost.wait()
+                raise self.failure or OSError(_ENOTCONN)
+            except OSError as error:
+                await self.close()
+                if on_failure:
+                    on_failure(error)
+            await asyncio.sleep(backoff * (0.5 + random.random() / 2))
+            backoff = min(60.0, backoff * 2)
+
+    async def connect(self):
+        """One attempt to open a session; raises OSError, `Refused` if the broker says no."""
+        await self.close()
+        self._lost.clear()
+        self.failure = None
+        try:
+            await _limit(self._connect(), self.timeout)
+        except OSError:
+            await self.close()
+            raise
+        self.connected = True
+        self.connections += 1
+        self._last_sent = self._last_received = ticks_ms()
+        self._tasks = [asyncio.create_task(self._read_forever()), asyncio.create_task(self._watch())]
+
+    async def subscribe(self, topic, qos=1):
+        """Subscribe to the filter ``topic``; returns once the broker agreed."""
+        await self._topic_exchange(_SUBSCRIBE, _SUBACK, topic, qos)
+        if self._code == 0x80:
+            raise OSError("the broker does not let this client subscribe to " + topic)
+
+    async def unsubscribe(self, topic):
+        """End the subscription to the filter ``topic``; returns once the broker agreed."""
+        await self._topic_exchange(_UNSUBSCRIBE, _UNSUBACK, topic, None)
+
+    async def publish(self, topic, payload, qos=1, retain=False):
+        """Publish; with QoS 1 returns once the broker has the message.
+
+        ``payload`` is bytes-like, or a function that writes it into the memoryview it is given and returns its length.
+        """
+        async with self._exchange:
+            self._check_connected()
+            if callable(payload):
+                size = payload(self._sent[_HEAD:])
+            else:
+                size = len(payload)
+                self._sent[_HEAD : _HEAD + size] = payload
+            name = topic.encode()
+            packet_id = self._next_id() if qos else 0
+            variable = 2 + len(name) + (2 if qos else 0)
+            start = _HEAD - variable
+            struct.pack_into(">H", self._sent, start, len(name))
+            self._sent[start + 2 : start + 2 + len(name)] = name
+            if qos:
+                struct.pack_into(">H", self._sent, _HEAD - 2, packet_id)
+            start = self._fixed_header(start, _PUBLISH | qos << 1 | (1 if retain else 0), variable + size)
+            await self._send(self._sent[start : _HEAD + size])
+            if qos:
+                await self._wait_answer(_PUBACK, packet_id)
+
+    async def disconnect(self):
+        """Say good-bye, so that the will is not published, and close."""
+        if self.connected:
+            try:
+                await self._send(bytes((_DISCONNECT, 0)))
+            except OSError:
+                pass
+        await self.close()
+
+    async def close(self):
+        """Drop the connection as it is."""
+        self.connected = False
+        current = asyncio.current_task()
+        for task in self._tasks:
+            if task is not current:
+                task.cancel()
+        self._tasks = []
+        self._lost.set()
+        self._answer.set()
+        writer = self._writer
+        self._reader = self._writer = None
+        if writer:
+            try:
+                writer.close()
+                await _limit(writer.wait_closed(), 1)
+            except OSError:
+                pass
+
+    # One packet out, its answer in
+
+    def _check_connected(self):
+        if not self.connected:
+            raise OSError(_ENOTCONN, "not connected to the broker")
+
+    def _next_id(self):
+        self._packet_id = self._packet_id % 65535 + 1
+        return self._packet_id
+
+    def _fixed_header(self, end, code, size):
+        """Write the fixed header so that it ends before ``end`` of the outgoing buffer; returns where it starts."""
+        start = end - (2 if size < 128 else 3 if size < 16384 else 4)
+        self._sent[start] = code
+        at = start + 1
+        while size > 127:
+            self._sent[at] = size & 127 | 128
+            size >>= 7
+            at += 1
+        self._sent[at] = size
+        return start
+
+    async def _topic_exchange(self, code, answer, topic, qos):
+        async with self._exchange:
+            self._check_connected()
+            name = topic.encode()
+            packet_id = self._next_id()
+            struct.pack_into(">HH", self._sent, _HEAD, packet_id, len(name))
+            end = _HEAD + 4 + len(name)
+            self._sent[_HEAD + 4 : end] = name
+            if qos is not None:
+                self._sent[end] = qos
+                end += 1
+            start = self._fixed_header(_HEAD, code, end - _HEAD)
+            await self._send(self._sent[start:end])
+            await self._wait_answer(answer, packet_id)
+
+    async def _send(self, data):
+        async with self._writing:
+            writer = self._writer
+            if writer is None:
+                raise OSError(_ENOTCONN, "not connected to the broker")
+            try:
+                if _write(writer, data):
+                    await _limit(writer.drain(), self.timeout)
+            except OSError as error:
+                self._fail(error)
+                raise
+            self._last_sent = ticks_ms()
+
+    async def _wait_answer(self, code, packet_id):
+        # `_watch` limits this wait: much cheaper than a timer for every packet.
+        self._asked = ticks_ms()
+        self._waiting = True
+        try:
+            while self._answered != (code, packet_id):
+                self._check_connected()
+                self._answer.clear()
+                await self._answer.wait()
+        finally:
+            self._waiting = False
+
+    def _fail(self, error):
+        """The session is lost: wake up whoever waits; `run` closes and connects again."""
+        if self.connected:
+            self.connected = False
+            self.failure = error
+        self._answer.set()
+        self._lost.set()
+
+    # Tasks of a session
+
+    async def _connect(self):
+        if self.tls is None:
+            self._reader, self._writer = await self._open(self.host, self.port)
+        else:
+            self._reader, self._writer = await self._open(
+                self.host, self.port, ssl=self.tls, server_hostname=self.host
+            )
+        flags = 0x02  # clean session
+        fields = [self.client_id.encode()]
+        if self.will:
+            flags |= 0x2C  # will, QoS 1, retained
+            fields.append(self.will[0].encode())
+            fields.append(self.will[1])
+        if self.user is not None:
+            flags |= 0x80
+            fields.append(self.user.encode())
+            if self.password is not None:
+                flags |= 0x40
+                fields.append(self.password.encode())
+        end = _HEAD
+        self._sent[end : end + 10] = b"\x00\x04MQTT\x04" + struct.pack(">BH", flags, self.keepalive)
+        end += 10
+        for field in fields:
+            struct.pack_into(">H", self._sent, end, len(field))
+            self._sent[end + 2 : end + 2 + len(field)] = field
+            end += 2 + len(field)
+        start = self._fixed_header(_HEAD, _CONNECT, end - _HEAD)
+        await self._send(self._sent[start:end])
+        await self._read(self._small)
+        if self._small[0] != _CONNACK or self._small[1] != 2:
+            raise OSError("no MQTT broker at %s:%d" % (self.host, self.port))
+        if self._small[3]:
+            raise Refused(self._small[3])
+
+    async def _read_forever(self):
+        try:
+            while True:
+                await self._read_packet()
+        except OSError as error:
+            self._fail(error)
+
+    async def _read_packet(self):
+        head = self._small[:2]
+        await self._read(head)
+        code = head[0]
+        size = head[1] & 127
+        shift = 7
+        while head[1] & 128:
+            if shift > 21:
+                raise OSError("the broker sent a malformed packet")
+            await self._read(head[1:])
+            size |= (head[1] & 127) << shift
+            shift += 7
+        self._last_received = ticks_ms()
+        kept = min(size, len(self._received))
+        if kept:
+            await self._read(self._received[:kept])
+        if code & 0xF0 == _PUBLISH:
+            await self._take_publish(code, kept, size)
+        elif kept >= 2 and code in (_PUBACK, _SUBACK, _UNSUBACK):
+            self._code = self._received[2] if kept > 2 else 0
+            self._answered = (code, self._received[0] << 8 | self._received[1])
+            self._answer.set()
+        if size > kept:
+            await self._skip(size - kept)
+
+    async def _take_publish(self, code, kept, size):
+        qos = code >> 1 & 3
+        if kept < 2:
+            raise OSError("the broker sent a malformed packet")
+        end = 2 + (self._received[0] << 8 | self._received[1])
+        start = end + (2 if qos else 0)
+        if start > kept:
+            raise OSError("the broker sent a malformed packet")
+        packet = (self._received[end], self._received[end + 1]) if qos else None
+        if size > kept:
+            self.oversized += 1
+        else:
+            try:
+                topic = bytes(self._received[2:end]).decode()
+            except UnicodeError:
+                raise OSError("the broker sent a malformed packet")
+            self.on_message(topic, self._received[start:kept], bool(code & 1))
+        if packet:
+            self._puback[2], self._puback[3] = packet
+            await self._send(self._puback)
+
+    async def _skip(self, size):
+        while size:
+            piece = min(size, len(self._received))
+            await self._read(self._received[:piece])
+            size -= piece
+
+    if _MICROPYTHON:
+
+        async def _read(self, view):
+            """Fill ``view`` from the connection."""
+            at = 0
+            while at < len(view):
+                count = await self._reader.readinto(view[at:] if at else view)
+                if count == 0:
+                    raise OSError(_ENOTCONN, "the broker closed the connection")
+                at += count or 0
+
+    else:
+
+        async def _read(self, view):
+            """Fill ``view`` from the connection."""
+            try:
+                view[:] = await self._reader.readexactly(len(view))
+            except EOFError:
+                raise OSError(_ENOTCONN, "the broker closed the connection") from None
+
+    async def _watch(self):
+        """Keep the session alive, and end it when the broker fell silent or owes an answer for too long."""
+        limit = self.keepalive * 1000
+        try:
+            while True:
+                await asyncio.sleep(min(self.keepalive, self.timeout) / 4)
+                now = ticks_ms()
+                if ticks_diff(now, self._last_received) > limit * 3 // 2:
+                    raise OSError(_ETIMEDOUT, "the broker is silent")
+                if self._waiting and ticks_diff(now, self._asked) > self.timeout * 1000:
+                    raise OSError(_ETIMEDOUT, "the broker does not answer")
+                if ticks_diff(now, self._last_sent) > limit // 2 or ticks_diff(now, self._last_received) > limit // 2:
+                    await self._send(b"\xc0\x00")  # PINGREQ
+        except OSError as error:
+            self._fail(error)
+
+
+if _MICROPYTHON:
+
+    def _write(writer, data):
+        """Hand ``data`` over; whether some of it still waits to be sent."""
+        writer.write(data)
+        return writer.out_buf
+
+else:
+
+    def _write(writer, data):
+        """Hand ``data`` over; whether some of it still waits to be sent."""
+        writer.write(bytes(data))  # a copy: the transport may keep what it is given
+        return writer.transport.get_write_buffer_size()
+
+
+async def _limit(awaitable, seconds):
+    """Await at most ``seconds``; OSError after that."""
+    try:
+        return await asyncio.wait_for(awaitable, seconds)
+    except asyncio.TimeoutError:
+        raise OSError(_ETIMEDOUT, "the broker does not answer")
+
+
+def tls_context(ca_file=None, cert_file=None, key_file=None):
+    """A TLS context that checks the broker's certificate against ``ca_file`` (PEM), or the platform's own store.
+
+    ``cert_file`` and ``key_file`` identify the client. MicroPython has no store of its own: there ``ca_file`` is
+    needed.
+    """
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if _MICROPYTHON:
+        context.verify_mode = ssl.CERT_REQUIRED
+        with open(ca_file, "rb") as file:
+            context.load_verify_locations(file.read())
+    elif ca_file:
+        context.load_verify_locations(ca_file)
+    else:
+        context.load_default_certs()
+    if cert_file:
+        context.load_cert_chain(cert_file, key_file)
+    return context

@@ -1,0 +1,234 @@
+"""The MessagePack subset of the protocol, written into and read out of given buffers.
+
+nil, booleans, integers of up to 64 bits, floats, strings, binary, arrays and maps (https://msgpack.org, specification
+of 2013). No extension types. Binary is handed out as a memoryview of the buffer that was read, so it is valid only
+until that buffer is used again.
+"""
+
+import struct
+
+MAX_DEPTH = 8
+
+
+class MessagePackError(ValueError):
+    """Bytes that are not one whole MessagePack value of the subset, or a value that does not fit the buffer."""
+
+
+class Packer:
+    """Writes values one after another into ``buffer`` (a bytearray); `length` bytes of it are used."""
+
+    def __init__(self, buffer):
+        self.buffer = buffer
+        self.length = 0
+
+    def pack(self, value):
+        """Append ``value``: None, bool, int, float, str, bytes-like, list, tuple or dict."""
+        if value is None:
+            self._head(0xC0, "", 0)
+        elif value is True:
+            self._head(0xC3, "", 0)
+        elif value is False:
+            self._head(0xC2, "", 0)
+        elif isinstance(value, int):
+            self._int(value)
+        elif isinstance(value, float):
+            self._head(0xCB, ">d", value)
+        elif isinstance(value, str):
+            data = value.encode()
+            self._sized(len(data), 0xA0, 32, 0xD9)
+            self._copy(data)
+        elif isinstance(value, (bytes, bytearray, memoryview)):
+            self.bin_header(len(value))
+            self._copy(value)
+        elif isinstance(value, (list, tuple)):
+            self._sized(len(value), 0x90, 16, 0)
+            for item in value:
+                self.pack(item)
+        elif isinstance(value, dict):
+            self.map_header(len(value))
+            for key in value:
+                self.pack(key)
+                self.pack(value[key])
+        else:
+            raise MessagePackError("a %s has no place in a message" % type(value).__name__)
+
+    def map_header(self, count):
+        """Begin a map of ``count`` pairs, which follow as keys and values."""
+        self._sized(count, 0x80, 16, 0)
+
+    def bin_header(self, size):
+        """Begin ``size`` bytes of binary; `reserve` gives the room to write them to."""
+        self._sized(size, 0, 0, 0xC4)
+
+    def reserve(self, size):
+        """A memoryview of the next ``size`` bytes, to be filled by the caller."""
+        start = self._grow(size)
+        return memoryview(self.buffer)[start : self.length]
+
+    def _int(self, value):
+        if 0 <= value < 128:
+            self._head(value, "", 0)
+        elif -32 <= value < 0:
+            self._head(value & 0xFF, "", 0)
+        elif value >= 0:
+            if value < 1 << 8:
+                self._head(0xCC, "B", value)
+            elif value < 1 << 16:
+                self._head(0xCD, ">H", value)
+            elif value < 1 << 32:
+                self._head(0xCE, ">I", value)
+            elif value < 1 << 64:
+                self._head(0xCF, ">Q", value)
+            else:
+                raise MessagePackError("the integer %d needs more than 64 bits" % value)
+        elif value >= -(1 << 7):
+            self._head(0xD0, "b", value)
+        elif value >= -(1 << 15):
+            self._head(0xD1, ">h", value)
+        elif value >= -(1 << 31):
+            self._head(0xD2, ">i", value)
+        elif value >= -(1 << 63):
+            self._head(0xD3, ">q", value)
+        else:
+            raise MessagePackError("the integer %d needs more than 64 bits" % value)
+
+    def _sized(self, size, short, limit, code):
+        """Header of something of ``size``: ``short`` + size below ``limit``, else a length of 8, 16 or 32 bits.
+
+        ``code`` is the type with an 8-bit length, the wider ones follow it; arrays and maps (0) have no 8-bit form.
+        """
+        if size < limit:
+            self._head(short + size, "", 0)
+        elif code and size < 1 << 8:
+            self._head(code, "B", size)
+        elif size < 1 << 16:
+            self._head(code + 1 if code else (0xDC if short == 0x90 else 0xDE), ">H", size)
+        else:
+            self._head(code + 2 if code else (0xDD if short == 0x90 else 0xDF), ">I", size)
+
+    def _head(self, code, form, value):
+        start = self._grow(1 + (struct.calcsize(form) if form else 0))
+        self.buffer[start] = code
+        if form:
+            struct.pack_into(form, self.buffer, start + 1, value)
+
+    def _copy(self, data):
+        start = self._grow(len(data))
+        self.buffer[start : self.length] = data
+
+    def _grow(self, size):
+        start = self.length
+        if start + size > len(self.buffer):
+            raise MessagePackError("the message is longer than its buffer of %d bytes" % len(self.buffer))
+        self.length = start + size
+        return start
+
+
+# code: (struct format, bytes)
+_SCALARS = {
+    0xCA: (">f", 4),
+    0xCB: (">d", 8),
+    0xCC: ("B", 1),
+    0xCD: (">H", 2),
+    0xCE: (">I", 4),
+    0xCF: (">Q", 8),
+    0xD0: ("b", 1),
+    0xD1: (">h", 2),
+    0xD2: (">i", 4),
+    0xD3: (">q", 8),
+}
+_LENGTHS = {
+    0xC4: ("B", 1),
+    0xC5: (">H", 2),
+    0xC6: (">I", 4),
+    0xD9: ("B", 1),
+    0xDA: (">H", 2),
+    0xDB: (">I", 4),
+    0xDC: (">H", 2),
+    0xDD: (">I", 4),
+    0xDE: (">H", 2),
+    0xDF: (">I", 4),
+}
+
+
+class Unpacker:
+    """Reads values one after another from ``data`` (bytes, bytearray or memoryview)."""
+
+    def __init__(self, data):
+        self.data = memoryview(data)
+        self.position = 0
+
+    def unpack(self, depth=0):
+        """The next value; raises `MessagePackError` where the bytes end early or are not of the subset."""
+        if depth > MAX_DEPTH:
+            raise MessagePackError("more than %d levels of nesting" % MAX_DEPTH)
+        code = self._take(1)[0]
+        if code < 0x80:
+            return code
+        if code >= 0xE0:
+            return code - 256
+        if code < 0x90:
+            return self._map(code & 15, depth)
+        if code < 0xA0:
+            return self._array(code & 15, depth)
+        if code < 0xC0:
+            return self._str(code & 31)
+        if code == 0xC0:
+            return None
+        if code == 0xC2:
+            return False
+        if code == 0xC3:
+            return True
+        if code in _SCALARS:
+            form, size = _SCALARS[code]
+            return struct.unpack(form, self._take(size))[0]
+        if code not in _LENGTHS:
+            raise MessagePackError("type 0x%02x is not used here" % code)
+        form, size = _LENGTHS[code]
+        length = struct.unpack(form, self._take(size))[0]
+        if code <= 0xC6:
+            return self._take(length)
+        if code <= 0xDB:
+            return self._str(length)
+        if code <= 0xDD:
+            return self._array(length, depth)
+        return self._map(length, depth)
+
+    def _take(self, size):
+        start = self.position
+        if start + size > len(self.data):
+            raise MessagePackError("the message ends too early")
+        self.position = start + size
+        return self.data[start : self.position]
+
+    def _str(self, size):
+        try:
+            return bytes(self._take(size)).decode()
+        except UnicodeError:
+            raise MessagePackError("a string that is not UTF-8")
+
+    def _array(self, size, depth):
+        # Each item takes a byte at least: no list longer than the message, whatever its header claims.
+        if size > len(self.data) - self.position:
+            raise MessagePackError("the message ends too early")
+        return [self.unpack(depth + 1) for _ in range(size)]
+
+    def _map(self, size, depth):
+        if 2 * size > len(self.data) - self.position:
+            raise MessagePackError("the message ends too early")
+        result = {}
+        for _ in range(size):
+            key = self.unpack(depth + 1)
+            if not isinstance(key, (str, int)):
+                raise MessagePackError("a map's key is a string or an integer")
+            result[key] = self.unpack(depth + 1)
+        return result
+
+
+def unpackb(data):
+    """The one value that ``data`` holds; raises `MessagePackError` if anything is left over."""
+    reader = Unpacker(data)
+    value = reader.unpack()
+    if reader.position != len(reader.data):
+        raise MessagePackError("%d bytes too many" % (len(reader.data) - reader.position))
+    return value

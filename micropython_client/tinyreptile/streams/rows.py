@@ -1,0 +1,98 @@
+"""Rows of a text file as samples: numbers separated by commas, the inputs first, then the targets or the label."""
+
+from ..learner import fixed
+from . import QUERY, SUPPORT, Stream
+
+
+class RowsError(ValueError):
+    """A file that does not hold the rows it should; the text names the line."""
+
+
+class RowsStream(Stream):
+    """Reads ``path`` row by row, over and over, holding one row at a time.
+
+    ``inputs`` numbers, then ``outputs`` targets; or with ``labels`` a label from 0 to ``outputs`` - 1. Numbers are
+    taken as they are into Q5.10, so bring them to about -1 to 1 when the file is written. Lines that begin with # are
+    comments. Training reads all rows. In an evaluation the even rows are support, the odd ones query.
+    """
+
+    def __init__(self, path, inputs, outputs, labels=False):
+        self.inputs = inputs
+        self.outputs = outputs
+        self._path = path
+        self._labels = labels
+        self._step = 1
+        self._next = 0
+        self._row = 0
+        self._line = 0
+        self._file = None
+        self._rewind()
+        self._values()  # the file is checked once before anything relies on it
+        self._rewind()
+
+    def begin(self, part):
+        """Support and query begin at their first rows; training goes on where it was."""
+        if part == SUPPORT or part == QUERY:
+            self._rewind()
+            self._step = 2
+            self._next = 0 if part == SUPPORT else 1
+        else:
+            self._step = 1
+
+    async def sample(self, x, y):
+        """The next row."""
+        values = self._values()
+        for i in range(self.inputs):
+            x[i] = fixed(values[i])
+        if self._labels:
+            y[0] = int(values[self.inputs])
+        else:
+            for i in range(self.outputs):
+                y[i] = fixed(values[self.inputs + i])
+
+    def close(self):
+        """Close the file."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _rewind(self):
+        self.close()
+        self._file = open(self._path)
+        self._row = self._line = self._next = 0
+
+    def _values(self):
+        rewound = False
+        while True:
+            text = self._file.readline()
+            if not text:
+                if rewound or not self._row:
+                    raise RowsError("%s has no row for this part" % self._path)
+                start = self._next % self._step if self._step > 1 else 0
+                self._rewind()
+                self._next = start
+                rewound = True
+                continue
+            self._line += 1
+            text = text.strip()
+            if not text or text[0] == "#":
+                continue
+            self._row += 1
+            if self._row - 1 == self._next:
+                self._next += self._step
+                return self._parse(text)
+
+    def _parse(self, text):
+        expected = self.inputs + (1 if self._labels else self.outputs)
+        try:
+            values = [float(field) for field in text.split(",")]
+        except ValueError:
+            raise RowsError("%s, line %d: not a number in %r" % (self._path, self._line, text))
+        if len(values) != expected:
+            raise RowsError("%s, line %d: %d numbers, expected %d" % (self._path, self._line, len(values), expected))
+        for value in values:
+            if not -1e30 < value < 1e30:
+                raise RowsError("%s, line %d: numbers must be finite" % (self._path, self._line))
+        if self._labels and values[-1] not in range(self.outputs):
+            raise RowsError("%s, line %d: the label is %s, expected 0 to %d" % (self._path, self._line, values[-1], self.outputs - 1))
+        return values

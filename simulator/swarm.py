@@ -1,0 +1,197 @@
+"""A swarm: many devices in one process, each the very same client with an MQTT session of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import msgpack
+
+from coordinator.config import BrokerConfig
+from coordinator.errors import BrokerError
+from coordinator.service import broker_error, client
+from tinyreptile import messages
+from tinyreptile.client import Client, DeviceError
+from tinyreptile.mqtt import tls_context
+
+from .conditions import Conditions, Network, PacedStream
+from .tasks import TaskError, make_task
+
+_log = logging.getLogger(__name__)
+
+CONNECTS_PER_SECOND = 200
+
+
+@dataclass(frozen=True)
+class SwarmSpec:
+    """All that makes a fleet; with the same spec the devices have the same names and samples."""
+
+    run: str
+    broker: BrokerConfig
+    task: str
+    devices: int
+    evaluators: int = 0
+    seed: int = 1
+    first: int = 0  # index of the first device, for a swarm spread over processes
+    first_evaluator: int = 0
+    data: Path | None = None
+    ram: int | None = None
+    prefix: str | None = None
+    conditions: Conditions = field(default_factory=Conditions)
+
+    def split(self, processes: int) -> list[SwarmSpec]:
+        """The same fleet in ``processes`` parts."""
+        parts = []
+        for i in range(processes):
+            ends = [self.devices * (i + j) // processes for j in (0, 1)]
+            eval_ends = [self.evaluators * (i + j) // processes for j in (0, 1)]
+            parts.append(
+                SwarmSpec(
+                    **{
+                        **{name: getattr(self, name) for name in self.__dataclass_fields__},
+                        "first": ends[0],
+                        "devices": ends[1] - ends[0],
+                        "first_evaluator": eval_ends[0],
+                        "evaluators": eval_ends[1] - eval_ends[0],
+                    }
+                )
+            )
+        return parts
+
+
+@dataclass
+class Counts:
+    """What became of a swarm's work, as the devices saw it."""
+
+    online: int = 0
+    accepted: int = 0
+    refused: int = 0
+    expired: int = 0
+    evaluations: int = 0
+    malformed: int = 0
+    reconnections: int = 0
+    unfit: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Totals of two swarms."""
+        mine, theirs = asdict(self), asdict(other)
+        return Counts(**{name: mine[name] + theirs[name] for name in mine})
+
+
+class Swarm:
+    """The devices of ``spec``; raises `TaskError` if the task can't be set up."""
+
+    def __init__(self, spec: SwarmSpec) -> None:
+        self.spec = spec
+        self.problem: str | None = None  # why devices could not take part
+        self._task = make_task(spec.task, spec.data)
+        for count, limit, what in (
+            (spec.first + spec.devices, self._task.devices, "training"),
+            (spec.first_evaluator + spec.evaluators, self._task.evaluators, "held-out"),
+        ):
+            if limit is not None and count > limit:
+                raise TaskError(f"the task {spec.task} has data for {limit} {what} devices, not {count}")
+        self._tls = tls_context(str(spec.broker.tls_ca)) if spec.broker.tls_ca else None
+        self._clients = [self._client(spec.first + i, messages.TRAIN) for i in range(spec.devices)]
+        self._clients += [self._client(spec.first_evaluator + i, messages.EVALUATE) for i in range(spec.evaluators)]
+
+    def _client(self, index: int, role: str) -> Client:
+        spec = self.spec
+        training = role == messages.TRAIN
+        seed = spec.seed * 1_000_003 + 2 * index + training
+        stream = (self._task.train_stream if training else self._task.unseen_stream)(index, spec.seed)
+        network = Network(spec.conditions, seed)
+        if training and (spec.conditions.think or spec.conditions.drop_out):
+            stream = PacedStream(stream, spec.conditions, network, seed)
+        name = f"{spec.prefix or spec.task}-{'' if training else 'unseen-'}{index}"
+        return Client(
+            name,
+            spec.run,
+            stream,
+            role=role,
+            ram=spec.ram,
+            log=lambda text: _log.info("device %s: %s", name, text),
+            host=spec.broker.host,
+            port=spec.broker.port,
+            user=spec.broker.user,
+            password=spec.broker.password(),
+            keepalive=spec.broker.keepalive,
+            tls=self._tls,
+            open_connection=network.open,
+        )
+
+    def counts(self) -> Counts:
+        """What has happened so far."""
+        devices = self._clients
+        return Counts(
+            online=sum(d.mqtt.connected for d in devices),
+            accepted=sum(d.accepted for d in devices),
+            refused=sum(d.refused for d in devices),
+            expired=sum(d.expired for d in devices),
+            evaluations=sum(d.evaluations for d in devices),
+            malformed=sum(d.malformed for d in devices),
+            reconnections=sum(max(0, d.mqtt.connections - 1) for d in devices),
+            unfit=sum(d.unfit is not None for d in devices),
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Live until ``stop`` is set, or no device is left that can take part."""
+        _allow_files(len(self._clients) + 200)
+        lives = [asyncio.create_task(self._live(client, i)) for i, client in enumerate(self._clients)]
+        stopped = asyncio.create_task(stop.wait())
+        everyone = asyncio.gather(*lives)
+        try:
+            await asyncio.wait([stopped, everyone], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            for life in lives:
+                life.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await everyone
+
+    async def _live(self, client: Client, position: int) -> None:
+        await asyncio.sleep(position / CONNECTS_PER_SECOND)
+        try:
+            await client.run()
+        except DeviceError as error:
+            if self.problem is None:
+                self.problem = f"device {client.id}: {error}"
+                _log.warning("%s", self.problem)
+
+
+def _allow_files(count: int) -> None:
+    """A connection takes a file descriptor: raise this process's soft limit where the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count if hard < 0 else min(count, hard), hard))
+
+
+async def watch(run: str, broker: BrokerConfig, on_status: Callable[[dict[str, Any]], None]) -> None:
+    """Call ``on_status`` with each status of the run's coordinator, for ever; raises `BrokerError` at the first try only."""
+    topic = messages.RunTopics(run).coordinator
+    connected_once = False
+    while True:
+        try:
+            async with client(broker) as session:
+                connected_once = True
+                await session.subscribe(topic, qos=1)
+                async for message in session.messages:
+                    if isinstance(message.payload, bytes) and message.payload:
+                        with contextlib.suppress(ValueError):
+                            status = msgpack.unpackb(message.payload)
+                            if isinstance(status, dict) and "state" in status:
+                                on_status(status)
+        except aiomqtt.MqttError as error:
+            if not connected_once:
+                raise broker_error(broker, error) from None
+            await asyncio.sleep(1)
+
+
