@@ -144,8 +144,12 @@ class Config(BaseSettings):
         return self.run.store or Path(f"{self.run.name}.sqlite")
 
 
-def load_config(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Config:
-    """The configuration from ``path`` (TOML), the environment and ``overrides``, the later before the earlier.
+def load_config(
+    path: Path | None = None,
+    overrides: dict[str, dict[str, Any]] | None = None,
+    defaults: dict[str, dict[str, Any]] | None = None,
+) -> Config:
+    """The configuration from ``defaults``, ``path`` (TOML), the environment and ``overrides``: the later one wins.
 
     Raises `ConfigError` with one sentence for each mistake.
     """
@@ -159,7 +163,12 @@ def load_config(path: Path | None = None, overrides: dict[str, dict[str, Any]] |
             raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from None
     from_environment = EnvSettingsSource(Config)()
     merged: dict[str, Any] = {}
-    sources = [(str(path), from_file), ("environment", from_environment), ("command line", overrides or {})]
+    sources = [
+        ("defaults", defaults or {}),
+        (str(path), from_file),
+        ("environment", from_environment),
+        ("command line", overrides or {}),
+    ]
     for name, source in sources:
         for table, values in source.items():
             if isinstance(values, dict) and isinstance(merged.get(table, {}), dict):

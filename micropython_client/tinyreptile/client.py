@@ -6,14 +6,13 @@ import random
 import sys
 from binascii import crc32
 
-from . import __version__, messages
+from . import __version__, episodes, messages
 from .learner import Learner
 from .messages import CHUNK_BYTES, MessageError
 from .model import Model, ModelError
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
 from .portable import RUNNER, ticks_diff, ticks_ms
-from .streams import QUERY, SUPPORT, TRAIN
 
 _SPARE_RAM = 8192  # bytes a board keeps for everything but the model's buffers
 _FETCH_SECONDS = 15
@@ -71,6 +70,7 @@ class Client:
         self._manifest = None
         self._work = None  # the newest work message
         self._work_at = 0
+        self._serving = None  # the work at hand, maybe older
         self._ack = None
         self._fetched = False
         self._probed = False
@@ -287,6 +287,7 @@ class Client:
 
     async def _serve(self, work):
         """One piece of work, from fetch to acknowledgement."""
+        self._serving = work
         try:
             await self._fetch(work)
             if work["kind"] == messages.TRAIN:
@@ -335,71 +336,36 @@ class Client:
         learner.set_rate(work["beta"])
 
     async def _train(self, work):
-        """Learn from the stream, one sample at a time; returns the report."""
+        """Learn from the stream; returns the delta and its report."""
         learner = self._learner
-        x, y = learner.x, learner.y
-        self._stream.begin(TRAIN)
-        total = 0.0
-        for _ in range(work["steps"]):
-            await self._stream.sample(x, y)
-            total += learner.step(x, y)
-            await self._yield(work)
+        loss = await episodes.train(learner, self._stream, work["steps"], self._pause)
         delta = learner.delta(work["bits"])
         return delta, {
             "version": self._version,
             "bits": work["bits"],
             "gains": delta.gains,
-            "loss": total / work["steps"],
+            "loss": loss,
             "samples": work["steps"],
             "ms": ticks_diff(ticks_ms(), self._work_at),
             "free": gc.mem_free() if hasattr(gc, "mem_free") else 0,
         }
 
     async def _evaluate(self, work):
-        """Query loss before and after adaptation to the support samples; returns the evaluation."""
-        learner = self._learner
-        x, y = learner.x, learner.y
-        before, seen, hits_before = await self._query(work)
-        for step in range(work["steps"]):
-            if step % work["shots"] == 0:
-                self._stream.begin(SUPPORT)
-            await self._stream.sample(x, y)
-            learner.step(x, y)
-            await self._yield(work)
-        after, _, hits_after = await self._query(work)
-        evaluation = {"version": self._version, "before": before, "after": after, "queries": work["queries"]}
-        if seen:
-            evaluation["seen"] = seen
-            evaluation["hits_before"] = hits_before
-            evaluation["hits_after"] = hits_after
+        """Adapt to the stream's support samples; returns the evaluation."""
+        evaluation = await episodes.evaluate(
+            self._learner, self._stream, work["steps"], work["shots"], work["queries"], self._pause
+        )
+        evaluation["version"] = self._version
         return evaluation
 
-    async def _query(self, work):
-        """(mean loss, queries of each class, those predicted right) over the query samples."""
-        learner = self._learner
-        classes = learner.model.outputs if learner.model.loss == "cross_entropy" else 0
-        seen = [0] * classes
-        hits = [0] * classes
-        total = 0.0
-        self._stream.begin(QUERY)
-        for _ in range(work["queries"]):
-            await self._stream.sample(learner.x, learner.y)
-            loss, label = learner.evaluate(learner.x, learner.y)
-            total += loss
-            if classes:
-                seen[learner.y[0]] += 1
-                if label == learner.y[0]:
-                    hits[label] += 1
-            await self._yield(work)
-        return total / work["queries"], seen, hits
-
-    async def _yield(self, work):
+    async def _pause(self):
         """Give the network its turn, and find out whether the work still matters."""
         now = ticks_ms()
         if ticks_diff(now, self._yielded) < _YIELD_MS:
             return
         await asyncio.sleep(0)
         self._yielded = ticks_ms()
+        work = self._serving
         self._check_current(work)
         if not self._fetched and ticks_diff(now, self._work_at) > 500:
             # Learning takes a while: the coordinator may rewrite the slot meanwhile.

@@ -66,10 +66,14 @@ def packed_size(parameters, bits):
 def unpack(model, packed, bits, gains):
     """The changes as a list of floats in units of 2^-12, one a parameter: the inverse of `Delta.pack`.
 
-    A plain reference that runs anywhere; a coordinator has its vectorised equal in `coordinator.deltas`.
+    A plain reference that runs anywhere; a coordinator has its vectorised equal in `coordinator.deltas`. Raises
+    `DeltaError` where sizes or gains don't fit the model.
     """
     if bits not in BITS or len(gains) != len(model.tensors) or len(packed) != packed_size(model.parameters, bits):
         raise DeltaError("%d bytes at %r bits and %d gains are no delta of this model" % (len(packed), bits, len(gains)))
+    for gain in gains:
+        if not 1 <= gain <= 65536:
+            raise DeltaError("a gain lies between 1 and 65536, not %r" % gain)
     changes = []
     for index, gain in enumerate(gains):
         start, end = _range(model, index)

@@ -6,10 +6,10 @@ Number formats, all two's complement in 16-bit cells:
 - activations, inputs and regression targets: Q5.10 (10 fraction bits, -32 to 31.999)
 - deltas, that is the gradient of the loss by a layer's pre-activation times the learning rate: Q18
 
-No accumulator leaves int32. A sum of n products of two int16 values is kept in range by shifting every product right
-by s = bit_length(n) - 1 before it is added: for 2^s <= n < 2^(s+1) the sum stays below 2^31 - 2^(30-s), and the
-rounding constant and the bias that join it are smaller than that gap (`model.MAX_WIDTH` bounds n). The floor of each
-shift takes half a unit away on average; the rounding constant gives it back.
+No accumulator leaves int32. A sum of n products of two int16 values is kept in range by shifting every product right,
+with rounding, by s = bit_length(n) - 1 before it is added: for 2^s <= n < 2^(s+1) the sum stays within
+2^31 - 2^(30-s), and the rounding constant and the bias that join it are smaller than that gap (`model.MAX_WIDTH`
+bounds n).
 
 Rules of the source, so that every compiler makes the same of it: cells are loaded unsigned, so ``(v ^ 0x8000) - 0x8000``
 gives the sign back; ints are 32 bits wide on boards and 64 on x64; a local keeps one type; no division; no literal
@@ -40,10 +40,13 @@ Y = const(5)  # offset of the outputs among the activations
 RELU = const(6)  # 1: a ReLU follows
 SHIFT = const(7)  # right shift of every product of the forward sum
 ROUND = const(8)  # rounding constant of the forward sum
-BACK = const(9)  # 1: the inputs take a delta
+BACK = const(9)  # what takes the inputs' deltas: 0 (nothing: they are the sample), BEHIND_RELU or LINEAR
 BACK_SHIFT = const(10)  # right shift of every product of the backward sum
 BACK_ROUND = const(11)  # rounding constant of the backward sum
 FIELDS = const(12)
+
+BEHIND_RELU = const(1)
+LINEAR = const(2)
 
 SQUARED_ERROR = const(0)
 CROSS_ENTROPY = const(1)
@@ -60,13 +63,14 @@ def dense_forward(plan: ptr32, at: int, w: ptr16, a: ptr16):
     x_end = x + inputs
     y_end = y + plan[at + N_OUT]
     shift = plan[at + SHIFT]
+    half = (1 << shift) >> 1
     rounding = plan[at + ROUND]
     relu = plan[at + RELU]
     while y < y_end:
         total = (((w[bias] ^ 0x8000) - 0x8000) << 10 >> shift) + rounding
         i = x
         while i < x_end:
-            total += ((w[row] ^ 0x8000) - 0x8000) * ((a[i] ^ 0x8000) - 0x8000) >> shift
+            total += (((w[row] ^ 0x8000) - 0x8000) * ((a[i] ^ 0x8000) - 0x8000) + half) >> shift
             row += 1
             i += 1
         total = total >> (12 - shift)
@@ -88,7 +92,7 @@ def dense_backward(plan: ptr32, at: int, w: ptr16, a: ptr16):
 
     The outputs' cells hold deltas (Q18). Each weight is loaded once: it adds its part to the delta of its input, then
     takes its update w -= (delta * x + r) >> 16 with r a Weyl sequence, which rounds stochastically. An input that is
-    zero moves no weight; behind a ReLU it takes no delta either, so its whole column is passed over.
+    zero moves no weight; where it came out of a ReLU it takes no delta either, so its whole column is passed over.
     """
     inputs = plan[at + N_IN]
     outputs = plan[at + N_OUT]
@@ -99,21 +103,23 @@ def dense_backward(plan: ptr32, at: int, w: ptr16, a: ptr16):
     x_end = x + inputs
     y_end = y + outputs
     shift = plan[at + BACK_SHIFT]
+    half = (1 << shift) >> 1
     post = 12 - shift
     rounding = plan[at + BACK_ROUND]
     propagate = plan[at + BACK]
+    every = propagate & LINEAR
     # A fresh start for every layer, so that the sequence's period never locks on to the layer's size.
     r = (plan[RANDOM] * 25173 + 13849) & 0xFFFF
     while x < x_end:
         value = (a[x] ^ 0x8000) - 0x8000
-        if value != 0:
+        if (value | every) != 0:
             i = column
             o = y
             total = rounding
             while o < y_end:
                 delta = (a[o] ^ 0x8000) - 0x8000
                 weight = (w[i] ^ 0x8000) - 0x8000
-                total += weight * delta >> shift
+                total += (weight * delta + half) >> shift
                 r = (r + 0x9E37) & 0xFFFF
                 weight -= (delta * value + r) >> 16
                 if weight > 32767:
@@ -317,7 +323,7 @@ def quantize(w: ptr16, base: ptr16, start: int, end: int, gain: int, r: int, bit
     are cut into pieces. ``gain`` is at most 65536, and at most 65536 (2^(bits-1) - 1) / largest change.
     16 bits are little-endian; of 4 bits the even cell takes the low half of a byte.
     """
-    r = (r + start * 0x9E37) & 0xFFFF
+    r = (r + (start & 0xFFFF) * (0x9E37 - 0x10000)) & 0xFFFF
     i = start
     while i < end:
         change = ((w[i] ^ 0x8000) - 0x8000) - ((base[i] ^ 0x8000) - 0x8000)

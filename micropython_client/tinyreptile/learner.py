@@ -15,7 +15,12 @@ ONE = 1024  # 1.0 in Q5.10, the format of inputs, targets and outputs
 
 def fixed(value):
     """``value`` in Q5.10, rounded and saturated at +-32; raises ValueError for NaN."""
-    return max(-32767, min(32767, math.floor(value * ONE + 0.5)))
+    value = value * ONE + 0.5
+    if value >= 32767:
+        return 32767
+    if value <= -32767:
+        return -32767
+    return math.floor(value)
 
 
 class Learner:

@@ -56,9 +56,13 @@ class RunTopics:
         if topic.startswith(self.root + "/") and parts[0] == "device":
             if len(parts) == 3 and parts[2] == "status":
                 return check_id(parts[1], "a device id"), "status", 0
-            if len(parts) == 4 and parts[2] == "update" and parts[3].isdigit() and len(parts[3]) <= 5:
+            if len(parts) == 4 and parts[2] == "update" and _is_index(parts[3]):
                 return check_id(parts[1], "a device id"), "update", int(parts[3])
         raise MessageError("no topic of this run: %r" % topic)
+
+
+def _is_index(text):
+    return 1 <= len(text) <= 5 and all("0" <= c <= "9" for c in text)  # str.isdigit takes more than these
 
 
 class DeviceTopics:

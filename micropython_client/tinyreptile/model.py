@@ -74,7 +74,9 @@ class Model:
             cells[at + kernels.Y] = x + n_in
             cells[at + kernels.RELU] = 1 if relu else 0
             cells[at + kernels.SHIFT], cells[at + kernels.ROUND] = _sum_of_products(n_in)
-            cells[at + kernels.BACK] = 1 if index else 0
+            if index:
+                behind_relu = self.layers[index - 1][4]
+                cells[at + kernels.BACK] = kernels.BEHIND_RELU if behind_relu else kernels.LINEAR
             cells[at + kernels.BACK_SHIFT], cells[at + kernels.BACK_ROUND] = _sum_of_products(n_out)
             at += kernels.FIELDS
         return cells
@@ -98,9 +100,7 @@ def _sum_of_products(n):
     shift = -1
     while n >> (shift + 1):
         shift += 1
-    half = (1 << (12 - shift)) >> 1
-    floors = n >> 1 if shift else 0  # what flooring each product takes away on average
-    return shift, half + floors
+    return shift, (1 << (12 - shift)) >> 1
 
 
 def _check(spec):
@@ -118,7 +118,7 @@ def _check(spec):
         raise ModelError("a model has at most %d layers, not %d" % (MAX_LAYERS, len(spec) - 2))
     layers = []
     for item in spec[1:-1]:
-        if item[0] != "dense" or not 2 <= len(item) <= 3 or not _is_width(item[1]) or item[2:] not in ([], ["relu"]):
+        if item[0] != "dense" or not 2 <= len(item) <= 3 or not _is_width(item[1]) or list(item[2:]) not in ([], ["relu"]):
             raise ModelError('a layer is ["dense", n] or ["dense", n, "relu"], n from 1 to %d, not %r' % (MAX_WIDTH, item))
         layers.append((item[1], len(item) == 3))
     if layers[-1][1]:

@@ -2,8 +2,9 @@
 
 QoS 0 and 1, retained messages, last will, user name and password, TLS where the platform has it. One buffer for what
 comes in and one for what goes out, both allocated once; a longer message is passed over and counted. One exchange with
-the broker is under way at a time, and none waits without a limit. Only OSError leaves this module (`Refused` is one).
-Nothing is resent here: after a lost connection the caller knows best what still matters.
+the broker is under way at a time, and none waits without a limit. Whatever network and broker do, only OSError leaves
+this module (`Refused` is one); what does not fit the buffers is a ValueError. Nothing is resent here: after a lost
+connection the caller knows best what still matters.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ _DISCONNECT = 0xE0
 _ETIMEDOUT = 110
 _ENOTCONN = 107
 _HEAD = 160  # room for a packet's fixed header, topic and identifier before its payload
+_MAX_TOPIC = _HEAD - 8
 
 _REFUSALS = (
     "",
@@ -177,8 +179,10 @@ class MQTTClient:
                 size = payload(self._sent[_HEAD:])
             else:
                 size = len(payload)
+                _check_fit(size, len(self._sent) - _HEAD)
                 self._sent[_HEAD : _HEAD + size] = payload
             name = topic.encode()
+            _check_fit(len(name), _MAX_TOPIC)
             packet_id = self._next_id() if qos else 0
             variable = 2 + len(name) + (2 if qos else 0)
             start = _HEAD - variable
@@ -245,6 +249,7 @@ class MQTTClient:
         async with self._exchange:
             self._check_connected()
             name = topic.encode()
+            _check_fit(len(name), _MAX_TOPIC)
             packet_id = self._next_id()
             struct.pack_into(">HH", self._sent, _HEAD, packet_id, len(name))
             end = _HEAD + 4 + len(name)
@@ -298,6 +303,7 @@ class MQTTClient:
             self._reader, self._writer = await self._open(
                 self.host, self.port, ssl=self.tls, server_hostname=self.host
             )
+        _send_at_once(self._writer)
         flags = 0x02  # clean session
         fields = [self.client_id.encode()]
         if self.will:
@@ -313,6 +319,7 @@ class MQTTClient:
         end = _HEAD
         self._sent[end : end + 10] = b"\x00\x04MQTT\x04" + struct.pack(">BH", flags, self.keepalive)
         end += 10
+        _check_fit(sum(len(field) + 2 for field in fields), len(self._sent) - end)
         for field in fields:
             struct.pack_into(">H", self._sent, end, len(field))
             self._sent[end + 2 : end + 2 + len(field)] = field
@@ -428,12 +435,27 @@ if _MICROPYTHON:
         writer.write(data)
         return writer.out_buf
 
+    def _send_at_once(writer):
+        """Turn Nagle's algorithm off: with delayed acknowledgements it costs 40 ms or more a packet."""
+        try:
+            writer.s.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY
+        except (AttributeError, OSError):
+            pass  # a port or a TLS socket that has no such option
+
 else:
 
     def _write(writer, data):
         """Hand ``data`` over; whether some of it still waits to be sent."""
         writer.write(bytes(data))  # a copy: the transport may keep what it is given
         return writer.transport.get_write_buffer_size()
+
+    def _send_at_once(writer):
+        """Nothing to do: asyncio turns Nagle's algorithm off itself."""
+
+
+def _check_fit(size, room):
+    if size > room:
+        raise ValueError("%d bytes do not fit the %d that this client has for them" % (size, room))
 
 
 async def _limit(awaitable, seconds):

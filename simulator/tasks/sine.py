@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from tinyreptile.streams import Stream
@@ -35,3 +36,7 @@ class Sine(Task):
     def unseen_stream(self, index: int, seed: int) -> Stream:
         """Held-out device ``index``: one sine, the same whenever it is asked."""
         return SineStream(_UNSEEN + seed * 100_003 + index)
+
+    def micropython_stream(self, index: int, seed: int, folder: Path) -> dict[str, Any]:
+        """The same sines: the stream is part of the portable library."""
+        return {"kind": "sine", "seed": seed * 100_003 + index, "fresh": True}

@@ -64,7 +64,10 @@ class RowsStream(Stream):
     def _values(self):
         rewound = False
         while True:
-            text = self._file.readline()
+            try:
+                text = self._file.readline()
+            except UnicodeError:
+                raise RowsError("%s is no text: line %d is not UTF-8" % (self._path, self._line + 1))
             if not text:
                 if rewound or not self._row:
                     raise RowsError("%s has no row for this part" % self._path)

@@ -48,7 +48,7 @@ class SineStream(Stream):
 
 def _scramble(seed):
     """A non-zero 32-bit state in which neighbouring seeds share nothing (finalizer of MurmurHash3)."""
-    v = (seed * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF
+    v = ((seed & 0xFFFFFFFF) * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF
     v = (v ^ v >> 16) * 0x85EBCA6B & 0xFFFFFFFF
     v = (v ^ v >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
     return (v ^ v >> 16) or 1

@@ -1,0 +1,1 @@
+"""What TinyReptile promises in figures, measured: `python -m benchmarks`."""

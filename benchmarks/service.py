@@ -1,0 +1,264 @@
+"""Accepted updates per second over Mosquitto on loopback: the service against a bare pair of aiomqtt clients.
+
+The service is the coordinator with its store in one process, and 100 simulated devices, each the real client with an
+MQTT session of its own, in another; one step an update, 4-bit deltas, asynchronous, 100 requests in flight. The pair
+(`benchmarks.pair`) exchanges messages of the same sizes, topics and number and does nothing else. What the messages are
+is not guessed: a first run is listened to. Runs of both alternate, each with versions and fetches as often as the
+service's run before it, and the figure is the median of their ratios. A round trip is the time from a request's turn
+in the coordinator's outbox to its update taken: with 100 always in flight it is 100 / rate, not the least there can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import numpy as np
+
+from coordinator.config import BrokerConfig, Config, load_config
+from coordinator.service import Coordinator
+from simulator.swarm import Swarm, SwarmSpec
+from tinyreptile import messages
+from tinyreptile.mqtt import MQTTClient
+
+from . import pair
+from .pair import Setting, Traffic
+from .report import Figure, Progress, Result, Unavailable
+
+TARGET = 0.6
+DEVICES = 100
+
+# No limit on messages in flight or queued: 100 devices have far more than the default of 20 and 1,000.
+_BROKER = """
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence false
+max_inflight_messages 0
+max_queued_messages 0
+set_tcp_nodelay true
+log_type error
+"""
+
+_processes = multiprocessing.get_context("spawn")
+
+
+def run(quick: bool, progress: Progress) -> Result:
+    """Measure."""
+    rounds, seconds = (2, 2.0) if quick else (5, 6.0)
+    pairs = []
+    with tempfile.TemporaryDirectory() as folder, _broker(Path(folder)) as port:
+        setting = Setting(port, "bench-0", DEVICES, 1.0, 2.0)
+        progress(0.0, "listening to a run's messages")
+        traffic = _listen(setting, Path(folder))
+        for i in range(rounds):
+            setting = Setting(port, f"bench-{i + 1}", DEVICES, 1.0, seconds)
+            progress((i + 0.2) / rounds, "the service")
+            real = _service(setting, Path(folder))
+            # As often as this very run had them.
+            traffic = replace(traffic, versions=real["versions"], fetches=real["fetches"])
+            progress((i + 0.6) / rounds, "the bare pair")
+            bare = _pair(replace(setting, run=f"pair-{i + 1}"), traffic)
+            pairs.append((real, bare))
+    ratio = statistics.median(real["rate"] / bare["rate"] for real, bare in pairs)
+    rates = [statistics.median(side["rate"] for side in sides) for sides in zip(*pairs, strict=True)]
+    trips = [_round_trips(sides) for sides in zip(*pairs, strict=True)]
+    return Result(
+        [
+            Figure(f"service, {DEVICES} devices: accepted updates/s", f"{rates[0]:,.0f}"),
+            Figure("bare aiomqtt pair, the same messages: updates/s", f"{rates[1]:,.0f}"),
+            Figure("service / pair", f"{ratio:.2f}", f"≥ {TARGET:g}", ratio >= TARGET),
+            Figure("round trip of the service, p50 / p99", trips[0]),
+            Figure("round trip of the pair, p50 / p99", trips[1]),
+        ],
+        {
+            "ratio": ratio,
+            "traffic": vars(traffic),
+            "runs": [[_without_trips(side) for side in sides] for sides in pairs],
+        },
+    )
+
+
+def _round_trips(sides: tuple[dict[str, Any], ...]) -> str:
+    p50, p99 = (statistics.median(float(np.quantile(side["round_trips"], q)) for side in sides) for q in (0.5, 0.99))
+    return f"{p50 * 1000:.0f} / {p99 * 1000:.0f} ms"
+
+
+def _without_trips(side: dict[str, Any]) -> dict[str, Any]:
+    trips = np.asarray(side["round_trips"])
+    quantiles = {f"p{q}": float(np.quantile(trips, q / 100)) for q in (50, 99)}
+    return {name: value for name, value in side.items() if name != "round_trips"} | quantiles
+
+
+@contextlib.contextmanager
+def _broker(folder: Path) -> Iterator[int]:
+    """A Mosquitto of our own; gives its port."""
+    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
+    if found is None:
+        raise Unavailable("Mosquitto is not installed; apt-get install mosquitto, or brew install mosquitto")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    configuration = folder / "mosquitto.conf"
+    configuration.write_text(_BROKER.format(port=port))
+    with subprocess.Popen([found, "-c", str(configuration)], stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(100):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.05)
+            else:
+                raise Unavailable("Mosquitto did not start")
+            yield port
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def _child(target: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
+    """``target`` in a process of its own, and a pipe to it; it ends with the block."""
+    mine, its = _processes.Pipe()
+    process = _processes.Process(target=target, args=(*arguments, its))
+    process.start()
+    its.close()
+    try:
+        yield mine
+        process.join(20)
+    finally:
+        if process.is_alive():
+            process.terminate()
+        process.join()
+
+
+def _receive(pipe: Connection, seconds: float) -> Any:
+    if not pipe.poll(seconds):
+        raise RuntimeError(f"nothing came of a run in {seconds:.0f} s")
+    return pipe.recv()
+
+
+# The service
+
+
+def _service(setting: Setting, folder: Path) -> dict[str, Any]:
+    with _child(_devices, setting) as devices, _child(_coordinator, setting, folder) as coordinator:
+        result: dict[str, Any] = _receive(coordinator, 60 + setting.seconds)
+        devices.send("stop")
+        return result | _receive(devices, 30)
+
+
+def _config(setting: Setting, folder: Path) -> Config:
+    learning = {"mode": "asynchronous", "in_flight": setting.devices, "steps": 1, "bits": 4}
+    return load_config(
+        overrides={
+            "run": {"name": setting.run, "rounds": 0, "store": str(folder / f"{setting.run}.sqlite")},
+            "broker": {"port": setting.port},
+            "learning": learning,
+            "evaluation": {"every": 0},
+        }
+    )
+
+
+def _coordinator(setting: Setting, folder: Path, pipe: Connection) -> None:
+    async def measure() -> None:
+        coordinator = Coordinator(_config(setting, folder))
+        state = coordinator.run_state
+        versions = 0
+        published = state.published
+
+        def count(version: int, data: bytes) -> dict[str, Any]:
+            nonlocal versions
+            versions += 1
+            return published(version, data)
+
+        state.published = count  # type: ignore[method-assign]
+        serving = asyncio.create_task(coordinator.run())
+        while state.registry.count("online") < setting.devices and not serving.done():
+            await asyncio.sleep(0.02)
+        measuring = asyncio.create_task(pair.window(setting, lambda: state.updates, state.round_trips))
+        await asyncio.wait([serving, measuring], return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            raise RuntimeError("the coordinator ended early") from serving.exception()
+        pipe.send(measuring.result() | {"versions": versions / state.updates, "refusals": dict(state.refusals)})
+        coordinator.stop()
+        await serving
+
+    asyncio.run(measure())
+
+
+def _devices(setting: Setting, pipe: Connection) -> None:
+    fetches = 0
+    subscribe = MQTTClient.subscribe
+
+    async def count(self: Any, topic: str, qos: int = 1) -> None:
+        nonlocal fetches
+        fetches += topic.endswith("/+")
+        await subscribe(self, topic, qos)
+
+    MQTTClient.subscribe = count
+
+    async def live() -> None:
+        swarm = Swarm(SwarmSpec(setting.run, BrokerConfig(port=setting.port), "sine", setting.devices))
+        stop = asyncio.Event()
+        living = asyncio.create_task(swarm.run(stop))
+        stopped = asyncio.create_task(asyncio.to_thread(pipe.recv))
+        await asyncio.wait([living, stopped], return_when=asyncio.FIRST_COMPLETED)
+        accepted = swarm.counts().accepted
+        pipe.send({"fetches": fetches / max(1, accepted)})
+        stop.set()
+        await living
+
+    asyncio.run(live())
+
+
+def _listen(setting: Setting, folder: Path) -> Traffic:
+    """What messages a run sends, as a third client hears them."""
+    sizes: dict[str, list[int]] = defaultdict(list)
+
+    async def hear() -> None:
+        root = messages.RunTopics(setting.run).root
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(setting.warm_up + setting.seconds):
+                async with aiomqtt.Client("127.0.0.1", setting.port) as session:
+                    await session.subscribe(root + "/#", qos=1)
+                    async for message in session.messages:
+                        levels = message.topic.value.removeprefix(root + "/").split("/")
+                        kind = levels[2] if levels[0] == "device" else "/".join([levels[0], *levels[2:]])
+                        sizes[kind].append(len(message.payload) if isinstance(message.payload, bytes) else 0)
+
+    with _child(_devices, setting) as devices, _child(_coordinator, setting, folder) as coordinator:
+        asyncio.run(hear())
+        _receive(coordinator, 60 + setting.seconds)
+        devices.send("stop")
+        _receive(devices, 30)
+    means = {kind: round(statistics.fmean(all_sizes)) for kind, all_sizes in sizes.items()}
+    chunks = sorted(kind for kind in means if kind.startswith("init/"))
+    return Traffic(
+        means["work"], means["update"], means["ack"], means["init"], tuple(means[kind] for kind in chunks), 0.0, 0.0
+    )
+
+
+# The pair
+
+
+def _pair(setting: Setting, traffic: Traffic) -> dict[str, Any]:
+    with (
+        _child(pair.answer, setting, traffic) as devices,
+        _child(pair.coordinate, setting, traffic) as coordinator,
+    ):
+        coordinator.send(_receive(devices, 30))
+        result: dict[str, Any] = _receive(coordinator, 60 + setting.seconds)
+        devices.send("stop")
+        return result | _receive(devices, 30)

@@ -1,0 +1,104 @@
+"""Bytes of an update on the wire, as the client packs it, and the RAM that the model states.
+
+An update is whole MQTT PUBLISH packets: topic, MessagePack envelope with the report, and the delta in its chunks. The
+float32 line is what the same messages would be if the delta went unquantized.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from simulator.tasks.sine import Sine
+from tinyreptile import messages
+from tinyreptile.client import Client
+from tinyreptile.learner import Learner, fixed
+from tinyreptile.model import Model
+from tinyreptile.streams.sine import SineStream
+
+from .report import Figure, Progress, Result
+
+RUN, DEVICE = "bench", "sine-17"
+
+
+class _Capture:
+    """Stands in for a client's MQTT session and keeps what it publishes."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, bytes]] = []
+
+    async def publish(self, topic: str, payload: Callable[[memoryview], int]) -> None:
+        buffer = bytearray(messages.MESSAGE_BYTES)
+        size = payload(memoryview(buffer))
+        self.published.append((topic, bytes(buffer[:size])))
+
+
+def run(quick: bool, progress: Progress) -> Result:  # noqa: ARG001 - it takes no time
+    """Measure."""
+    model = Model(Sine.model)
+    sizes = {bits: _update(model, bits) for bits in (16, 8, 4)}
+    unquantized = _float_update(model)
+    figures = [Figure(f"an update of {model.parameters:,} numbers, float32", _text(*unquantized))]
+    for bits, (size, packets) in sizes.items():
+        less = unquantized[0] / size
+        figures.append(Figure(f"the same, {bits}-bit delta", f"{_text(size, packets)}, {less:.1f} times less"))
+    figures.append(Figure("RAM that 1-32-32-1 states (model.ram())", f"{model.ram():,} bytes"))
+    raw = {"float32": unquantized[0], **{str(bits): size for bits, (size, _) in sizes.items()}, "ram": model.ram()}
+    return Result(figures, raw)
+
+
+def _text(size: int, packets: int) -> str:
+    return f"{size:,} bytes in {packets} packet{'s' * (packets > 1)}"
+
+
+def _report(bits: int, gains: list[int]) -> dict[str, Any]:
+    return {
+        "version": 12_000,
+        "bits": bits,
+        "gains": gains,
+        "loss": 0.731,
+        "samples": 32,
+        "ms": 412,
+        "free": 121_344,
+    }
+
+
+def _update(model: Model, bits: int) -> tuple[int, int]:
+    """(bytes, packets) of an update that the client itself sends, after a piece of training."""
+    learner = Learner(model)
+    cells = array("h", (((i * 25173 + 13849) & 0x7FF) - 1024 for i in range(model.parameters)))
+    learner.initialization[:] = cells.tobytes()
+    learner.load()
+    learner.set_rate(0.005)
+    for _ in range(32):
+        learner.x[0], learner.y[0] = fixed(1.5), fixed(2.0)
+        learner.step(learner.x, learner.y)
+    client = Client(DEVICE, RUN, SineStream(1), host="", port=0)
+    client.mqtt = capture = _Capture()
+    delta = learner.delta(bits)
+    asyncio.run(client._send_delta(70_000, delta, _report(bits, delta.gains)))
+    return sum(_packet(topic, len(payload)) for topic, payload in capture.published), len(capture.published)
+
+
+def _float_update(model: Model) -> tuple[int, int]:
+    size = 4 * model.parameters
+    topics = messages.RunTopics(RUN).device(DEVICE)
+    count = messages.chunk_count(size)
+    total = 0
+    for index in range(count):
+        data = bytes(min(messages.CHUNK_BYTES, size - index * messages.CHUNK_BYTES))
+        message = {"work": 70_000, "chunks": count, "data": data}
+        if index == 0:
+            message["report"] = _report(32, [])
+        total += _packet(topics.update(index), len(msgpack.packb(message)))
+    return total, count
+
+
+def _packet(topic: str, payload: int) -> int:
+    """Bytes of a PUBLISH packet at QoS 1 (MQTT 3.1.1, section 3.3)."""
+    body = 2 + len(topic) + 2 + payload
+    return 1 + (1 if body < 128 else 2) + body

@@ -1,0 +1,1 @@
+"""The `tinyreptile` command: each module one subcommand, nothing but options, progress and tables."""

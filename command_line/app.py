@@ -1,0 +1,54 @@
+"""The command's entry: its subcommands, and how a mistake of the user is told."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from coordinator.errors import CoordinatorError
+from tinyreptile import __version__
+
+from . import demo, export, serve, status, swarm
+from .console import err
+
+app = typer.Typer(
+    name="tinyreptile",
+    help="A fleet of microcontrollers learns, over MQTT, an initialization that each device adapts to its own data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tinyreptile {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version.")  # noqa: ARG001
+) -> None:
+    """Options before a subcommand."""
+
+
+for module in (demo, serve, swarm, status, export):
+    app.command(name=module.__name__.rpartition(".")[2])(module.command)
+
+
+def main() -> None:
+    """Run the command; a mistake of the user ends in one sentence and exit code 1."""
+    from simulator.data import DataError
+    from simulator.tasks import TaskError
+    from tinyreptile.messages import MessageError
+
+    try:
+        app()
+    except (CoordinatorError, TaskError, DataError, MessageError) as error:
+        err.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

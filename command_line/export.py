@@ -1,0 +1,53 @@
+"""`tinyreptile export`: the learned initialization as a file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from coordinator.errors import CoordinatorError
+from coordinator.observer import fetch
+
+from .console import configure_logging, out
+from .options import BrokerOption, ConfigOption, PasswordOption, RunOption, TlsOption, UserOption, configuration
+
+
+def command(
+    files: Annotated[list[Path], typer.Argument(help="Files to write; .npz or .json says the format.")],
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    run: RunOption = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
+    tls_ca: TlsOption = None,
+) -> None:
+    """Write the newest initialization of a run, as devices receive it: floats that are whole multiples of 2^-12.
+
+    An .npz file holds one array a tensor, and "model" and "version"; a .json file the same as lists.
+
+    Example: [bold]tinyreptile export kitchen.npz kitchen.json --run kitchen[/]
+    """
+    configure_logging(False)
+    for path in files:
+        if path.suffix not in (".npz", ".json"):
+            raise CoordinatorError(f"{path}: the file's name must end in .npz or .json")
+    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    model, version, weights = asyncio.run(fetch(settings))
+    tensors = {
+        name: weights[offset : offset + int(np.prod(shape))].reshape(shape) for name, offset, shape in model.tensors
+    }
+    for path in files:
+        try:
+            if path.suffix == ".npz":
+                np.savez(path, allow_pickle=False, model=json.dumps(model.spec), version=version, **tensors)
+            else:
+                content = {"model": model.spec, "version": version, "tensors": {k: v.tolist() for k, v in tensors.items()}}
+                path.write_text(json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            raise CoordinatorError(f"{path} can't be written: {error.strerror}") from None
+        out.print(f"{path}: version {version}, {model.parameters} parameters in {len(tensors)} tensors", highlight=False)

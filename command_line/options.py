@@ -1,0 +1,63 @@
+"""The options that the subcommands share, and the configuration that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coordinator.config import Config, load_config
+from coordinator.errors import ConfigError
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file; see docs/configuration.md.", show_default=False)]
+BrokerOption = Annotated[
+    str | None, typer.Option("--broker", metavar="HOST[:PORT]", help="The MQTT broker [default: 127.0.0.1:1883].", show_default=False)
+]
+RunOption = Annotated[str | None, typer.Option("--run", metavar="NAME", help="The run's name [default: default].", show_default=False)]
+UserOption = Annotated[str | None, typer.Option("--user", help="User name at the broker.", show_default=False)]
+PasswordOption = Annotated[
+    Path | None, typer.Option("--password-file", help="File whose first line is the password.", show_default=False)
+]
+TlsOption = Annotated[
+    Path | None, typer.Option("--tls-ca", help="PEM file of the authority of the broker's certificate; turns TLS on.", show_default=False)
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")]
+
+
+def configuration(
+    config: Path | None,
+    broker: str | None,
+    run: str | None,
+    user: str | None,
+    password_file: Path | None,
+    tls_ca: Path | None,
+    *,
+    defaults: dict[str, dict[str, Any]] | None = None,
+    tables: dict[str, dict[str, Any]] | None = None,
+) -> Config:
+    """The configuration of a command: ``defaults``, the file, the environment, then the options that were given.
+
+    ``tables`` are further values by table; None values are options that were not given. Raises `ConfigError`.
+    """
+    host, port = split_address(broker) if broker else (None, None)
+    given: dict[str, dict[str, Any]] = {
+        "run": {"name": run},
+        "broker": {"host": host, "port": port, "user": user, "password_file": password_file, "tls_ca": tls_ca},
+    }
+    for table, values in (tables or {}).items():
+        given[table] = given.get(table, {}) | values
+    overrides = {t: {k: v for k, v in values.items() if v is not None} for t, values in given.items()}
+    return load_config(config, {table: values for table, values in overrides.items() if values}, defaults)
+
+
+def split_address(text: str) -> tuple[str, int | None]:
+    """(host, port or None) of ``HOST``, ``HOST:PORT``, ``[IPV6]`` or ``[IPV6]:PORT``; raises `ConfigError`."""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+    else:
+        host, colon, port = text.partition(":")
+    if not host or (colon and not (port.isdigit() and 1 <= int(port) <= 65535)):
+        raise ConfigError(f"--broker: {text!r} is not HOST or HOST:PORT, with a port from 1 to 65535")
+    return host, int(port) if colon else None

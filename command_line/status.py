@@ -1,0 +1,90 @@
+"""`tinyreptile status`: a running coordinator and its devices, over MQTT."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+
+from coordinator.config import Config
+from coordinator.errors import CoordinatorError
+from coordinator.observer import Snapshot, look
+
+from .console import configure_logging, loss_text, out
+from .options import BrokerOption, ConfigOption, PasswordOption, RunOption, TlsOption, UserOption, configuration
+
+
+def command(
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    run: RunOption = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
+    tls_ca: TlsOption = None,
+    watch: Annotated[bool, typer.Option(help="Keep showing, until Ctrl-C.")] = False,
+    most: Annotated[int, typer.Option("--devices", min=0, help="Devices to list at most.")] = 20,
+) -> None:
+    """Show a run: its version, losses and rates, and its devices.
+
+    Example: [bold]tinyreptile status --broker localhost:1883 --run kitchen[/]
+    """
+    configure_logging(False)
+    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    snapshot = asyncio.run(look(settings))
+    if snapshot.coordinator is None:
+        raise CoordinatorError(
+            f"no coordinator has said anything of run {settings.run.name}; begin it with: tinyreptile serve --run {settings.run.name}"
+        )
+    if not watch:
+        out.print(_view(settings, snapshot, most))
+        return
+    with Live(_view(settings, snapshot, most), console=out) as live:
+        while True:
+            live.update(_view(settings, asyncio.run(look(settings)), most))
+
+
+def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
+    status: dict[str, Any] = snapshot.coordinator or {}
+    table = Table(title=f"Run {settings.run.name}", show_header=False)
+    rounds = f" of {status['rounds']}" if status.get("rounds") else ""
+    rows = {
+        "state": status.get("state"),
+        "mode": status.get("mode"),
+        "version": status.get("version"),
+        "updates": f"{status.get('updates')}{rounds}, {status.get('rate', 0):.1f} a second",
+        "in flight": status.get("in_flight"),
+        "training loss": _number(status.get("loss")),
+        "staleness": _number(status.get("staleness")),
+        "unseen devices": loss_text(status.get("evaluation") or {}),
+        "round trip p50 / p99": f"{status.get('round_trip_p50', 0) * 1e3:.0f} / {status.get('round_trip_p99', 0) * 1e3:.0f} ms",
+        "refused": ", ".join(f"{v} {k}" for k, v in (status.get("refusals") or {}).items()) or "0",
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    states = Counter(f"{d['state']} {d.get('role', '')}".strip() for d in snapshot.devices.values())
+    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
+    devices = Table(title=f"Devices: {counted}")
+    for column in ("id", "state", "role", "platform", "RAM for a model", "error"):
+        devices.add_column(column)
+    for device_id, device in sorted(snapshot.devices.items(), key=lambda item: (item[1]["state"], item[0]))[:most]:
+        ram = device.get("ram") or 0
+        devices.add_row(
+            device_id,
+            device["state"],
+            device.get("role", ""),
+            device.get("platform", ""),
+            f"{ram:,} bytes" if ram else "not limited",
+            device.get("error", ""),
+        )
+    if len(snapshot.devices) > most:
+        devices.caption = f"{len(snapshot.devices) - most} more; --devices shows them"
+    return Group(table, devices)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

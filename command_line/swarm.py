@@ -1,0 +1,120 @@
+"""`tinyreptile swarm`: simulated devices, each the very client that runs on a board."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from coordinator.errors import CoordinatorError
+
+from .console import RunProgress, configure_logging, out
+from .options import (
+    BrokerOption,
+    ConfigOption,
+    PasswordOption,
+    RunOption,
+    TlsOption,
+    UserOption,
+    VerboseOption,
+    configuration,
+)
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of data sets.", envvar="TINYREPTILE_DATA", show_default=False)
+]
+
+
+def command(
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    run: RunOption = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
+    tls_ca: TlsOption = None,
+    devices: Annotated[int, typer.Option("--devices", "-n", min=0, max=100_000, help="Training devices.")] = 50,
+    evaluators: Annotated[int, typer.Option(min=0, max=10_000, help="Held-out devices for evaluation.")] = 10,
+    task: Annotated[str, typer.Option(help="What they learn: sine or presence.")] = "sine",
+    seed: Annotated[int, typer.Option(min=0, help="Makes the fleet: the same seed, the same devices.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Processes to spread them over.")] = 1,
+    data: DataOption = None,
+    prefix: Annotated[str | None, typer.Option(help="Of the devices' ids [default: the task].", show_default=False)] = None,
+    think: Annotated[float, typer.Option(min=0, help="Mean seconds that a piece of training takes.")] = 0.0,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds that messages from the broker are late.")] = 0.0,
+    drop_out: Annotated[float, typer.Option(min=0, max=1, help="Chance that a device drops out during its work.")] = 0.0,
+    ram: Annotated[int | None, typer.Option(min=0, help="Bytes a device has for the model [default: no limit].", show_default=False)] = None,
+    stay: Annotated[bool, typer.Option(help="Stay when the run has finished.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run a swarm of simulated devices until the run has finished, or until Ctrl-C.
+
+    Example: [bold]tinyreptile swarm -n 200 --task sine --broker localhost:1883 --run kitchen[/]
+    """
+    from simulator.conditions import Conditions
+    from simulator.processes import SwarmProcesses
+    from simulator.swarm import SwarmSpec
+
+    configure_logging(verbose)
+    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    spec = SwarmSpec(
+        run=settings.run.name,
+        broker=settings.broker,
+        task=task,
+        devices=devices,
+        evaluators=evaluators,
+        seed=seed,
+        data=data,
+        ram=ram,
+        prefix=prefix,
+        conditions=Conditions(think=think, latency=latency, drop_out=drop_out),
+    )
+    swarm = SwarmProcesses(spec, processes)
+    problem = asyncio.run(_run(swarm, spec, stay))
+    if problem:
+        raise CoordinatorError(problem)
+
+
+async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
+    """Watch the run and the devices until there is nothing left to do; returns what stood in the way, if anything."""
+    from simulator.swarm import Swarm, watch
+
+    Swarm(spec)  # a mistake in the task or the names shows before any process starts
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    last: dict[str, Any] = {}
+    with RunProgress(0) as progress:
+
+        def show(status: dict[str, Any]) -> None:
+            last.update(status)
+            if status["state"] == "finished" and not stay:
+                stop.set()
+
+        watching = asyncio.create_task(watch(spec.run, spec.broker, show))
+        await asyncio.sleep(0)
+        swarm.start()
+        try:
+            while not stop.is_set() and swarm.running:
+                if watching.done():
+                    watching.result()
+                counts = swarm.counts()
+                if counts.unfit == spec.devices + spec.evaluators:
+                    break
+                note = f"; here {counts.online} online, {counts.accepted} accepted"
+                if "devices" in last:
+                    progress.show(last, note)
+                await asyncio.wait([asyncio.create_task(stop.wait())], timeout=0.5)
+        finally:
+            watching.cancel()
+            counts = await swarm.stop()
+    table = Table(title=f"Swarm of run {spec.run}", show_header=False)
+    for name, value in vars(counts).items():
+        if name != "online":
+            table.add_row(name, str(value))
+    out.print(table)
+    return swarm.problem if not stop.is_set() or counts.unfit else None

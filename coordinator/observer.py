@@ -1,0 +1,107 @@
+"""What anyone may see of a run over MQTT: its status, its devices, its initialization."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiomqtt
+
+from tinyreptile import messages
+from tinyreptile.messages import MessageError
+from tinyreptile.model import Model, ModelError
+
+from .config import Config
+from .errors import CoordinatorError
+from .initialization import decode
+from .rules import Weights
+from .service import broker_error, client, unpack
+
+QUIET_SECONDS = 0.5  # once retained messages have come, so long a silence means that these were all
+
+
+@dataclass
+class Snapshot:
+    """Retained messages of a run: its coordinator's status, None if there is none, and its devices' by id."""
+
+    coordinator: dict[str, Any] | None = None
+    devices: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+async def look(config: Config, seconds: float = 3.0) -> Snapshot:
+    """The run as its retained messages show it; raises `BrokerError`."""
+    topics = messages.RunTopics(config.run.name)
+    snapshot = Snapshot()
+    try:
+        async with client(config.broker) as session:
+            await session.subscribe([(topics.coordinator, 1), (topics.all_status, 1)])
+            async for topic, message in _retained(session, seconds):
+                if topic == topics.coordinator:
+                    snapshot.coordinator = message
+                else:
+                    with contextlib.suppress(MessageError):
+                        device_id, _, _ = topics.parse(topic)
+                        snapshot.devices[device_id] = messages.check(messages.STATUS, message)
+    except aiomqtt.MqttError as error:
+        raise broker_error(config.broker, error) from None
+    return snapshot
+
+
+async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weights]:
+    """(model, version, float64 weights) of the newest published initialization; raises `CoordinatorError`.
+
+    Like a device it never mixes versions: all chunks must carry the manifest's version and checksum.
+    """
+    topics = messages.RunTopics(config.run.name)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    try:
+        async with client(config.broker) as session:
+            await session.subscribe(topics.init + "/#", qos=1)
+            manifest: dict[str, Any] | None = None
+            chunks: dict[str, dict[str, Any]] = {}
+            async for topic, message in _retained(session, seconds, quiet=seconds):
+                with contextlib.suppress(MessageError):
+                    if topic == topics.init:
+                        manifest = messages.check(messages.MANIFEST, message)
+                    else:
+                        chunks[topic] = messages.check(messages.CHUNK, message)
+                if manifest and (weights := _assemble(topics, manifest, chunks)) is not None:
+                    return Model(manifest["model"]), manifest["version"], weights
+                if loop.time() > end:
+                    break
+    except aiomqtt.MqttError as error:
+        raise broker_error(config.broker, error) from None
+    except ModelError as error:
+        raise CoordinatorError(f"the run's model is not known here: {error}") from None
+    raise CoordinatorError(
+        f"run {config.run.name} has published no initialization at {config.broker.host}:{config.broker.port}; "
+        "is its coordinator running?"
+    )
+
+
+def _assemble(
+    topics: messages.RunTopics, manifest: dict[str, Any], chunks: dict[str, dict[str, Any]]
+) -> Weights | None:
+    parts = [chunks.get(topics.chunk(manifest["slot"], i)) for i in range(manifest["chunks"])]
+    if any(p is None or (p["version"], p["crc"]) != (manifest["version"], manifest["crc"]) for p in parts):
+        return None
+    data = b"".join(part["data"] for part in parts if part is not None)
+    return decode(data) if len(data) == manifest["bytes"] else None
+
+
+async def _retained(session: aiomqtt.Client, seconds: float, quiet: float = QUIET_SECONDS) -> Any:
+    """(topic, message) of what arrives, until ``quiet`` seconds of silence; ``seconds`` for the first."""
+    iterator = aiter(session.messages)
+    timeout = seconds
+    while True:
+        try:
+            message = await asyncio.wait_for(anext(iterator), timeout)
+        except TimeoutError:
+            return
+        timeout = quiet
+        if message.payload:
+            with contextlib.suppress(MessageError):
+                yield message.topic.value, unpack(message.payload)

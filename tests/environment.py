@@ -1,0 +1,107 @@
+"""What tests need of the machine: programs, free ports, and what becomes of a test whose need is absent."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIENT = ROOT / "micropython_client"
+PACKAGE = CLIENT / "tinyreptile"
+
+
+def require(condition: object, what: str) -> None:
+    """Go on if ``condition`` holds; else skip the test with ``what`` it needs, or fail it in continuous integration."""
+    if condition:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"absent in CI: {what}")
+    pytest.skip(what)
+
+
+def find_program(name: str) -> str | None:
+    """Path of ``name``: beside the Python that runs, on PATH, or where systems keep their daemons."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
+def need_program(name: str) -> str:
+    """Path of ``name``; the test is skipped where there is none."""
+    path = find_program(name)
+    require(path, f"needs the program {name}")
+    assert path
+    return path
+
+
+def run_micropython(
+    script: str | Path, *arguments: object, heap: str = "8M", client: Path = CLIENT
+) -> subprocess.CompletedProcess[str]:
+    """Run the file ``script`` with the unix port of MicroPython, with the library of ``client`` on its path."""
+    command = [need_program("micropython"), "-X", f"heapsize={heap}", str(script), *map(str, arguments)]
+    environment = os.environ | {"MICROPYPATH": f"{client}:.frozen"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Mosquitto:
+    """A Mosquitto of the test's own: loopback, a free port, nothing kept on disk but its configuration in ``folder``.
+
+    ``lines`` are added to its configuration; without any it lets everybody in.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        self.port = free_port()
+        self.config = folder / f"mosquitto-{self.port}.conf"
+        self.log = folder / f"mosquitto-{self.port}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        settings = [
+            f"user {getpass.getuser()}",
+            f"listener {self.port} {self.host}",
+            "persistence false",
+            "log_dest stderr",
+            *(lines or ["allow_anonymous true"]),
+        ]
+        self.config.write_text("\n".join(settings) + "\n")
+
+    def start(self) -> None:
+        """Start it and return once it accepts connections."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen([need_program("mosquitto"), "-c", str(self.config)], stderr=log)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection((self.host, self.port), 1).close()
+            except OSError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    self.stop()
+                    pytest.fail(f"Mosquitto does not start: {self.log.read_text()}")
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self) -> None:
+        """End the process, if it runs."""
+        if self._process:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None

@@ -1,0 +1,1 @@
+"""Tests of the portable library, on CPython and on MicroPython."""
