@@ -6,12 +6,15 @@ in the real run, and as large a share of the updates is preceded by a fetch (sub
 chunks, unsubscribe). Sizes, topics, QoS, the number of requests in flight and the number of sender tasks are the real
 ones. Payloads are blank: nothing is packed, checked, learned, added up or written to a disk, and a request follows an
 update at once. Both clients are as fast as aiomqtt makes them: as many publishes are under way at a time as the
-coordinator has, since more of them slow aiomqtt down.
+coordinator has, since more of them slow aiomqtt down; TCP does not hold small packets back; and no call has a time
+limit, which would cost a task each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -24,6 +27,9 @@ import aiomqtt
 
 from coordinator.service import INCOMING, SENDERS
 from tinyreptile import messages
+
+_quiet = logging.getLogger(__name__)  # answers that come after the end are no news
+_quiet.setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ def _client(setting: Setting) -> aiomqtt.Client:
         setting.port,
         max_inflight_messages=200,
         max_queued_incoming_messages=INCOMING,
+        logger=_quiet,
         # Without it a small packet waits up to 40 ms for the broker's acknowledgement of the one before.
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
     )
@@ -107,12 +114,14 @@ async def _coordinate(setting: Setting, traffic: Traffic, pipe: Connection) -> N
         async def send() -> None:
             while True:
                 topic, payload = await outbox.get()
-                await session.publish(topic, payload, qos=1)
+                await session.publish(topic, payload, qos=1, timeout=math.inf)
 
         async def publish_version() -> None:
             for index, size in enumerate(traffic.chunks):
-                await session.publish(topics.chunk(versions % 2, index), bytes(size), qos=1, retain=True)
-            await session.publish(topics.init, bytes(traffic.manifest), qos=1, retain=True)
+                await session.publish(
+                    topics.chunk(versions % 2, index), bytes(size), qos=1, retain=True, timeout=math.inf
+                )
+            await session.publish(topics.init, bytes(traffic.manifest), qos=1, retain=True, timeout=math.inf)
 
         async def publish_versions() -> None:
             nonlocal versions
@@ -163,9 +172,9 @@ async def _answer(setting: Setting, traffic: Traffic, pipe: Connection) -> None:
                 served += 1
                 if served * traffic.fetches >= fetches + 1:
                     fetches += 1
-                    await session.subscribe(topics.chunks(0), qos=1)
-                    await session.unsubscribe(topics.chunks(0))
-                await session.publish(topics.device(device).update(0), update, qos=1)
+                    await session.subscribe(topics.chunks(0), qos=1, timeout=math.inf)
+                    await session.unsubscribe(topics.chunks(0), timeout=math.inf)
+                await session.publish(topics.device(device).update(0), update, qos=1, timeout=math.inf)
 
         async def receive() -> None:
             nonlocal chunks

@@ -146,7 +146,10 @@ def _child(target: Callable[..., None], *arguments: Any) -> Iterator[Connection]
 def _receive(pipe: Connection, seconds: float) -> Any:
     if not pipe.poll(seconds):
         raise RuntimeError(f"nothing came of a run in {seconds:.0f} s")
-    return pipe.recv()
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise RuntimeError("a process of the run ended early; its error stands above") from None
 
 
 # The service

@@ -19,7 +19,9 @@ LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
 
 def configure_logging(verbose: bool) -> None:
     """Warnings to standard error, with ``verbose`` everything of ours."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)])
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
+    )
     if verbose:
         for name in ("coordinator", "simulator", "command_line"):
             logging.getLogger(name).setLevel(logging.INFO)
@@ -58,7 +60,9 @@ class RunProgress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if out.is_terminal:
             self._bar.stop()
 

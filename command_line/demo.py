@@ -24,11 +24,17 @@ EVALUATIONS = 20
 
 def command(
     task: Annotated[str, typer.Option(help="What they learn: sine or presence.")] = "sine",
-    devices: Annotated[int, typer.Option("--devices", "-n", min=2, max=1000, help="Devices, one of them MicroPython.")] = 50,
+    devices: Annotated[
+        int, typer.Option("--devices", "-n", min=2, max=1000, help="Devices, one of them MicroPython.")
+    ] = 50,
     evaluators: Annotated[int, typer.Option(min=4, max=100, help="Unseen devices for evaluation.")] = 10,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Updates to take [default: 20000 for sine].", show_default=False)] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Updates to take [default: 20000 for sine].", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Makes the fleet and the first initialization.")] = 1,
-    picture: Annotated[Path | None, typer.Option(help="Where the picture goes [default: out/demo-TASK.png].", show_default=False)] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where the picture goes [default: out/demo-TASK.png].", show_default=False)
+    ] = None,
     broker: BrokerOption = None,
     run: RunOption = None,
     user: UserOption = None,
@@ -54,7 +60,9 @@ def command(
 
     def make_config(at: BrokerConfig, folder: Path) -> Config:
         broker_table = at.model_dump()
-        return load_config(None, {**settings, "broker": broker_table, "run": settings["run"] | {"store": folder / "demo.sqlite"}})
+        return load_config(
+            None, {**settings, "broker": broker_table, "run": settings["run"] | {"store": folder / "demo.sqlite"}}
+        )
 
     async def go() -> Any:
         stop = asyncio.Event()
@@ -92,7 +100,7 @@ def command(
 def _table(result: Any) -> Table:
     evaluation = result.config.evaluation
     table = Table(
-        title=f"{result.evaluators} unseen devices, {evaluation.shots} samples each, {evaluation.steps} one-sample steps"
+        title=f"{result.evaluators} unseen devices, {evaluation.shots} samples each, {evaluation.steps} steps"
     )
     table.add_column("initialization")
     columns = [("loss before", "before"), ("loss after", "after")]
@@ -107,9 +115,12 @@ def _table(result: Any) -> Table:
         cells = [f"{summary[key]:.1%}" if "accuracy" in key else f"{summary[key]:.3f}" for _, key in columns]
         table.add_row(name, *cells)
     status = result.status
-    board = "none on this machine" if result.micropython is None else f"{result.micropython} of them from real MicroPython"
+    board = (
+        "none on this machine" if result.micropython is None else f"{result.micropython} of them from real MicroPython"
+    )
     table.caption = (
         f"{status['updates']} updates accepted ({board}), {sum(status['refusals'].values())} refused, "
-        f"round trip p50 {status['round_trip_p50'] * 1e3:.0f} ms, p99 {status['round_trip_p99'] * 1e3:.0f} ms, {result.broker}"
+        f"round trip p50 {status['round_trip_p50'] * 1e3:.0f} ms, p99 {status['round_trip_p99'] * 1e3:.0f} ms, "
+        f"{result.broker}"
     )
     return table

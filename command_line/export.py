@@ -46,8 +46,14 @@ def command(
             if path.suffix == ".npz":
                 np.savez(path, allow_pickle=False, model=json.dumps(model.spec), version=version, **tensors)
             else:
-                content = {"model": model.spec, "version": version, "tensors": {k: v.tolist() for k, v in tensors.items()}}
+                content = {
+                    "model": model.spec,
+                    "version": version,
+                    "tensors": {k: v.tolist() for k, v in tensors.items()},
+                }
                 path.write_text(json.dumps(content, indent=1) + "\n")
         except OSError as error:
             raise CoordinatorError(f"{path} can't be written: {error.strerror}") from None
-        out.print(f"{path}: version {version}, {model.parameters} parameters in {len(tensors)} tensors", highlight=False)
+        out.print(
+            f"{path}: version {version}, {model.parameters} parameters in {len(tensors)} tensors", highlight=False
+        )

@@ -10,17 +10,27 @@ import typer
 from coordinator.config import Config, load_config
 from coordinator.errors import ConfigError
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file; see docs/configuration.md.", show_default=False)]
-BrokerOption = Annotated[
-    str | None, typer.Option("--broker", metavar="HOST[:PORT]", help="The MQTT broker [default: 127.0.0.1:1883].", show_default=False)
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; see docs/configuration.md.", show_default=False)
 ]
-RunOption = Annotated[str | None, typer.Option("--run", metavar="NAME", help="The run's name [default: default].", show_default=False)]
+BrokerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--broker", metavar="HOST[:PORT]", help="The MQTT broker [default: 127.0.0.1:1883].", show_default=False
+    ),
+]
+RunOption = Annotated[
+    str | None, typer.Option("--run", metavar="NAME", help="The run's name [default: default].", show_default=False)
+]
 UserOption = Annotated[str | None, typer.Option("--user", help="User name at the broker.", show_default=False)]
 PasswordOption = Annotated[
     Path | None, typer.Option("--password-file", help="File whose first line is the password.", show_default=False)
 ]
 TlsOption = Annotated[
-    Path | None, typer.Option("--tls-ca", help="PEM file of the authority of the broker's certificate; turns TLS on.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--tls-ca", help="PEM file of the authority of the broker's certificate; turns TLS on.", show_default=False
+    ),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")]
 

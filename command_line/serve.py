@@ -33,9 +33,15 @@ def command(
     user: UserOption = None,
     password_file: PasswordOption = None,
     tls_ca: TlsOption = None,
-    task: Annotated[str | None, typer.Option(help="Model and settings of a built-in task: sine or presence.", show_default=False)] = None,
-    rounds: Annotated[int | None, typer.Option(help="Accepted updates until the run ends; 0: never.", show_default=False)] = None,
-    store: Annotated[Path | None, typer.Option(help="The SQLite file [default: NAME.sqlite].", show_default=False)] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Model and settings of a built-in task: sine or presence.", show_default=False)
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Accepted updates until the run ends; 0: never.", show_default=False)
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="The SQLite file [default: NAME.sqlite].", show_default=False)
+    ] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Coordinate a run: publish the initialization, hand out work, fold in what devices learn.
@@ -48,7 +54,12 @@ def command(
 
     configure_logging(verbose)
     settings = configuration(
-        config, broker, run, user, password_file, tls_ca,
+        config,
+        broker,
+        run,
+        user,
+        password_file,
+        tls_ca,
         defaults=task_settings(task) if task else None,
         tables={"run": {"rounds": rounds, "store": store}},
     )
@@ -67,7 +78,8 @@ async def _serve(config: Config) -> dict[str, Any]:
         out.print(
             f"Run [bold]{config.run.name}[/] at version {coordinator.run_state.version}, "
             f"store {config.store_path()}, broker {config.broker.host}:{config.broker.port}",
-            highlight=False, soft_wrap=True,
+            highlight=False,
+            soft_wrap=True,
         )
         return await coordinator.run()
 
@@ -81,5 +93,7 @@ def summary(config: Config, status: dict[str, Any]) -> Table:
     if status["loss"] is not None:
         table.add_row("training loss, last 200 updates", f"{status['loss']:.4f}")
     table.add_row("unseen devices", loss_text(status["evaluation"]))
-    table.add_row("round trip p50 / p99", f"{status['round_trip_p50'] * 1000:.0f} / {status['round_trip_p99'] * 1000:.0f} ms")
+    table.add_row(
+        "round trip p50 / p99", f"{status['round_trip_p50'] * 1000:.0f} / {status['round_trip_p99'] * 1000:.0f} ms"
+    )
     return table

@@ -38,7 +38,8 @@ def command(
     snapshot = asyncio.run(look(settings))
     if snapshot.coordinator is None:
         raise CoordinatorError(
-            f"no coordinator has said anything of run {settings.run.name}; begin it with: tinyreptile serve --run {settings.run.name}"
+            f"no coordinator has said anything of run {settings.run.name}; "
+            f"begin it with: tinyreptile serve --run {settings.run.name}"
         )
     if not watch:
         out.print(_view(settings, snapshot, most))
@@ -61,7 +62,8 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
         "training loss": _number(status.get("loss")),
         "staleness": _number(status.get("staleness")),
         "unseen devices": loss_text(status.get("evaluation") or {}),
-        "round trip p50 / p99": f"{status.get('round_trip_p50', 0) * 1e3:.0f} / {status.get('round_trip_p99', 0) * 1e3:.0f} ms",
+        "round trip p50 / p99": " / ".join(f"{status.get(f'round_trip_{p}', 0) * 1e3:.0f}" for p in ("p50", "p99"))
+        + " ms",
         "refused": ", ".join(f"{v} {k}" for k, v in (status.get("refusals") or {}).items()) or "0",
     }
     for name, value in rows.items():

@@ -42,11 +42,18 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Makes the fleet: the same seed, the same devices.")] = 1,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Processes to spread them over.")] = 1,
     data: DataOption = None,
-    prefix: Annotated[str | None, typer.Option(help="Of the devices' ids [default: the task].", show_default=False)] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Of the devices' ids [default: the task].", show_default=False)
+    ] = None,
     think: Annotated[float, typer.Option(min=0, help="Mean seconds that a piece of training takes.")] = 0.0,
     latency: Annotated[float, typer.Option(min=0, help="Seconds that messages from the broker are late.")] = 0.0,
-    drop_out: Annotated[float, typer.Option(min=0, max=1, help="Chance that a device drops out during its work.")] = 0.0,
-    ram: Annotated[int | None, typer.Option(min=0, help="Bytes a device has for the model [default: no limit].", show_default=False)] = None,
+    drop_out: Annotated[
+        float, typer.Option(min=0, max=1, help="Chance that a device drops out during its work.")
+    ] = 0.0,
+    ram: Annotated[
+        int | None,
+        typer.Option(min=0, help="Bytes a device has for the model [default: no limit].", show_default=False),
+    ] = None,
     stay: Annotated[bool, typer.Option(help="Stay when the run has finished.")] = False,
     verbose: VerboseOption = False,
 ) -> None:

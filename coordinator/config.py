@@ -1,31 +1,28 @@
 """The configuration of a coordinator: one TOML file, then the environment, then the command line, each checked.
 
 An environment variable names its key in capitals after ``TINYREPTILE_``, with two underscores between table and key:
-``TINYREPTILE_BROKER__HOST=broker.example``.
+``TINYREPTILE_BROKER__HOST=broker.example``. Its value is read as in the file, or as text where that is no TOML.
 """
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from tinyreptile import messages
 from tinyreptile.model import Model
 
 from .errors import ConfigError
 
+_PREFIX = "TINYREPTILE_"
+
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
 class RunConfig(_Table):
@@ -43,7 +40,8 @@ class RunConfig(_Table):
     @field_validator("name")
     @classmethod
     def _legal_name(cls, value: str) -> str:
-        return messages.check_id(value, "a run's name")
+        messages.check_id(value, "a run's name")
+        return value
 
     @field_validator("model")
     @classmethod
@@ -115,29 +113,13 @@ class EvaluationConfig(_Table):
     beta: float | None = Field(None, gt=0, le=1, description="learning rate of the adaptation; unset: learning.beta")
 
 
-class Config(BaseSettings):
+class Config(_Table):
     """All of it."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid", env_prefix="TINYREPTILE_", env_nested_delimiter="__", validate_default=True
-    )
 
     run: RunConfig = RunConfig()
     broker: BrokerConfig = BrokerConfig()
     learning: LearningConfig = LearningConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`load_config` merges the sources itself, so that it can say which one a mistake is in."""
-        return (init_settings,)
 
     def store_path(self) -> Path:
         """The SQLite file of the run."""
@@ -161,12 +143,11 @@ def load_config(
             raise ConfigError(f"configuration file {path}: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from None
-    from_environment = EnvSettingsSource(Config)()
-    merged: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
     sources = [
         ("defaults", defaults or {}),
         (str(path), from_file),
-        ("environment", from_environment),
+        ("environment", _environment()),
         ("command line", overrides or {}),
     ]
     for name, source in sources:
@@ -177,6 +158,20 @@ def load_config(
                 merged[table] = values
         _validate(name, merged)
     return _validate("configuration", merged)
+
+
+def _environment() -> dict[str, dict[str, Any]]:
+    """What the environment sets, as tables."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, text in os.environ.items():
+        table, separator, key = name.removeprefix(_PREFIX).lower().partition("__")
+        if name.startswith(_PREFIX) and separator:
+            try:
+                value = tomllib.loads(f"value = {text}")["value"]
+            except tomllib.TOMLDecodeError:
+                value = text
+            tables.setdefault(table, {})[key] = value
+    return tables
 
 
 def _validate(source: str, values: dict[str, Any]) -> Config:
@@ -195,5 +190,7 @@ def _sentence(source: str, item: Any) -> str:
             table = table.model_fields[part].annotation
         return f"{source}: unknown key {key}; known here are {', '.join(table.model_fields)}"
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    given = "" if isinstance(item["input"], dict | list) or item["type"] == "value_error" else f", not {item['input']!r}"
+    given = (
+        "" if isinstance(item["input"], dict | list) or item["type"] == "value_error" else f", not {item['input']!r}"
+    )
     return f"{source}: {key}: {text}{given}"

@@ -1,4 +1,4 @@
-"""The inverse of a device's quantization, vectorised: packed bytes to float changes, bit-equal to `tinyreptile.delta`."""
+"""The inverse of a device's quantization, vectorised: packed bytes to floats, bit-equal to `tinyreptile.delta`."""
 
 from __future__ import annotations
 

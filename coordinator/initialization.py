@@ -8,7 +8,9 @@ so the older one runs empty within that time and the next version can always fol
 from __future__ import annotations
 
 from binascii import crc32
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from .deltas import UNIT
 from .rules import Weights
 
 
-def random_weights(tensors: list[tuple[str, int, tuple[int, ...]]], parameters: int, seed: int) -> Weights:
+def random_weights(tensors: Sequence[tuple[str, int, tuple[int, ...]]], parameters: int, seed: int) -> Weights:
     """A first initialization: uniform in +-1 / sqrt(inputs of the layer), weights and biases alike."""
     rng = np.random.default_rng(seed)
     weights = np.zeros(parameters)
@@ -97,7 +99,7 @@ class Publication:
         ]
         return 1 - self._newest, chunks
 
-    def finish(self, version: int, data: bytes, model: list[object]) -> dict[str, object]:
+    def finish(self, version: int, data: bytes, model: list[list[Any]]) -> dict[str, object]:
         """The manifest message for what `begin` gave out; from now on it is the newest version."""
         self._newest = 1 - self._newest
         self._slots[self._newest] = slot = Slot(version, crc32(data))

@@ -1,4 +1,4 @@
-"""Group commit: whatever is waiting goes into one transaction, in a thread of its own, so that the service never blocks."""
+"""Group commit: all that is waiting goes into one transaction, in a thread of its own: the service never blocks."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Discount = Callable[[int], float]
 
 
 def schedule(kind: str, alpha: float, alpha_end: float) -> Schedule:
-    """Alpha as a function of the run's progress, 0 to 1: ``constant``, ``linear`` or ``cosine`` from alpha to alpha_end."""
+    """Alpha by the run's progress, 0 to 1: ``constant``, ``linear`` or ``cosine`` from alpha to alpha_end."""
     if kind == "constant":
         return lambda progress: alpha
     if kind == "linear":
@@ -61,7 +61,7 @@ class MetaUpdate:
         return self._alpha(progress) * self._staleness(tau), self.pending + 1 >= self._size
 
     def fold(self, weights: Weights, delta: Weights, weight: float, moves: bool) -> None:
-        """Take ``delta``; if it ``moves``, change ``weights`` in place by ``weight`` times the mean since the last move."""
+        """Take ``delta``; if it ``moves``, add ``weight`` times the mean since the last move to ``weights``."""
         self._sum = delta if self._sum is None else self._sum + delta
         self.pending += 1
         if moves:

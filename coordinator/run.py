@@ -149,15 +149,14 @@ class Run:
         if rebooted and before is not None and (work := self.book.open.get(before.work)):
             self._close(work, before, "lost", "the device has started anew")
         device = self.registry.take_status(device_id, status)
-        if device.state == "online" and device.work and status.get("work", 0) != device.work:
-            # The request was lost with the device's last connection.
-            if (work := self.book.open.get(device.work)) is not None:
-                self._request(work)
+        work = self.book.open.get(device.work)
+        if device.state == "online" and work is not None and status.get("work", 0) != work.id:
+            self._request(work)  # it was lost with the device's last connection
 
     # Updates
 
     def take_update(self, device_id: str, index: int, update: dict[str, Any]) -> None:
-        """One chunk of an update, an evaluation, or word of progress; ``update`` is checked against `messages.UPDATE`."""
+        """One chunk of an update, an evaluation, or word of progress; ``update`` has been checked."""
         number = update["work"]
         try:
             work = self._open_work(device_id, number)
@@ -173,7 +172,7 @@ class Run:
             elif "evaluation" in update:
                 self._take_evaluation(work, update["evaluation"])
             elif (packed := work.add(self.model, index, update)) is not None:
-                self._accept(work, packed)
+                self._accept(work, packed, work.report)
         except Refusal as refusal:
             self.refuse(device_id, number, refusal)
 
@@ -206,9 +205,7 @@ class Run:
             return None
         raise Refusal("unknown work", f"work {number} is not known here")
 
-    def _accept(self, work: Work, packed: bytes) -> None:
-        assert work.report is not None  # chunk 0 brought it
-        report = work.report
+    def _accept(self, work: Work, packed: bytes, report: dict[str, Any]) -> None:
         if not work.version <= report["version"] <= self.publication.version:
             raise Refusal(
                 "wrong version", f"version {report['version']} is not between {work.version} and the newest one"
@@ -297,14 +294,10 @@ class Run:
     def _issue(self, device: Device, kind: str) -> Work:
         now = self._clock()
         learning = self.config.learning
-        work = self.book.issue(
-            device.id, kind, self.publication.version, learning.bits, now, learning.deadline
-        )
+        work = self.book.issue(device.id, kind, self.publication.version, learning.bits, now, learning.deadline)
         self.registry.assign(device, work.id)
         self.publication.pin(work.id, now)
-        self._record(
-            Issued(work.id, device.id, kind, work.version, work.bits, time.time() + learning.deadline), None
-        )
+        self._record(Issued(work.id, device.id, kind, work.version, work.bits, time.time() + learning.deadline), None)
         self._request(work)
         return work
 

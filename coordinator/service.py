@@ -1,4 +1,4 @@
-"""The service: carries a run's messages over MQTT, keeps its journal, and stays up while broker and devices come and go."""
+"""The service: carries a run's messages over MQTT, keeps its journal, stays up while broker and devices come and go."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
         try:
             tls = ssl.create_default_context(cafile=str(broker.tls_ca))
         except (OSError, ssl.SSLError) as error:
-            raise BrokerError(f"broker.tls_ca: {broker.tls_ca} is no readable PEM file of certificates: {error}") from None
+            raise BrokerError(
+                f"broker.tls_ca: {broker.tls_ca} is no readable PEM file of certificates: {error}"
+            ) from None
     return aiomqtt.Client(
         broker.host,
         broker.port,
@@ -62,7 +64,9 @@ def broker_error(broker: BrokerConfig, error: BaseException) -> BrokerError:
     where = f"{broker.host}:{broker.port}"
     if isinstance(error, MqttConnectError):
         return BrokerError(f"the broker at {where} refused the connection ({text}); check --user and --password-file")
-    return BrokerError(f"no broker answers at {where} ({text}); start Mosquitto or name another with --broker HOST:PORT")
+    return BrokerError(
+        f"no broker answers at {where} ({text}); start Mosquitto or name another with --broker HOST:PORT"
+    )
 
 
 def pack(message: dict[str, Any]) -> bytes:
@@ -92,9 +96,7 @@ class Coordinator:
         self._store = SQLiteStore(config.store_path())
         try:
             self._journal = Journal(self._store)
-            self.run_state = Run(
-                config, self._store, send=self._send, record=self._record, clock=time.monotonic
-            )
+            self.run_state = Run(config, self._store, send=self._send, record=self._record, clock=time.monotonic)
         except BaseException:
             self._store.close()
             raise
@@ -112,7 +114,7 @@ class Coordinator:
         self._wake.set()
 
     async def run(self) -> dict[str, Any]:
-        """Serve; returns the last status. Raises `BrokerError` if the broker never answers, `StoreError` on a bad disk."""
+        """Serve; returns the last status. Raises `BrokerError` if no broker ever answers, `StoreError` on a bad disk."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._journal.run(), name="journal")
@@ -122,7 +124,7 @@ class Coordinator:
                     if (checkpoint := self.run_state.checkpoint()) is not None:
                         self._journal.append(checkpoint)
                     self._journal.stop()
-        except* Exception as group:
+        except* Exception as group:  # noqa: BLE001 - it is raised again, without the group around it
             raise _first(group) from None
         finally:
             self._store.close()

@@ -129,7 +129,9 @@ class SQLiteStore:
             self._db.execute("COMMIT")
         if found not in (0, SCHEMA):
             self.close()
-            raise StoreError(f"the store {path} has format {found}, this coordinator reads {SCHEMA}; update the coordinator")
+            raise StoreError(
+                f"the store {path} has format {found}, this coordinator reads {SCHEMA}; update the coordinator"
+            )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -244,7 +246,22 @@ class SQLiteStore:
                 "FROM accepted WHERE updates >= ? ORDER BY updates"
             )
             for row in self._db.execute(query, (updates,)):
-                yield Accepted(*row[:6], bool(row[6]), *row[7:10], tuple(json.loads(row[10])), *row[11:])
+                (work, place, device, version, tau, weight, moved, loss, samples, bits, gains, delta, at) = row
+                yield Accepted(
+                    work,
+                    place,
+                    device,
+                    version,
+                    tau,
+                    weight,
+                    bool(moved),
+                    loss,
+                    samples,
+                    bits,
+                    tuple(json.loads(gains)),
+                    delta,
+                    at,
+                )
 
     def is_accepted(self, work: int, device: str) -> bool:
         """Whether the update of ``work`` by ``device`` has been taken."""

@@ -36,7 +36,7 @@ class Work:
     issued: float
     deadline: float
     chunks: dict[int, bytes] = field(default_factory=dict)
-    report: dict[str, Any] | None = None
+    report: dict[str, Any] = field(default_factory=dict)  # comes with chunk 0
 
     def add(self, model: Model, index: int, update: dict[str, Any]) -> bytes | None:
         """Take chunk ``index``; the whole packed delta once all are there, else None. Raises `Refusal`."""

@@ -1,4 +1,4 @@
-"""A broker for as long as it is needed, on a free loopback port: Mosquitto if it is installed, else amqtt in process."""
+"""A broker for as long as it is needed, on a free loopback port: Mosquitto if installed, else amqtt in process."""
 
 from __future__ import annotations
 

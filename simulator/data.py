@@ -33,17 +33,13 @@ class DataError(TaskError):
 
 
 def load(name: str, folder: Path | None = None) -> Arrays:
-    """The arrays of data set ``name`` by their keys, from ``folder`` or where data sets are looked for without one.
+    """Read data set ``name`` into its arrays by their keys; `find` says where it is looked for.
 
-    Raises `DataError` where the folder or the file is absent, can't be read, or the file is not the one expected.
+    Raises `DataError` where the file is absent, can't be read, or is not the one expected.
     """
-    if name not in SHA256:
-        raise DataError(f"a data set is one of {', '.join(SHA256)}, not {name!r}")
-    path = _folder(name, folder) / f"{name}.npz"
+    path = find(name, folder)
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"data set {name}: {path} does not exist; {_advice(name)}") from None
     except OSError as error:
         raise DataError(f"data set {name}: {path} can't be read: {error.strerror or error}; {_advice(name)}") from None
     actual = hashlib.sha256(content).hexdigest()
@@ -56,17 +52,22 @@ def load(name: str, folder: Path | None = None) -> Arrays:
         return dict(arrays)
 
 
-def _folder(name: str, given: Path | None) -> Path:
-    """The folder to look in: given, from the environment, or the cache."""
-    if given is not None:
-        folder, origin = given.expanduser(), "--data"
-    elif os.environ.get(ENVIRONMENT):
-        folder, origin = Path(os.environ[ENVIRONMENT]).expanduser(), ENVIRONMENT
-    else:
-        return CACHE.expanduser()
-    if not folder.is_dir():
+def find(name: str, folder: Path | None = None) -> Path:
+    """Locate the file of data set ``name``: in ``folder``, else the one the environment names, else the cache.
+
+    Raises `DataError` where the folder or the file is absent.
+    """
+    if name not in SHA256:
+        raise DataError(f"a data set is one of {', '.join(SHA256)}, not {name!r}")
+    origin = "--data"
+    if folder is None and os.environ.get(ENVIRONMENT):
+        folder, origin = Path(os.environ[ENVIRONMENT]), ENVIRONMENT
+    if folder is not None and not folder.expanduser().is_dir():
         raise DataError(f"data set {name}: there is no folder {folder}, which {origin} names; {_advice(name)}")
-    return folder
+    path = (folder or CACHE).expanduser() / f"{name}.npz"
+    if not path.exists():
+        raise DataError(f"data set {name}: {path} does not exist; {_advice(name)}")
+    return path
 
 
 def _advice(name: str) -> str:

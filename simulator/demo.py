@@ -1,4 +1,4 @@
-"""The demonstration: broker, coordinator, a fleet with one real MicroPython device among it, unseen devices, a picture."""
+"""The demonstration: broker, coordinator, a fleet with a real MicroPython device among it, and unseen devices."""
 
 from __future__ import annotations
 

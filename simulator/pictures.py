@@ -27,7 +27,7 @@ _GRID = np.linspace(-5, 5, 201)
 
 
 async def draw(result: DemoResult, path: Path) -> None:
-    """Draw ``result`` into ``path``: unseen sines, or balanced accuracy for tasks with labels; and the learning curve."""
+    """Draw ``result`` into ``path``: unseen sines, or balanced accuracy where there are labels; a learning curve."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -74,7 +74,8 @@ async def _sine(axes: Axes, result: DemoResult, index: int) -> None:
     """One unseen device: the truth, its few samples, the model before and after them."""
     settings = result.config.evaluation
     stream = result.task.unseen_stream(index, result.config.run.seed)
-    assert isinstance(stream, SineStream)
+    if not isinstance(stream, SineStream):
+        raise TypeError("only a sine can be drawn beside its truth")
     learner = _learner(result)
     points = []
     stream.begin(SUPPORT)
@@ -134,7 +135,9 @@ def _curve(axes: Axes, result: DemoResult) -> None:
     history: list[dict[str, Any]] = result.history
     updates = [0] + [h["updates"] for h in history]
     axes.plot(updates, [result.start["before"]] + [h["before"] for h in history], "--", color=BEFORE, label="before")
-    axes.plot(updates, [result.start["after"]] + [h["after"] for h in history], color=AFTER, lw=2.4, label="after adaptation")
+    axes.plot(
+        updates, [result.start["after"]] + [h["after"] for h in history], color=AFTER, lw=2.4, label="after adaptation"
+    )
     axes.set(title="learning curve, unseen devices", xlabel="accepted updates", ylabel="loss", ylim=(0, None))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=9)

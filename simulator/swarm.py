@@ -15,7 +15,6 @@ import aiomqtt
 import msgpack
 
 from coordinator.config import BrokerConfig
-from coordinator.errors import BrokerError
 from coordinator.service import broker_error, client
 from tinyreptile import messages
 from tinyreptile.client import Client, DeviceError
@@ -148,7 +147,8 @@ class Swarm:
         stopped = asyncio.create_task(stop.wait())
         everyone = asyncio.gather(*lives)
         try:
-            await asyncio.wait([stopped, everyone], return_when=asyncio.FIRST_COMPLETED)
+            both: list[asyncio.Future[Any]] = [stopped, everyone]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
             for life in lives:
@@ -175,7 +175,7 @@ def _allow_files(count: int) -> None:
 
 
 async def watch(run: str, broker: BrokerConfig, on_status: Callable[[dict[str, Any]], None]) -> None:
-    """Call ``on_status`` with each status of the run's coordinator, for ever; raises `BrokerError` at the first try only."""
+    """Call ``on_status`` with each status of the run's coordinator, for ever; raises `BrokerError` at the start."""
     topic = messages.RunTopics(run).coordinator
     connected_once = False
     while True:
@@ -193,5 +193,3 @@ async def watch(run: str, broker: BrokerConfig, on_status: Callable[[dict[str, A
             if not connected_once:
                 raise broker_error(broker, error) from None
             await asyncio.sleep(1)
-
-

@@ -197,7 +197,8 @@ class Client:
             status["inputs"] = self._stream.inputs
             status["outputs"] = self._stream.outputs
             status["ram"] = self._free or 0
-            status["platform"] = "%s %s, %s" % (sys.implementation.name, ".".join(str(n) for n in sys.implementation.version[:3]), RUNNER)
+            release = ".".join(str(n) for n in sys.implementation.version[:3])
+            status["platform"] = "%s %s, %s" % (sys.implementation.name, release, RUNNER)
             status["library"] = __version__
             status["work"] = self._work["work"] if self._work else 0
         if state == "unfit":
@@ -225,7 +226,7 @@ class Client:
             elif topic == self._run_topics.init:
                 manifest = messages.check(messages.MANIFEST, unpackb(payload))
                 if manifest["protocol"] != messages.PROTOCOL:
-                    self._log("the coordinator speaks protocol %d, this device %d" % (manifest["protocol"], messages.PROTOCOL))
+                    self._log("the coordinator speaks another protocol, %d" % manifest["protocol"])
                 else:
                     self._manifest = manifest
             else:
@@ -452,7 +453,7 @@ class Client:
     # Waiting
 
     async def _wait(self, condition, seconds):
-        """Wait until ``condition()`` holds; whether it did within ``seconds`` (None: no limit, the session has its own)."""
+        """Wait until ``condition()`` holds; whether it did within ``seconds``. None: the session's own limits do."""
         start = ticks_ms()
         while not condition():
             if self._failure:

@@ -6,9 +6,10 @@ On a board ``@micropython.viper`` turns a kernel into machine code. On CPython t
 """
 
 try:
+    from time import ticks_diff, ticks_ms
+
     import micropython
     from micropython import const
-    from time import ticks_diff, ticks_ms
 
     RUNNER = "micropython"
     ptr8 = ptr16 = ptr32 = None  # viper's own words: never looked up on a board

@@ -36,7 +36,7 @@ class Task(ABC):
     devices: int | None = None
     evaluators: int | None = None
 
-    def __init__(self, data: Path | None = None) -> None:
+    def __init__(self, data: Path | None = None) -> None:  # noqa: B027 - most tasks need no data
         """Set up with the data sets in the folder ``data``; a task that needs none passes it over."""
 
     @abstractmethod

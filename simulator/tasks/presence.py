@@ -85,7 +85,7 @@ class PresenceStream(Stream):
     def __init__(self, part: Slice, seed: int) -> None:
         self._channels = len(part.fitted)
         self._fitted = part.fitted
-        self._rows = memoryview(part.rows.reshape(-1))
+        self._rows = part.rows.reshape(-1).data
         self._labels = part.occupied.tobytes()
         self._random = random.Random(seed)
         self._orders = {QUERY: _shuffled(part.indices(False), seed), SUPPORT: _alternating(part, seed)}
@@ -98,7 +98,7 @@ class PresenceStream(Stream):
         self._next = 0
 
     async def sample(self, x: memoryview, y: array[int]) -> None:
-        """The next row: ``x`` in Q5.10, ``y`` the label."""
+        """Write the next row into ``x``, Q5.10, and its label into ``y``."""
         if self._part == TRAIN:
             at = self._random.randrange(len(self._labels))
         else:
@@ -205,7 +205,7 @@ def _days(
     occupied: npt.NDArray[Any],
     nodes: dict[str, dict[str, int]],
 ) -> list[_Day]:
-    """The days of ``place`` in their order, each row given to every node whose columns ``nodes`` tells."""
+    """Part ``place`` into its days, in their order; ``nodes`` gives each node its columns of ``features``."""
     order = np.argsort(time, kind="stable")
     time, features, occupied = time[order], features[order], occupied[order].astype(np.uint8)
     result = []

@@ -215,27 +215,27 @@ def test_a_wide_sum_carries_no_bias(width: int, kind: str) -> None:
     assert abs((outputs - exact).mean()) <= spread + 5 * math.sqrt(1 / 12 / 16)
 
 
-def test_integer_learning_ends_where_float_learning_ends() -> None:
+def test_three_thousand_integer_steps_end_at_the_loss_of_as_many_float_steps() -> None:
     spec = [["input", 1], ["dense", 32, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]]
-    model, parameters, _, _ = draw(spec, seed=1)
-    learner = learner_of(model, parameters)
-    learner.set_rate(0.003)
-    twin = FloatTwin(spec, np.float64)
-    twin.set(parameters / Q12)
     rng = np.random.default_rng(0)
-    integer = exact = 0.0
-    for step in range(3000):
-        value = rng.uniform(-5, 5)
-        x, y = round(value * Q10), round(2 * math.sin(value) * Q10)
-        fx, fy = np.array([[x / Q10]]), np.array([[y / Q10]])
-        loss = learner.step(array("h", [x]), array("h", [y]))
-        if step >= 2000:
-            integer += loss
-            exact += twin.loss(fx, fy)
-        twin.step(fx, fy, 0.003)
-    print(exact, integer)
-    assert exact / 1000 < 0.5  # it has learned something
-    assert integer == pytest.approx(exact, rel=0.15)
+    ends = {"integer": 0.0, "float": 0.0}
+    for seed in range(3):
+        model, parameters, _, _ = draw(spec, seed)
+        learner = learner_of(model, parameters)
+        learner.set_rate(0.01)
+        twin = FloatTwin(spec, np.float64)
+        twin.set(parameters / Q12)
+        for step in range(3000):
+            value = rng.uniform(-1.5, 1.5)
+            x, y = round(value * Q10), round(math.sin(2 * value) * Q10)
+            exact = np.array([[x / Q10]]), np.array([[y / Q10]])
+            loss = learner.step(array("h", [x]), array("h", [y]))
+            if step >= 2000:
+                ends["integer"] += loss / 3000
+                ends["float"] += twin.loss(*exact) / 3000
+            twin.step(*exact, 0.01)
+    assert ends["float"] < 0.02  # it has learned
+    assert ends["integer"] == pytest.approx(ends["float"], rel=0.2)
 
 
 # The heads
@@ -400,9 +400,9 @@ def test_no_head_leaves_int32(loss: str, width: int) -> None:
     model = Model([["input", 1], ["dense", width], [loss]])
     plan = model.plan()
     rng = random.Random(width)
-    for output, target, rate in itertools.product((32767, -32767, None), EXTREMES, (16384, 32767)):
+    for output, target in itertools.product((32767, -32767, None), EXTREMES if loss == "squared_error" else [0]):
         for shift in (0, 3, 30):
-            plan[kernels.RATE], plan[kernels.RATE_SHIFT] = rate, shift
+            plan[kernels.RATE], plan[kernels.RATE_SHIFT] = 32767, shift
             outputs = [output or rng.choice((32767, -32767)) for _ in range(width)]
             a = cells([0, *outputs])
             if loss == "cross_entropy":
@@ -417,7 +417,10 @@ def test_no_quantization_leaves_int32(bits: int) -> None:
     top = (1 << (bits - 1)) - 1
     for w, base, r, start in itertools.product(EXTREMES, EXTREMES, (0, 65535), (0, MAX_PARAMETERS - 8)):
         # Cells far into a model, through a view that is as long as the index needs.
-        weights, bases = dict.fromkeys(range(start, start + 8), w & 0xFFFF), dict.fromkeys(range(start, start + 8), base & 0xFFFF)
+        weights, bases = (
+            dict.fromkeys(range(start, start + 8), w & 0xFFFF),
+            dict.fromkeys(range(start, start + 8), base & 0xFFFF),
+        )
         largest = WATCHED["largest_change"](weights, bases, start, start + 8)
         gain = min(65536, (top << 16) // largest) if largest else 65536
         out = bytearray(16)

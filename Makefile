@@ -1,0 +1,53 @@
+# make demo           watch a fleet learn (TASK=presence for real data)
+# make test           all tests
+# make check          linter, formatter and type checker
+# make bench          the figures of docs/benchmarks.md
+PYTHON ?= python3
+TASK ?= sine
+DEMO_OPTIONS ?=
+BENCH_OPTIONS ?=
+
+# Data sets: see docs/tasks.md. A folder ../shared/data is taken if there is one.
+export TINYREPTILE_DATA ?= $(abspath $(wildcard ../shared/data))
+
+.PHONY: demo test check format bench system-packages clean
+
+demo: .venv
+	.venv/bin/tinyreptile demo --task $(TASK) $(DEMO_OPTIONS)
+
+test: .venv system-packages
+	.venv/bin/python -m pytest
+
+check: .venv
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: .venv
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+bench: .venv system-packages
+	.venv/bin/python -m pip install --quiet -r requirements-bench.txt
+	.venv/bin/python -m benchmarks $(BENCH_OPTIONS)
+
+# The environment that everything else runs in.
+.venv: pyproject.toml requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch .venv
+
+# Tests run against a real Mosquitto, with TLS. As root on Debian it is installed; elsewhere its tests are skipped.
+system-packages:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
+	if ! { command -v mosquitto && command -v mosquitto_passwd && command -v openssl; } >/dev/null \
+		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto openssl >/dev/null; \
+	fi
+
+clean:
+	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

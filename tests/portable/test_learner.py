@@ -1,0 +1,196 @@
+"""A learner: one step a sample, in memory that does not grow."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from pathlib import Path
+
+import pytest
+
+from tinyreptile.learner import Learner, fixed
+from tinyreptile.model import Model
+
+from ..environment import run_micropython
+
+SPEC = [["input", 2], ["dense", 6, "relu"], ["dense", 3], ["cross_entropy"]]
+
+
+def start(spec: list[list[object]] = SPEC) -> Learner:
+    learner = Learner(Model(spec))
+    cells = array("h", [(i * 7919 + 1234) % 6001 - 3000 for i in range(learner.model.parameters)])
+    learner.initialization[:] = cells.tobytes()
+    learner.load()
+    learner.set_rate(0.05)
+    return learner
+
+
+X, LABEL = array("h", [900, -700]), array("h", [1])
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        (0, 0),
+        (1, 1024),
+        (-1.5, -1536),
+        (0.49 / 1024, 0),
+        (0.5 / 1024, 1),
+        (-0.5 / 1024, 0),
+        (-0.51 / 1024, -1),
+        (31.9991, 32767),
+        (32, 32767),
+        (-32, -32767),
+        (1e30, 32767),
+        (math.inf, 32767),
+        (-math.inf, -32767),
+    ],
+)
+def test_fixed_rounds_to_a_1024th_and_saturates(value: float, cell: int) -> None:
+    assert fixed(value) == cell
+
+
+def test_fixed_refuses_what_is_no_number() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        fixed(math.nan)
+
+
+def test_steps_on_a_sample_lower_its_loss() -> None:
+    learner = start()
+    losses = [learner.step(X, LABEL) for _ in range(30)]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_a_step_returns_the_loss_before_it() -> None:
+    learner = start()
+    before, _ = learner.evaluate(X, LABEL)
+    assert learner.step(X, LABEL) == before
+    assert learner.evaluate(X, LABEL)[0] < before
+
+
+def test_the_loss_is_the_mean_of_squared_errors() -> None:
+    learner = Learner(Model([["input", 1], ["dense", 2], ["squared_error"]]))
+    assert learner.step(array("h", [0]), array("h", [1024, -3072])) == (1 + 9) / 2
+
+
+def test_evaluating_and_predicting_change_no_weight() -> None:
+    learner = start()
+    before = bytes(learner.weights)
+    learner.evaluate(X, LABEL)
+    learner.predict(X)
+    assert bytes(learner.weights) == before
+
+
+def test_a_learning_rate_of_zero_leaves_every_bit() -> None:
+    learner = start()
+    learner.set_rate(0)
+    learner.step(X, LABEL)
+    assert learner.weights == learner.initialization
+
+
+def test_load_begins_anew_from_the_initialization() -> None:
+    learner = start()
+    learner.step(X, LABEL)
+    assert learner.weights != learner.initialization
+    learner.load()
+    assert learner.weights == learner.initialization
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_others() -> None:
+    weights = []
+    for seed in (5, 5, 6):
+        learner = start()
+        learner.seed(seed)
+        for _ in range(20):
+            learner.step(X, LABEL)
+        weights.append(bytes(learner.weights))
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_filled_sample_of_the_learners_own_is_taken_as_it_is() -> None:
+    learner, other = start(), start()
+    learner.x[:] = X
+    learner.y[:] = LABEL
+    assert learner.step(learner.x, learner.y) == other.step(X, LABEL)
+    assert learner.weights == other.weights
+
+
+def test_the_predicted_label_is_the_likeliest_class() -> None:
+    learner = start()
+    shares = list(learner.predict(X))
+    assert learner.evaluate(X, LABEL)[1] == shares.index(max(shares))
+
+
+def test_probabilities_sum_to_one() -> None:
+    assert sum(start().predict(X)) == pytest.approx(32768, abs=4)
+
+
+def test_a_regression_predicts_no_label() -> None:
+    learner = start([["input", 2], ["dense", 3], ["squared_error"]])
+    assert learner.evaluate(X, array("h", [0, 0, 0]))[1] == -1
+
+
+@pytest.mark.parametrize("label", [-1, 3, 32767, -32768])
+def test_a_label_out_of_range_is_refused_before_any_weight_moves(label: int) -> None:
+    learner = start()
+    with pytest.raises(ValueError, match="of 3 classes"):
+        learner.step(X, array("h", [label]))
+    assert learner.weights == learner.initialization
+
+
+@pytest.mark.parametrize("beta", [-1e-9, 1.0000001, math.nan, math.inf])
+def test_a_learning_rate_outside_0_to_1_is_refused(beta: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        start().set_rate(beta)
+
+
+ALLOCATIONS = """
+import gc
+from array import array
+from tinyreptile.learner import Learner
+from tinyreptile.model import Model
+
+def grow(width, work):
+    learner = Learner(Model([["input", 4], ["dense", width, "relu"], ["dense", 16], ["cross_entropy"]]))
+    learner.set_rate(0.01)
+    x, y = learner.x, learner.y
+    piece = bytearray(256)
+    delta = learner.delta(8)
+    def step():
+        learner.step(x, y)
+    def evaluate():
+        learner.evaluate(x, y)
+    def predict():
+        learner.predict(x)
+    def load():
+        learner.load()
+    def pack():
+        delta.pack(256, piece)
+    run = {"step": step, "evaluate": evaluate, "predict": predict, "load": load, "pack": pack}[work]
+    run()
+    gc.collect()
+    gc.disable()
+    before = gc.mem_alloc()
+    for _ in range(500):
+        run()
+    grown = gc.mem_alloc() - before
+    gc.enable()
+    return grown, learner.model.ram()
+
+for work in ("step", "evaluate", "predict", "load", "pack"):
+    print(work, *(grow(32, work) + grow(1600, work)))
+"""
+
+
+def test_the_steady_state_allocates_no_more_for_a_larger_model_on_micropython(tmp_path: Path) -> None:
+    script = tmp_path / "allocations.py"
+    script.write_text(ALLOCATIONS)
+    result = run_micropython(script)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["step", "evaluate", "predict", "load", "pack"]
+    for work, *numbers in lines:
+        small, small_ram, large, large_ram = map(int, numbers)
+        assert large_ram > 30 * small_ram
+        assert large == small, work
+        assert large <= 500 * 256, work  # a few boxed numbers a call

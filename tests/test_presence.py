@@ -1,0 +1,241 @@
+"""Presence detection: the data behind it is what it should be, nothing of the unseen days leaks, and learning helps."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from coordinator.initialization import random_weights
+from coordinator.rules import MetaUpdate, Weights, discount, schedule
+from simulator import data
+from simulator.data import ENVIRONMENT, DataError, find, load
+from simulator.offline import IntegerDevice, meta_train, take
+from simulator.tasks import TaskError, make_task
+from simulator.tasks.presence import Presence, PresenceStream, Slice, slices
+from tinyreptile.model import Model
+from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Stream
+
+from .environment import require
+
+NAMES = ("occupancy_office", "occupancy_room_nodes")
+
+
+@pytest.fixture(scope="module")
+def presence() -> Presence:
+    for name in NAMES:
+        try:
+            find(name)
+        except DataError as error:
+            require(False, str(error))
+    return Presence()
+
+
+def samples(stream: Stream, part: str, count: int) -> npt.NDArray[np.int16]:
+    """``count`` samples, each its inputs and its label."""
+    stream.begin(part)
+    x, y = memoryview(array("h", bytes(2 * stream.inputs))), array("h", [0])
+    result = np.empty((count, stream.inputs + 1), np.int16)
+    for row in result:
+        take(stream, x, y)
+        row[:-1], row[-1] = x, y[0]
+    return result
+
+
+def made_up(place: str = "room") -> Slice:
+    """A slice whose rows are all different: the first channel is the row's number."""
+    rows = np.zeros((200, 5), np.int16)
+    rows[:, 0] = np.arange(200)
+    time = np.arange(200)
+    return Slice(place, "S1", 0, rows, (1024, 0, 1024, 0, 0), (time % 50 > 30).astype(np.uint8), time // 20 % 2 == 0)
+
+
+# Finding and checking data sets
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_data_set_is_in_the_given_folder_before_the_environment_before_the_cache(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / part for part in ("given", "environment", "cache")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / f"{name}.npz").touch()
+    monkeypatch.setenv(ENVIRONMENT, str(folders[1]))
+    monkeypatch.setattr(data, "CACHE", folders[2])
+    assert find(name, folders[0]).parent == folders[0]
+    assert find(name).parent == folders[1]
+    monkeypatch.delenv(ENVIRONMENT)
+    assert find(name).parent == folders[2]
+
+
+def test_an_absent_folder_is_an_error_that_says_who_named_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"occupancy_office: there is no folder .*nowhere, which --data names"):
+        load("occupancy_office", tmp_path / "nowhere")
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="which TINYREPTILE_DATA names"):
+        load("occupancy_office")
+
+
+def test_an_absent_file_is_an_error_that_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"office.npz does not exist; .* with --data DIR or TINYREPTILE_DATA$"):
+        load("occupancy_office", tmp_path)
+
+
+def test_a_damaged_file_is_an_error_that_gives_both_checksums(tmp_path: Path) -> None:
+    (tmp_path / "occupancy_office.npz").write_bytes(b"")
+    with pytest.raises(DataError, match="begins with e3b0c44298fc instead of ea81e124cb60"):
+        load("occupancy_office", tmp_path)
+
+
+def test_an_unreadable_file_is_a_data_error(tmp_path: Path) -> None:
+    (tmp_path / "occupancy_office.npz").mkdir()
+    with pytest.raises(DataError, match="can't be read"):
+        load("occupancy_office", tmp_path)
+
+
+def test_an_unknown_data_set_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(DataError, match="is one of occupancy_office, occupancy_room_nodes, not 'x'"):
+        find("x")
+
+
+def test_the_task_without_its_data_is_a_task_error(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="data set occupancy_office"):
+        make_task("presence", tmp_path)
+
+
+# Streams
+
+
+def test_support_and_query_share_no_row() -> None:
+    stream = PresenceStream(made_up(), seed=3)
+    support, query = (set(samples(stream, part, 400)[:, 0].tolist()) for part in (SUPPORT, QUERY))
+    assert support
+    assert query
+    assert not support & query
+
+
+@pytest.mark.parametrize("part", [SUPPORT, QUERY])
+def test_support_and_query_begin_anew_each_time(part: str) -> None:
+    stream = PresenceStream(made_up(), seed=3)
+    first = samples(stream, part, 30)
+    samples(stream, TRAIN, 5)
+    np.testing.assert_array_equal(samples(stream, part, 30), first)
+    assert len(np.unique(first, axis=0)) == 30
+
+
+def test_support_has_either_class_in_turn() -> None:
+    assert samples(PresenceStream(made_up(), seed=3), SUPPORT, 6)[:, -1].tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_the_seed_decides_the_samples() -> None:
+    for part in (TRAIN, SUPPORT, QUERY):
+        one, same, other = (samples(PresenceStream(made_up(), seed), part, 20) for seed in (3, 3, 4))
+        np.testing.assert_array_equal(one, same)
+        assert np.any(one != other)
+
+
+def test_training_draws_from_all_rows_and_goes_on() -> None:
+    stream = PresenceStream(made_up(), seed=3)
+    assert np.any(samples(stream, TRAIN, 20) != samples(stream, TRAIN, 20))
+    assert set(samples(stream, TRAIN, 4000)[:, 0].tolist()) == set(range(200))
+
+
+def test_an_input_is_the_readings_and_what_the_node_is_fitted_with() -> None:
+    sample = samples(PresenceStream(made_up(), seed=3), TRAIN, 1)[0]
+    assert sample[1:-1].tolist() == [0, 0, 0, 0, 1024, 0, 1024, 0, 0]
+
+
+# The split of the real data
+
+
+def test_unseen_days_are_later_than_every_training_day_of_their_place(presence: Presence) -> None:
+    for place in ("office", "room"):
+        train, unseen = ({s.day for s in side if s.place == place} for side in (presence.train, presence.unseen))
+        assert max(train) < min(unseen)
+
+
+def test_all_nodes_of_an_unseen_day_are_unseen(presence: Presence) -> None:
+    nodes = {day: {s.node for s in presence.unseen if s.day == day} for day in {s.day for s in presence.unseen}}
+    assert sorted(map(sorted, nodes.values())) == [["S1", "S2", "S3", "S4"], *[["air", "all", "light"]] * 2]
+
+
+def test_normalisation_is_the_same_whatever_the_unseen_rows_are(presence: Presence) -> None:
+    office, room = (load(name) for name in NAMES)
+    unseen_days = {s.day for s in presence.unseen}
+    for arrays in (office, room):
+        later = arrays["unix_time"] // 86_400 >= min(unseen_days & set(arrays["unix_time"] // 86_400))
+        arrays["features"][later] += 1000
+    train, unseen = slices(office, room)
+    for one, other in zip(presence.train, train, strict=True):
+        np.testing.assert_array_equal(one.rows, other.rows)
+    assert any(np.any(one.rows != other.rows) for one, other in zip(presence.unseen, unseen, strict=True))
+
+
+def test_training_inputs_have_mean_0_and_deviation_1(presence: Presence) -> None:
+    rows = np.concatenate([s.rows for s in presence.train]) / 1024
+    fitted = np.concatenate([np.broadcast_to(np.array(s.fitted) > 0, s.rows.shape) for s in presence.train])
+    for channel in range(rows.shape[1]):
+        values = rows[fitted[:, channel], channel]
+        assert values.mean() == pytest.approx(0, abs=0.05)  # a few readings are clipped at 4 deviations
+        assert values.std() == pytest.approx(1, abs=0.12)
+        assert not rows[~fitted[:, channel], channel].any()
+
+
+def test_queries_of_every_unseen_device_hold_both_classes(presence: Presence) -> None:
+    queries = presence.settings["evaluation"]["queries"]
+    for index in range(presence.evaluators or 0):
+        assert set(samples(presence.unseen_stream(index, 1), QUERY, queries)[:, -1].tolist()) == {0, 1}
+
+
+def test_every_device_has_a_stream_that_fits_the_model(presence: Presence) -> None:
+    model = Model(presence.model)
+    streams = [presence.train_stream(i, 1) for i in range(presence.devices or 0)]
+    streams += [presence.unseen_stream(i, 1) for i in range(presence.evaluators or 0)]
+    assert len(streams) == 72
+    for stream in streams:
+        assert (stream.inputs, stream.outputs) == (model.inputs, model.outputs)
+        assert set(samples(stream, TRAIN, 50)[:, -1].tolist()) <= {0, 1}
+
+
+# Learning
+
+
+def accuracy_after_adaptation(presence: Presence, weights: Weights, beta: float) -> float:
+    """Balanced accuracy over all unseen devices, adapted as the task's settings say but with learning rate ``beta``."""
+    settings = presence.settings["evaluation"]
+    device = IntegerDevice(Model(presence.model), steps=settings["steps"], beta=beta, bits=8)
+    seen, hits = np.zeros(2), np.zeros(2)
+    for index in range(presence.evaluators or 0):
+        stream = presence.unseen_stream(index, 1)
+        device.load(weights, index)
+        for step in range(settings["steps"]):
+            if step % settings["shots"] == 0:
+                stream.begin(SUPPORT)
+            device.learn(stream)
+        labels = samples(stream, QUERY, settings["queries"])[:, -1]
+        stream.begin(QUERY)
+        for label in labels:
+            seen[label] += 1
+            hits[label] += bool(device.query(stream)[1])
+    return float(np.mean(hits / seen))
+
+
+def test_the_learned_initialization_adapts_better_than_a_random_start_at_its_own_best_rate(presence: Presence) -> None:
+    model = Model(presence.model)
+    settings = presence.settings["learning"]
+    fleet = [presence.train_stream(index, 1) for index in range(40)]
+    start = random_weights(model.tensors, model.parameters, 1)
+    learned = meta_train(
+        IntegerDevice(model, steps=settings["steps"], beta=settings["beta"], bits=settings["bits"]),
+        start,
+        itertools.cycle(fleet),
+        2000,
+        MetaUpdate(schedule("linear", settings["alpha"], settings["alpha_end"]), discount("constant")),
+    )
+    random = max(accuracy_after_adaptation(presence, start, beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4))
+    assert accuracy_after_adaptation(presence, learned, settings["beta"]) > max(0.88, random + 0.05)
