@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from rich.markup import escape
 
 from coordinator.errors import CoordinatorError
 from tinyreptile import __version__
@@ -48,7 +49,7 @@ def main() -> None:
     try:
         app()
     except (CoordinatorError, TaskError, DataError, MessageError) as error:
-        err.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

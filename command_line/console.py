@@ -75,6 +75,8 @@ class RunProgress:
                 f"{status['rate']:.0f} updates/s, {status['in_flight']} in flight, {status['devices']} devices, "
                 f"{loss_text(status['evaluation'])}"
             )
+        if status["unfit"]:
+            text += f", {status['unfit']} unfit for the model (tinyreptile status says why)"
         text += note
         self._bar.update(self._task, completed=status["updates"], description=text)
         if not out.is_terminal and time.monotonic() - self._printed > LINE_SECONDS:

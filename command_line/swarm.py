@@ -124,4 +124,5 @@ async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
         if name != "online":
             table.add_row(name, str(value))
     out.print(table)
-    return swarm.problem if not stop.is_set() or counts.unfit else None
+    problem: str | None = swarm.problem
+    return problem

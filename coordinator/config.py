@@ -143,7 +143,7 @@ def load_config(
             raise ConfigError(f"configuration file {path}: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from None
-        merged: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     sources = [
         ("defaults", defaults or {}),
         (str(path), from_file),
@@ -189,6 +189,8 @@ def _sentence(source: str, item: Any) -> str:
         for part in item["loc"][:-1]:
             table = table.model_fields[part].annotation
         return f"{source}: unknown key {key}; known here are {', '.join(table.model_fields)}"
+    if item["type"] == "model_type":
+        return f"{source}: {key} is a table, written [{key}], not {item['input']!r}"
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     given = (
         "" if isinstance(item["input"], dict | list) or item["type"] == "value_error" else f", not {item['input']!r}"

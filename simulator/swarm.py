@@ -89,7 +89,7 @@ class Swarm:
 
     def __init__(self, spec: SwarmSpec) -> None:
         self.spec = spec
-        self.problem: str | None = None  # why devices could not take part
+        self._problem: str | None = None
         self._task = make_task(spec.task, spec.data)
         for count, limit, what in (
             (spec.first + spec.devices, self._task.devices, "training"),
@@ -126,6 +126,12 @@ class Swarm:
             open_connection=network.open,
         )
 
+    @property
+    def problem(self) -> str | None:
+        """Why devices can't take part, if some can't: the first one's reason."""
+        unfit = next((d for d in self._clients if d.unfit), None)
+        return self._problem or (f"device {unfit.id}: {unfit.unfit}" if unfit else None)
+
     def counts(self) -> Counts:
         """What has happened so far."""
         devices = self._clients
@@ -161,9 +167,7 @@ class Swarm:
         try:
             await client.run()
         except DeviceError as error:
-            if self.problem is None:
-                self.problem = f"device {client.id}: {error}"
-                _log.warning("%s", self.problem)
+            self._problem = self._problem or f"device {client.id}: {error}"
 
 
 def _allow_files(count: int) -> None:

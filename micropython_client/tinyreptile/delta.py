@@ -44,8 +44,13 @@ class Delta:
             self.gains.append(min(65536, (top << 16) // largest) if largest else 65536)
 
     def pack(self, start, buffer):
-        """Fill ``buffer`` (bytearray or memoryview) with the packed bytes from byte ``start`` on; returns their number."""
+        """Fill ``buffer`` (bytearray or memoryview) with the packed bytes from byte ``start`` on; returns their number.
+
+        Raises `DeltaError` where 16-bit cells would be cut in two.
+        """
         count = min(len(buffer), self.size - start)
+        if self.bits == 16 and (start | count) & 1:
+            raise DeltaError("a piece of 16-bit cells has an even start and length")
         first = start * 8 // self.bits
         last = min((start + count) * 8 // self.bits, self.model.parameters)
         out = view8(buffer)

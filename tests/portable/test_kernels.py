@@ -334,13 +334,13 @@ class Watch(ast.NodeTransformer):
 
     PRODUCERS = (ast.Add, ast.Sub, ast.Mult, ast.LShift)
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:  # noqa: N802 - ast's own name
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
         if not isinstance(node.op, self.PRODUCERS):
             return node
         return ast.Call(ast.Name("watch", ast.Load()), [node], [])
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:  # noqa: N802
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
         assert isinstance(node.target, ast.Name)
         sum_of = ast.BinOp(ast.Name(node.target.id, ast.Load()), node.op, node.value)
         return ast.Assign([node.target], self.visit(sum_of))

@@ -1,0 +1,192 @@
+"""The protocol: names, topics, and the bounds of every field."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from tinyreptile import messages
+from tinyreptile.messages import MessageError, RunTopics, check, check_id, check_ints, chunk_count
+
+SCHEMAS = {
+    name: getattr(messages, name)
+    for name in ("STATUS", "MANIFEST", "CHUNK", "WORK", "UPDATE", "REPORT", "EVALUATION", "ACK")
+}
+FIELDS = [(name, field) for name, schema in SCHEMAS.items() for field in schema]
+field_of = pytest.mark.parametrize(("name", "field"), FIELDS, ids=[f"{name}.{field[0]}" for name, field in FIELDS])
+BOUNDED = [(name, field) for name, field in FIELDS if field[1] is not bool]
+bounded_field_of = pytest.mark.parametrize(
+    ("name", "field"), BOUNDED, ids=[f"{name}.{field[0]}" for name, field in BOUNDED]
+)
+
+
+def value_of(kind: Any, size: float) -> Any:
+    """A value of ``kind`` that has this size."""
+    if kind is str:
+        return "x" * int(size)
+    if kind is bytes:
+        return bytes(int(size))
+    if kind is list:
+        return [1] * int(size)
+    if kind is dict:
+        return dict.fromkeys(range(int(size)), 1)
+    return bool(size) if kind is bool else size
+
+
+def message_of(name: str, place: int = 2) -> dict[str, Any]:
+    """A message with all fields, each at its lowest (``place`` 2) or highest (3) value."""
+    return {field[0]: value_of(field[1], field[place]) for field in SCHEMAS[name]}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("place", [2, 3], ids=["lowest", "highest"])
+def test_values_at_their_bounds_are_taken(name: str, place: int) -> None:
+    message = message_of(name, place)
+    assert check(SCHEMAS[name], message) is message
+
+
+@bounded_field_of
+def test_a_value_below_its_bound_is_refused_by_name(name: str, field: Any) -> None:
+    if field[1] not in (int, "number") and field[2] == 0:
+        return  # a length can't be less
+    message = message_of(name) | {field[0]: value_of(field[1], field[2] - 1)}
+    with pytest.raises(MessageError, match=field[0]):
+        check(SCHEMAS[name], message)
+
+
+@bounded_field_of
+def test_a_value_above_its_bound_is_refused_by_name(name: str, field: Any) -> None:
+    message = message_of(name) | {field[0]: value_of(field[1], field[3] + 1)}
+    with pytest.raises(MessageError, match=field[0]):
+        check(SCHEMAS[name], message)
+
+
+@field_of
+@pytest.mark.parametrize("wrong", [None, True, 1, 1.5, "text", b"binary", [], {}], ids=repr)
+def test_a_value_of_another_type_is_refused_by_name(name: str, field: Any, wrong: Any) -> None:
+    kind = field[1]
+    fits = {"number": type(wrong) in (int, float)}.get(kind, type(wrong) is kind)
+    if fits:
+        return
+    with pytest.raises(MessageError, match=f"{field[0]} has the wrong type"):
+        check(SCHEMAS[name], message_of(name) | {field[0]: wrong})
+
+
+@field_of
+def test_only_a_required_field_must_be_there(name: str, field: Any) -> None:
+    message = message_of(name)
+    del message[field[0]]
+    if field[4]:
+        with pytest.raises(MessageError, match=f"{field[0]} is missing"):
+            check(SCHEMAS[name], message)
+    else:
+        assert check(SCHEMAS[name], message) is message
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_field_of_a_newer_peer_is_passed_over(name: str) -> None:
+    check(SCHEMAS[name], message_of(name) | {"news": [1, 2, 3]})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(MessageError, match="beta"):
+        check(messages.WORK, message_of("WORK") | {"beta": value})
+
+
+@pytest.mark.parametrize("message", [None, 3, "text", [], b""])
+def test_a_message_that_is_no_map_is_refused(message: Any) -> None:
+    with pytest.raises(MessageError, match="a message is a map"):
+        check(messages.ACK, message)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_binary_is_taken_in_all_its_forms(kind: Any) -> None:
+    check(messages.CHUNK, message_of("CHUNK") | {"data": kind(b"abc")})
+
+
+def test_the_largest_chunk_fits_the_longest_message() -> None:
+    assert messages.CHUNK_BYTES + 400 < messages.MESSAGE_BYTES
+
+
+@pytest.mark.parametrize("value", ["a", "Z", "0", "-", "_", "board-1_A", "x" * 32])
+def test_letters_digits_dash_and_underscore_make_a_name(value: str) -> None:
+    assert check_id(value, "a device id") == value
+
+
+@pytest.mark.parametrize("value", ["", "x" * 33, "a b", "a/b", "+", "#", "é", "a\x00", "²", None, 1, b"a", ["a"]])
+def test_anything_else_is_no_name(value: Any) -> None:
+    with pytest.raises(MessageError, match="a device id"):
+        check_id(value, "a device id")
+
+
+def test_topics_of_a_run_and_a_device_are_those_of_the_protocol() -> None:
+    run = RunTopics("r")
+    device = run.device("d")
+    assert [run.coordinator, run.init, run.chunk(1, 12), run.chunks(1), run.all_status, run.all_updates] == [
+        "tinyreptile/r/coordinator",
+        "tinyreptile/r/init",
+        "tinyreptile/r/init/1/12",
+        "tinyreptile/r/init/1/+",
+        "tinyreptile/r/device/+/status",
+        "tinyreptile/r/device/+/update/+",
+    ]
+    assert [device.status, device.work, device.ack, device.update(3)] == [
+        "tinyreptile/r/device/d/status",
+        "tinyreptile/r/device/d/work",
+        "tinyreptile/r/device/d/ack",
+        "tinyreptile/r/device/d/update/3",
+    ]
+
+
+def test_a_devices_topics_are_parsed_back() -> None:
+    run = RunTopics("r")
+    device = run.device("board-1")
+    assert run.parse(device.status) == ("board-1", "status", 0)
+    assert run.parse(device.update(65534)) == ("board-1", "update", 65534)
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "tinyreptile/r",
+        "tinyreptile/r/coordinator",
+        "tinyreptile/other/device/d/status",
+        "tinyreptile/rr/device/d/status",
+        "tinyreptile/r/device/d",
+        "tinyreptile/r/device/d/work",
+        "tinyreptile/r/device/d/status/1",
+        "tinyreptile/r/device/d/update",
+        "tinyreptile/r/device/d/update/",
+        "tinyreptile/r/device/d/update/-1",
+        "tinyreptile/r/device/d/update/1.5",
+        "tinyreptile/r/device/d/update/²",
+        "tinyreptile/r/device/d/update/٣",
+        "tinyreptile/r/device/d/update/100000",
+        "tinyreptile/r/device/a b/status",
+        "tinyreptile/r/device//status",
+        "tinyreptile/r/gadget/d/status",
+    ],
+)
+def test_a_topic_of_no_device_of_this_run_is_refused(topic: str) -> None:
+    with pytest.raises(MessageError):
+        RunTopics("r").parse(topic)
+
+
+@pytest.mark.parametrize("values", [[], [1], [1, 65536]])
+def test_integers_within_their_bounds_are_taken(values: list[int]) -> None:
+    assert check_ints("gains", values, 1, 65536) is values
+
+
+@pytest.mark.parametrize("bad", [0, 65537, True, 1.0, None, "1"])
+def test_one_value_out_of_bounds_or_type_refuses_the_list(bad: Any) -> None:
+    with pytest.raises(MessageError, match="gains"):
+        check_ints("gains", [1, bad], 1, 65536)
+
+
+@pytest.mark.parametrize(("size", "chunks"), [(1, 1), (1024, 1), (1025, 2), (2048, 2), (2049, 3)])
+def test_a_started_chunk_counts(size: int, chunks: int) -> None:
+    assert chunk_count(size) == chunks
