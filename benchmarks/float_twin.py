@@ -34,9 +34,7 @@ class FloatTwin:
 
     def get(self) -> Array:
         """The flat vector of all parameters."""
-        return np.concatenate(
-            [part.ravel() for pair in zip(self.weights, self.biases, strict=True) for part in pair]
-        )
+        return np.concatenate([part.ravel() for pair in zip(self.weights, self.biases, strict=True) for part in pair])
 
     def forward(self, x: Array) -> list[Array]:
         """Activations of every layer for inputs ``x`` (samples x inputs), the head's last."""
@@ -65,7 +63,7 @@ class FloatTwin:
             delta /= len(y)
         else:
             delta = 2 * (activations[-1] - y.astype(self.dtype)) / y.size
-        gradients = []
+        gradients: list[tuple[Array, Array]] = []
         for layer in reversed(range(len(self.weights))):
             gradients.append((delta.T @ activations[layer], delta.sum(axis=0)))
             if layer:

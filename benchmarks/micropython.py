@@ -22,7 +22,7 @@ from .report import Figure, Progress, Result, Unavailable
 TARGET = 15.0
 PACKAGE = Path(tinyreptile.__file__).parent
 
-_BYTECODE_VIEWS = '''
+_BYTECODE_VIEWS = """
 
 import uctypes
 
@@ -45,7 +45,7 @@ def view16(buffer):
 
 def view32(buffer):
     return _cells(buffer, uctypes.INT32, 4)
-'''
+"""
 
 _SCRIPT = """
 import json, time

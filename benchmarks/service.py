@@ -159,7 +159,8 @@ def _service(setting: Setting, folder: Path) -> dict[str, Any]:
     with _child(_devices, setting) as devices, _child(_coordinator, setting, folder) as coordinator:
         result: dict[str, Any] = _receive(coordinator, 60 + setting.seconds)
         devices.send("stop")
-        return result | _receive(devices, 30)
+        result |= _receive(devices, 30)
+        return result
 
 
 def _config(setting: Setting, folder: Path) -> Config:
@@ -188,7 +189,7 @@ def _coordinator(setting: Setting, folder: Path, pipe: Connection) -> None:
 
         state.published = count  # type: ignore[method-assign]
         serving = asyncio.create_task(coordinator.run())
-        while state.registry.count("online") < setting.devices and not serving.done():
+        while state.registry.count("online") < setting.devices and not serving.done():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         measuring = asyncio.create_task(pair.window(setting, lambda: state.updates, state.round_trips))
         await asyncio.wait([serving, measuring], return_when=asyncio.FIRST_COMPLETED)
@@ -203,14 +204,14 @@ def _coordinator(setting: Setting, folder: Path, pipe: Connection) -> None:
 
 def _devices(setting: Setting, pipe: Connection) -> None:
     fetches = 0
-    subscribe = MQTTClient.subscribe
+    subscribe: Any = MQTTClient.subscribe
 
     async def count(self: Any, topic: str, qos: int = 1) -> None:
         nonlocal fetches
         fetches += topic.endswith("/+")
         await subscribe(self, topic, qos)
 
-    MQTTClient.subscribe = count
+    MQTTClient.subscribe = count  # type: ignore[method-assign]
 
     async def live() -> None:
         swarm = Swarm(SwarmSpec(setting.run, BrokerConfig(port=setting.port), "sine", setting.devices))
@@ -264,4 +265,5 @@ def _pair(setting: Setting, traffic: Traffic) -> dict[str, Any]:
         coordinator.send(_receive(devices, 30))
         result: dict[str, Any] = _receive(coordinator, 60 + setting.seconds)
         devices.send("stop")
-        return result | _receive(devices, 30)
+        result |= _receive(devices, 30)
+        return result

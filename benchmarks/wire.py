@@ -37,7 +37,7 @@ class _Capture:
         self.published.append((topic, bytes(buffer[:size])))
 
 
-def run(quick: bool, progress: Progress) -> Result:  # noqa: ARG001 - it takes no time
+def run(quick: bool, progress: Progress) -> Result:
     """Measure."""
     model = Model(Sine.model)
     sizes = {bits: _update(model, bits) for bits in (16, 8, 4)}
@@ -78,7 +78,8 @@ def _update(model: Model, bits: int) -> tuple[int, int]:
         learner.x[0], learner.y[0] = fixed(1.5), fixed(2.0)
         learner.step(learner.x, learner.y)
     client = Client(DEVICE, RUN, SineStream(1), host="", port=0)
-    client.mqtt = capture = _Capture()
+    capture = _Capture()
+    client.mqtt = capture  # type: ignore[assignment]
     delta = learner.delta(bits)
     asyncio.run(client._send_delta(70_000, delta, _report(bits, delta.gains)))
     return sum(_packet(topic, len(payload)) for topic, payload in capture.published), len(capture.published)

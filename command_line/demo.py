@@ -106,8 +106,8 @@ def _table(result: Any) -> Table:
     columns = [("loss before", "before"), ("loss after", "after")]
     if "balanced_accuracy_after" in result.learned:
         columns += [
-            ("balanced accuracy before", "balanced_accuracy_before"),
-            ("balanced accuracy after", "balanced_accuracy_after"),
+            ("accuracy before", "balanced_accuracy_before"),
+            ("accuracy after", "balanced_accuracy_after"),
         ]
     for name, _ in columns:
         table.add_column(name, justify="right")
@@ -123,4 +123,6 @@ def _table(result: Any) -> Table:
         f"round trip p50 {status['round_trip_p50'] * 1e3:.0f} ms, p99 {status['round_trip_p99'] * 1e3:.0f} ms, "
         f"{result.broker}"
     )
+    if len(columns) > 2:
+        table.caption += "; accuracies are balanced: the mean over the classes"
     return table

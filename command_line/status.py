@@ -80,7 +80,7 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
             device["state"],
             device.get("role", ""),
             device.get("platform", ""),
-            f"{ram:,} bytes" if ram else "not limited",
+            f"{ram:,} bytes" if ram else "not limited" if device["state"] == "online" else "",
             device.get("error", ""),
         )
     if len(snapshot.devices) > most:

@@ -92,7 +92,7 @@ class LearningConfig(_Table):
     hinge_slope: float = Field(0.25, ge=0, description="hinge: 1 / (1 + slope (tau - free))")
     deadline: float = Field(60.0, gt=0, le=1_000_000, description="seconds a device has for its work")
     publish_interval: float = Field(
-        0.1, ge=0, le=3600, description="asynchronous: seconds between two versions on the wire"
+        0.05, ge=0, le=3600, description="asynchronous: seconds between two versions on the wire"
     )
     fetch_seconds: float = Field(5.0, ge=0.1, le=3600, description="how long a version stays whole for its readers")
 

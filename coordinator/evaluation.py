@@ -17,6 +17,8 @@ def check_evaluation(message: Any, classes: int) -> dict[str, Any]:
         counts = messages.check_ints(name, evaluation.setdefault(name, []), 0, 1_000_000)
         if len(counts) != classes:
             raise messages.MessageError(f"{name} has {len(counts)} counts, the model {classes} classes")
+        if any(count > seen for count, seen in zip(counts, evaluation["seen"], strict=True)):
+            raise messages.MessageError(f"{name} counts more samples of a class than were seen")
     return evaluation
 
 

@@ -1,8 +1,10 @@
 """The initialization on the wire: int16 chunks in two alternating slots, each kept whole for as long as it is read.
 
 A slot is rewritten only when no device can still be reading it: work pins the slot it points to until the device says
-that it has the version, sends its result, or `fetch_seconds` have passed. New work always points to the newest slot,
-so the older one runs empty within that time and the next version can always follow: both readers and versions advance.
+that it has the version, sends its result, goes offline, or its time is up. That is `fetch_seconds`, or less for a
+device that has shown to be quick, so that a quick one that dies does not hold up the others. New work always points to
+the newest slot, so the older one runs empty within that time and the next version can always follow: both readers and
+versions advance.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from tinyreptile import messages
 
 from .deltas import UNIT
 from .rules import Weights
+
+PIN_ROUND_TRIPS = 4  # times a device's last round trip are enough to fetch
+PIN_SECONDS = 0.25  # and this is the least
 
 
 def random_weights(tensors: Sequence[tuple[str, int, tuple[int, ...]]], parameters: int, seed: int) -> Weights:
@@ -81,9 +86,12 @@ class Publication:
         slot.pins = {work: end for work, end in slot.pins.items() if end > now}
         return max(slot.pins.values(), default=now)
 
-    def pin(self, work: int, now: float) -> None:
-        """``work`` has been pointed to the newest version."""
-        self._slots[self._newest].pins[work] = now + self._fetch_seconds
+    def pin(self, work: int, now: float, round_trip: float | None = None) -> None:
+        """``work`` has been pointed to the newest version; its device's last ``round_trip`` bounds what it needs."""
+        seconds = self._fetch_seconds
+        if round_trip is not None:
+            seconds = min(seconds, max(PIN_SECONDS, PIN_ROUND_TRIPS * round_trip))
+        self._slots[self._newest].pins[work] = now + seconds
 
     def unpin(self, work: int) -> None:
         """``work`` no longer reads."""

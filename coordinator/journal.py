@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from .store import Entry, SQLiteStore
 
-_log = logging.getLogger(__name__)
+GATHER_SECONDS = 0.01  # how long an update waits for others to share its commit, at most and only under load
 
 
 class Journal:
@@ -40,7 +39,8 @@ class Journal:
             while self._waiting or not self._stopped:
                 await self._wake.wait()
                 self._wake.clear()
-                await self._commit()
+                if await self._commit() > 2 and not self._stopped:
+                    await asyncio.sleep(GATHER_SECONDS)  # they come faster than one by one
         finally:
             self._thread.shutdown()
 
@@ -49,7 +49,8 @@ class Journal:
         self._stopped = True
         self._wake.set()
 
-    async def _commit(self) -> None:
+    async def _commit(self) -> int:
+        """Write what is waiting; returns how many entries that were."""
         batch, self._waiting = self._waiting, []
         entries = [entry for entry, _ in batch if entry is not None]
         if entries:
@@ -58,3 +59,4 @@ class Journal:
         for _, durable in batch:
             if durable is not None:
                 durable()
+        return len(entries)

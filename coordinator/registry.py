@@ -24,6 +24,7 @@ class Device:
     accepted: int = 0
     refused: int = 0
     expired: int = 0
+    round_trip: float | None = None  # seconds that its last training took, None if the last came to nothing
 
 
 class Registry:

@@ -30,6 +30,7 @@ from .work import ID_GAP, Refusal, Work, WorkBook
 _log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 500  # updates
+MAX_LAG = 4  # times in_flight versions may be missing on the wire before work waits for the newest
 REMEMBERED = 10_000  # outcomes of closed work kept in memory, to answer what is sent again
 LINGER = 30.0  # seconds that a finished run waits for held-out devices which are away
 _PENDING = "pending"
@@ -150,8 +151,14 @@ class Run:
             self._close(work, before, "lost", "the device has started anew")
         device = self.registry.take_status(device_id, status)
         work = self.book.open.get(device.work)
-        if device.state == "online" and work is not None and status.get("work", 0) != work.id:
-            self._request(work)  # it was lost with the device's last connection
+        if device.state == "offline":
+            self.publication.unpin(device.work)
+        if device.state == "online":
+            at = status.get("work", 0)
+            if at and at not in self.book.open:
+                self._answer_again(device_id, at)  # the acknowledgement was lost with the device's last connection
+            if work is not None and at != work.id:
+                self._request(work)  # and so was the request
 
     # Updates
 
@@ -194,18 +201,25 @@ class Run:
             if work.device != device_id:
                 raise Refusal("not its work", f"work {number} was given to another device")
             return work
+        if not self._answer_again(device_id, number):
+            raise Refusal("unknown work", f"work {number} is not known here")
+        self.refusals["repeated"] += 1
+        return None
+
+    def _answer_again(self, device_id: str, number: int) -> bool:
+        """Repeat the acknowledgement of work that ``device_id`` has had; whether it ever had it."""
         device, accepted, reason = self._outcomes.get(number, ("", False, ""))
-        if device == device_id:
-            self.refusals["repeated"] += accepted
-            if reason != _PENDING:
-                self._acknowledge(device_id, number, accepted, reason)
-            return None
-        if number < self._first_work and self._store.is_accepted(number, device_id):
-            self._acknowledge(device_id, number, True, "")
-            return None
-        raise Refusal("unknown work", f"work {number} is not known here")
+        if device != device_id:
+            if number >= self._first_work or not self._store.is_accepted(number, device_id):
+                return False
+            accepted = True
+        if reason != _PENDING:
+            self._acknowledge(device_id, number, accepted, reason)
+        return True
 
     def _accept(self, work: Work, packed: bytes, report: dict[str, Any]) -> None:
+        if work.kind != messages.TRAIN:
+            raise Refusal("malformed", "an evaluation was asked for, not an update")
         if not work.version <= report["version"] <= self.publication.version:
             raise Refusal(
                 "wrong version", f"version {report['version']} is not between {work.version} and the newest one"
@@ -245,6 +259,7 @@ class Run:
         self._remember(work, True, _PENDING)
         device = self.registry.devices[work.device]
         device.accepted += 1
+        device.round_trip = self._clock() - work.issued
 
         def durable() -> None:
             self._remember(work, True, "")
@@ -263,9 +278,13 @@ class Run:
             return None
         now = self._clock()
         at = self.publication.free_at(now)
-        if self.config.learning.mode == "asynchronous" and self.rounds_left != 0:
+        if self.config.learning.mode == "asynchronous" and self.rounds_left != 0 and not self._lags():
             at = max(at, self._published_at + self.config.learning.publish_interval)
         return at
+
+    def _lags(self) -> bool:
+        """Whether what is on the wire is so old that nothing should be learned from it."""
+        return self.version - self.publication.version >= MAX_LAG * self.config.learning.in_flight
 
     def published(self, version: int, data: bytes) -> dict[str, Any]:
         """``version`` is on the wire; returns its manifest."""
@@ -277,8 +296,8 @@ class Run:
         learning = self.config.learning
         if self.publication.version < 0:
             return False
-        if learning.mode != "asynchronous" and self.publication.version != self.version:
-            return False  # everyone learns from the newest version
+        if self._lags() if learning.mode == "asynchronous" else self.publication.version != self.version:
+            return False
         limit = {
             "serial": 1,
             "asynchronous": learning.in_flight,
@@ -296,12 +315,12 @@ class Run:
         learning = self.config.learning
         work = self.book.issue(device.id, kind, self.publication.version, learning.bits, now, learning.deadline)
         self.registry.assign(device, work.id)
-        self.publication.pin(work.id, now)
         self._record(Issued(work.id, device.id, kind, work.version, work.bits, time.time() + learning.deadline), None)
         self._request(work)
         return work
 
     def _request(self, work: Work) -> None:
+        self.publication.pin(work.id, self._clock(), self.registry.devices[work.device].round_trip)
         message: dict[str, Any] = {
             "work": work.id,
             "kind": work.kind,
@@ -340,7 +359,9 @@ class Run:
         """``work`` is no longer open; its device is idle."""
         self.book.close(work)
         self.publication.unpin(work.id)
-        self.registry.assign(self.registry.devices[work.device], 0)
+        device = self.registry.devices[work.device]
+        device.round_trip = None
+        self.registry.assign(device, 0)
         if work.kind == messages.EVALUATE and self._evaluation:
             self._evaluation.waiting.discard(work.id)
         self._record(Closed(work.id), None)

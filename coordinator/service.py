@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import socket
 import ssl
@@ -114,7 +115,7 @@ class Coordinator:
         self._wake.set()
 
     async def run(self) -> dict[str, Any]:
-        """Serve; returns the last status. Raises `BrokerError` if no broker ever answers, `StoreError` on a bad disk."""
+        """Serve; returns the last status. Raises `BrokerError` if there never is a broker, `StoreError` on a bad disk."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._journal.run(), name="journal")
@@ -152,7 +153,8 @@ class Coordinator:
                     raise broker_error(self.config.broker, error) from None
                 _log.warning("no connection to the broker (%s); trying again", error)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), backoff * (0.5 + random.random() / 2))
+                    async with asyncio.timeout(backoff * (0.5 + random.random() / 2)):
+                        await self._stopping.wait()
                 backoff = min(MAX_BACKOFF, backoff * 2)
 
     def _done(self) -> bool:
@@ -172,7 +174,8 @@ class Coordinator:
                 helpers.append(tasks.create_task(self._report_forever(session), name="reporter"))
                 await self._dispatch(session)
                 await self._journal.flush()  # then the last acknowledgements are in the outbox
-                await asyncio.wait_for(self._outbox.join(), 10)
+                async with asyncio.timeout(10):
+                    await self._outbox.join()
                 for helper in helpers:
                     helper.cancel()
                 await self._report(session, "finished" if run.finished else "stopped")
@@ -195,7 +198,8 @@ class Coordinator:
             times = [time.monotonic() + STATUS_SECONDS, publish_at, run.book.next_deadline()]
             timeout = min(t for t in times if t is not None) - time.monotonic()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.0, timeout))
+                async with asyncio.timeout(max(0.0, timeout)):
+                    await self._wake.wait()
 
     async def _publish(self, session: aiomqtt.Client) -> None:
         """Put the current version on the wire: durable first, then its chunks, then the manifest."""
@@ -204,8 +208,8 @@ class Coordinator:
         await self._journal.flush()
         slot, chunks = run.publication.begin(version, data)
         for index, chunk in enumerate(chunks):
-            await session.publish(self._topics.chunk(slot, index), pack(chunk), qos=1, retain=True)
-        await session.publish(self._topics.init, pack(run.published(version, data)), qos=1, retain=True)
+            await _put(session, self._topics.chunk(slot, index), chunk, retain=True)
+        await _put(session, self._topics.init, run.published(version, data), retain=True)
 
     # Messages
 
@@ -228,7 +232,7 @@ class Coordinator:
         while True:
             topic, message = await outbox.get()
             try:
-                await session.publish(topic, pack(message), qos=1)
+                await _put(session, topic, message)
             finally:
                 outbox.task_done()
 
@@ -270,7 +274,7 @@ class Coordinator:
         status = self._status_message(state)
         if self._on_status:
             self._on_status(status)
-        await session.publish(self._topics.coordinator, pack(status), qos=1, retain=True)
+        await _put(session, self._topics.coordinator, status, retain=True)
 
     def _status_message(self, state: str) -> dict[str, Any]:
         now = time.monotonic()
@@ -281,6 +285,15 @@ class Coordinator:
 
     def _status(self) -> dict[str, Any]:
         return self._status_message("finished" if self.run_state.finished else "stopped")
+
+
+async def _put(session: aiomqtt.Client, topic: str, message: dict[str, Any], *, retain: bool = False) -> None:
+    """Publish at QoS 1 and wait for the broker.
+
+    Without a limit of its own: keep-alive finds a dead broker, and aiomqtt's limit costs a task for every message and,
+    under Python 3.11, may swallow a cancellation.
+    """
+    await session.publish(topic, pack(message), qos=1, retain=retain, timeout=math.inf)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -74,6 +74,7 @@ class Mosquitto:
             f"user {getpass.getuser()}",
             f"listener {self.port} {self.host}",
             "persistence false",
+            "set_tcp_nodelay true",
             "log_dest stderr",
             *(lines or ["allow_anonymous true"]),
         ]

@@ -12,7 +12,7 @@ from .messages import CHUNK_BYTES, MessageError
 from .model import Model, ModelError
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
-from .portable import RUNNER, ticks_diff, ticks_ms
+from .portable import RUNNER, ticks_diff, ticks_ms, wait_for
 
 _SPARE_RAM = 8192  # bytes a board keeps for everything but the model's buffers
 _FETCH_SECONDS = 15
@@ -77,7 +77,7 @@ class Client:
         self._rival = None  # another device under this id that has been seen alive
         self._retained_rival = None
         self._failure = None
-        self._ready = False
+        self._joined = False
         self._yielded = 0
         self._changed = asyncio.Event()
         self.accepted = 0
@@ -103,11 +103,9 @@ class Client:
                 await self._serve(self._work)
         finally:
             session.cancel()
-            if self.mqtt.connected and self._ready:
+            if self._is_ready():
                 try:
-                    await asyncio.wait_for(
-                        self.mqtt.publish(self._topics.status, self._status("offline"), retain=True), 2
-                    )
+                    await wait_for(self.mqtt.publish(self._topics.status, self._status("offline"), retain=True), 2)
                 except (OSError, asyncio.TimeoutError):
                     pass
             await self.mqtt.disconnect()
@@ -123,7 +121,7 @@ class Client:
 
     async def _join(self):
         """After each connection: make sure that the id is free, read the manifest, say hello."""
-        self._ready = False
+        self._joined = False
         self._probed = False
         self._rival = self._retained_rival = None
         await self.mqtt.subscribe(self._topics.status)
@@ -144,8 +142,9 @@ class Client:
             await self._wait(lambda: self._manifest, 30)
         await self.mqtt.unsubscribe(self._run_topics.init)
         self._prepare(self._manifest)
-        self._ready = True
+        self._joined = True
         await self._say_hello()
+        self._changed.set()
 
     def _prepare(self, manifest):
         """A learner for the manifest's model, or `unfit` set to what stands in the way."""
@@ -186,9 +185,7 @@ class Client:
         return max(0, gc.mem_free() - _SPARE_RAM)
 
     async def _say_hello(self):
-        await self.mqtt.publish(
-            self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True
-        )
+        await self.mqtt.publish(self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True)
 
     def _status(self, state):
         """A status message, packed."""
@@ -208,7 +205,7 @@ class Client:
         return bytes(packer.buffer[: packer.length])
 
     def _disconnected(self, error):
-        self._ready = False
+        self._joined = False
         self._log("no connection to the broker: %s" % error)
         self._changed.set()
 
@@ -254,7 +251,7 @@ class Client:
         alive = status["state"] in ("online", "unfit")
         if retained:
             self._retained_rival = alive
-        elif not self._ready:
+        elif not self._is_ready():
             self._rival = alive
         elif status["state"] == "online" and status["boot"] > self._boot:
             # Both started at the same moment and found the id free: one of the two must go.
@@ -399,9 +396,11 @@ class Client:
                     await self._send(0, {"work": number, "evaluation": report})
                 else:
                     await self._send_delta(number, delta, report)
-                await self._wait(lambda: self._is_acknowledged(work), min(left, _RESEND_SECONDS))
+                await self._wait(
+                    lambda: self._is_acknowledged(work) or self._work is not work, min(left, _RESEND_SECONDS)
+                )
             except OSError:
-                await self._wait(lambda: self._ready or self._work is not work, min(left, _RESEND_SECONDS))
+                await self._wait(lambda: self._is_ready() or self._work is not work, min(left, _RESEND_SECONDS))
             if self._is_acknowledged(work):
                 self._count(work, self._ack)
                 return
@@ -466,10 +465,14 @@ class Client:
                 if left <= 0:
                     return False
                 try:
-                    await asyncio.wait_for(self._changed.wait(), left)
+                    await wait_for(self._changed.wait(), left)
                 except asyncio.TimeoutError:
                     return bool(condition())
         return True
+
+    def _is_ready(self):
+        """Whether the device has joined and its session is alive: the session's end shows here at once."""
+        return self._joined and self.mqtt.connected
 
     def _check_session(self):
         if not self.mqtt.connected:

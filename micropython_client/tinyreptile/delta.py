@@ -75,7 +75,9 @@ def unpack(model, packed, bits, gains):
     `DeltaError` where sizes or gains don't fit the model.
     """
     if bits not in BITS or len(gains) != len(model.tensors) or len(packed) != packed_size(model.parameters, bits):
-        raise DeltaError("%d bytes at %r bits and %d gains are no delta of this model" % (len(packed), bits, len(gains)))
+        raise DeltaError(
+            "%d bytes at %r bits and %d gains are no delta of this model" % (len(packed), bits, len(gains))
+        )
     for gain in gains:
         if not 1 <= gain <= 65536:
             raise DeltaError("a gain lies between 1 and 65536, not %r" % gain)

@@ -100,10 +100,14 @@ def make_client(config):
 def main(path):
     """Run the device until it is stopped; returns a process's exit code."""
     try:
-        asyncio.run(make_client(load_config(path)).run())
-    except KeyboardInterrupt:
-        return 0
+        client = make_client(load_config(path))
+        try:
+            asyncio.run(client.run())
+        except KeyboardInterrupt:
+            print(
+                "%s: %d accepted, %d refused, %d expired" % (client.id, client.accepted, client.refused, client.expired)
+            )
+            return 0
     except (ConfigError, DeviceError, MessageError) as error:
         print("error: %s" % error)
         return 1
-

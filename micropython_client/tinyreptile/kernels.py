@@ -11,9 +11,9 @@ with rounding, by s = bit_length(n) - 1 before it is added: for 2^s <= n < 2^(s+
 2^31 - 2^(30-s), and the rounding constant and the bias that join it are smaller than that gap (`model.MAX_WIDTH`
 bounds n).
 
-Rules of the source, so that every compiler makes the same of it: cells are loaded unsigned, so ``(v ^ 0x8000) - 0x8000``
-gives the sign back; ints are 32 bits wide on boards and 64 on x64; a local keeps one type; no division; no literal
-beyond 2^30; what is stored is masked to 16 bits.
+Rules of the source, so that every compiler makes the same of it: cells are loaded unsigned, so
+``(v ^ 0x8000) - 0x8000`` gives the sign back; ints are 32 bits wide on boards and 64 on x64; a local keeps one type;
+no division; literals below 2^30 (from there on they are objects on boards); what is stored is masked to 16 bits.
 
 A *plan* (array of int32) drives everything: a header, then `FIELDS` cells for each layer. `model.Model` writes it.
 """
@@ -153,7 +153,7 @@ def dense_backward(plan: ptr32, at: int, w: ptr16, a: ptr16):
 
 @micropython.viper
 def squared_error(plan: ptr32, a: ptr16, target: ptr16) -> int:
-    """Sum of squared errors (Q16, saturated at 2^30) of the outputs; their deltas take the outputs' place."""
+    """Sum of squared errors (Q16, saturated below 2^30) of the outputs; their deltas take the outputs' place."""
     y = plan[OUTPUT]
     end = y + plan[OUTPUTS]
     rate = plan[RATE]
@@ -168,8 +168,8 @@ def squared_error(plan: ptr32, a: ptr16, target: ptr16) -> int:
         if error < -32767:
             error = -32767
         loss += error * error >> 4
-        if loss > 0x40000000:
-            loss = 0x40000000
+        if loss > 0x3FFFFFFF:
+            loss = 0x3FFFFFFF
         delta = (error * rate + half) >> shift
         if delta > 32767:
             delta = 32767
@@ -230,7 +230,7 @@ def softmax(plan: ptr32, a: ptr16):
 
 @micropython.viper
 def cross_entropy(plan: ptr32, a: ptr16, target: ptr16) -> int:
-    """-ln(probability of the label ``target[0]``), Q16, at most 10.4; the logits' deltas take the probabilities' place."""
+    """-ln(probability of the label ``target[0]``), Q16, at most 10.4; the logits' deltas take the outputs' place."""
     start = plan[OUTPUT]
     end = start + plan[OUTPUTS]
     rate = plan[RATE]
@@ -288,7 +288,7 @@ def loss(plan, a, target):
 
 @micropython.native
 def step(plan, w, a, target):
-    """One step of stochastic gradient descent on the sample in ``a`` and ``target``; returns its loss before the step."""
+    """One step of stochastic gradient descent on the sample in ``a`` and ``target``; returns the loss before it."""
     forward(plan, w, a)
     value = loss(plan, a, target)
     at = HEADER + FIELDS * plan[LAYERS]

@@ -65,7 +65,8 @@ class Learner:
         if self._classes:
             scale = beta * 8.0  # error in Q15, delta in Q18
         else:
-            scale = beta * 256.0 * 2.0 / self.model.outputs  # error in Q10; the mean of squares has the gradient 2 e / n
+            # error in Q10; the mean of squares has the gradient 2 e / n
+            scale = beta * 256.0 * 2.0 / self.model.outputs
         shift = 0
         while scale and scale < 16384.0 and shift < 30:
             scale *= 2.0
@@ -80,14 +81,15 @@ class Learner:
     def step(self, x, y):
         """Learn from one sample: ``x`` (Q5.10), ``y`` (Q5.10, or a label); returns its loss before the step.
 
-        The loss is the mean squared error over the outputs, or the cross-entropy in nats. The learner's own `x` and
-        `y` may be given, already filled.
+        Both are sequences of ints, or the learner's own `x` and `y`, already filled. The loss is the mean squared
+        error over the outputs, or the cross-entropy in nats. Raises ValueError for a sample of the wrong shape or a
+        label that is no class.
         """
         self._take(x, y)
         return kernels.step(self._p, self._w, self._a, self._y) / self._loss_unit
 
     def evaluate(self, x, y):
-        """(loss, predicted label) of one sample without learning from it; the label is -1 where there are no classes."""
+        """(loss, predicted label) of one sample without learning from it; a regression's label is -1."""
         self._take(x, y)
         kernels.forward(self._p, self._w, self._a)
         label = -1
@@ -104,7 +106,7 @@ class Learner:
         The view is overwritten by the next call of any kind.
         """
         if x is not self.x:
-            self.x[:] = x
+            _copy(x, self.x, "inputs")
         kernels.forward(self._p, self._w, self._a)
         return self._outputs
 
@@ -116,8 +118,15 @@ class Learner:
 
     def _take(self, x, y):
         if x is not self.x:
-            self.x[:] = x
+            _copy(x, self.x, "inputs")
         if y is not self.y:
-            self.y[:] = y
+            _copy(y, self.y, "targets")
         if self._classes and not 0 <= self.y[0] < self._classes:
             raise ValueError("label %d of a model of %d classes" % (self.y[0], self._classes))
+
+
+def _copy(values, cells, what):
+    if len(values) != len(cells):
+        raise ValueError("a sample of this model has %d %s, not %d" % (len(cells), what, len(values)))
+    for i in range(len(cells)):
+        cells[i] = values[i]

@@ -82,7 +82,7 @@ class Model:
         return cells
 
     def ram(self):
-        """Bytes of the buffers that a `learner.Learner` allocates: weights, initialization, activations, target, plan."""
+        """Bytes of the buffers that a `learner.Learner` allocates: two of parameters, activations, target, plan."""
         return (
             4 * self.parameters
             + 2 * self.activations
@@ -118,8 +118,15 @@ def _check(spec):
         raise ModelError("a model has at most %d layers, not %d" % (MAX_LAYERS, len(spec) - 2))
     layers = []
     for item in spec[1:-1]:
-        if item[0] != "dense" or not 2 <= len(item) <= 3 or not _is_width(item[1]) or list(item[2:]) not in ([], ["relu"]):
-            raise ModelError('a layer is ["dense", n] or ["dense", n, "relu"], n from 1 to %d, not %r' % (MAX_WIDTH, item))
+        if (
+            item[0] != "dense"
+            or not 2 <= len(item) <= 3
+            or not _is_width(item[1])
+            or list(item[2:]) not in ([], ["relu"])
+        ):
+            raise ModelError(
+                'a layer is ["dense", n] or ["dense", n, "relu"], n from 1 to %d, not %r' % (MAX_WIDTH, item)
+            )
         layers.append((item[1], len(item) == 3))
     if layers[-1][1]:
         raise ModelError("the last layer has no ReLU: its outputs go to the head")

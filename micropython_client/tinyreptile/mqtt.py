@@ -12,7 +12,7 @@ import random
 import struct
 import sys
 
-from .portable import ticks_diff, ticks_ms
+from .portable import ticks_diff, ticks_ms, wait_for
 
 _MICROPYTHON = sys.implementation.name == "micropython"
 
@@ -150,7 +150,7 @@ class MQTTClient:
         self.failure = None
         try:
             await _limit(self._connect(), self.timeout)
-        except OSError:
+        except Exception:
             await self.close()
             raise
         self.connected = True
@@ -300,9 +300,7 @@ class MQTTClient:
         if self.tls is None:
             self._reader, self._writer = await self._open(self.host, self.port)
         else:
-            self._reader, self._writer = await self._open(
-                self.host, self.port, ssl=self.tls, server_hostname=self.host
-            )
+            self._reader, self._writer = await self._open(self.host, self.port, ssl=self.tls, server_hostname=self.host)
         _send_at_once(self._writer)
         flags = 0x02  # clean session
         fields = [self.client_id.encode()]
@@ -325,8 +323,11 @@ class MQTTClient:
             self._sent[end + 2 : end + 2 + len(field)] = field
             end += 2 + len(field)
         start = self._fixed_header(_HEAD, _CONNECT, end - _HEAD)
-        await self._send(self._sent[start:end])
-        await self._read(self._small)
+        try:
+            await self._send(self._sent[start:end])
+            await self._read(self._small)
+        except ValueError as error:  # MicroPython's word for a certificate it does not trust
+            raise OSError(str(error).strip())
         if self._small[0] != _CONNACK or self._small[1] != 2:
             raise OSError("no MQTT broker at %s:%d" % (self.host, self.port))
         if self._small[3]:
@@ -461,28 +462,42 @@ def _check_fit(size, room):
 async def _limit(awaitable, seconds):
     """Await at most ``seconds``; OSError after that."""
     try:
-        return await asyncio.wait_for(awaitable, seconds)
+        return await wait_for(awaitable, seconds)
     except asyncio.TimeoutError:
         raise OSError(_ETIMEDOUT, "the broker does not answer")
 
 
-def tls_context(ca_file=None, cert_file=None, key_file=None):
+def _certificates(pem):
+    """The DER of each certificate in the text ``pem``: not every MicroPython reads PEM."""
+    import binascii
+
+    parts = pem.split("-----BEGIN CERTIFICATE-----")[1:]
+    found = [binascii.a2b_base64(part.split("-----END")[0].strip()) for part in parts]
+    if not found:
+        raise ValueError("no certificate in PEM form")
+    return found
+
+
+def tls_context(ca_file=None):
     """A TLS context that checks the broker's certificate against ``ca_file`` (PEM), or the platform's own store.
 
-    ``cert_file`` and ``key_file`` identify the client. MicroPython has no store of its own: there ``ca_file`` is
-    needed.
+    MicroPython has no store of its own: there ``ca_file`` is needed. Raises OSError or ValueError for a file without a
+    certificate.
     """
+    if _MICROPYTHON:
+        import tls
+
+        context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+        context.verify_mode = tls.CERT_REQUIRED
+        with open(ca_file) as file:
+            for der in _certificates(file.read()):
+                context.load_verify_locations(der)
+        return context
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if _MICROPYTHON:
-        context.verify_mode = ssl.CERT_REQUIRED
-        with open(ca_file, "rb") as file:
-            context.load_verify_locations(file.read())
-    elif ca_file:
+    if ca_file:
         context.load_verify_locations(ca_file)
     else:
         context.load_default_certs()
-    if cert_file:
-        context.load_cert_chain(cert_file, key_file)
     return context

@@ -138,6 +138,14 @@ def test_a_label_out_of_range_is_refused_before_any_weight_moves(label: int) -> 
     assert learner.weights == learner.initialization
 
 
+@pytest.mark.parametrize(("x", "y"), [([1], [0]), ([1, 2, 3], [0]), ([1, 2], []), ([1, 2], [0, 0])])
+def test_a_sample_of_another_shape_is_refused_before_any_weight_moves(x: list[int], y: list[int]) -> None:
+    learner = start()
+    with pytest.raises(ValueError, match="a sample of this model has"):
+        learner.step(x, y)
+    assert learner.weights == learner.initialization
+
+
 @pytest.mark.parametrize("beta", [-1e-9, 1.0000001, math.nan, math.inf])
 def test_a_learning_rate_outside_0_to_1_is_refused(beta: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):

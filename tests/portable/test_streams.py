@@ -163,7 +163,6 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_bad_file_is_refused_at_the_start_and_its_line_named(tmp_path: Path, kind: str) -> None:
     text, complaint = BAD_FILES[kind]
     with pytest.raises(RowsError, match=complaint):
@@ -171,7 +170,6 @@ def test_a_bad_file_is_refused_at_the_start_and_its_line_named(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("label", ["3", "-1", "0.5"])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: str) -> None:
     with pytest.raises(RowsError, match="expected 0 to 2"):
         RowsStream(rows(tmp_path, f"0,{label}\n"), 1, 3, labels=True)
@@ -256,7 +254,6 @@ def test_a_stream_that_can_not_be_made_is_refused(options: Any, complaint: str) 
         make_stream(options)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stream_of_a_bad_file_is_refused(tmp_path: Path) -> None:
     path = str(rows(tmp_path, "1,x\n"))
     with pytest.raises(ConfigError, match="not a number"):

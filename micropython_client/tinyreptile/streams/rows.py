@@ -27,7 +27,11 @@ class RowsStream(Stream):
         self._line = 0
         self._file = None
         self._rewind()
-        self._values()  # the file is checked once before anything relies on it
+        try:
+            self._values()  # the file is checked once before anything relies on it
+        except RowsError:
+            self.close()
+            raise
         self._rewind()
 
     def begin(self, part):
@@ -97,5 +101,8 @@ class RowsStream(Stream):
             if not -1e30 < value < 1e30:
                 raise RowsError("%s, line %d: numbers must be finite" % (self._path, self._line))
         if self._labels and values[-1] not in range(self.outputs):
-            raise RowsError("%s, line %d: the label is %s, expected 0 to %d" % (self._path, self._line, values[-1], self.outputs - 1))
+            raise RowsError(
+                "%s, line %d: the label is %s, expected 0 to %d"
+                % (self._path, self._line, values[-1], self.outputs - 1)
+            )
         return values

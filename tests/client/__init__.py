@@ -1,0 +1,1 @@
+"""Tests of a device's life: the client, on CPython and on MicroPython."""

@@ -1,0 +1,1019 @@
+"""Every decision of a run: who works when, what is taken, what is refused and why, and what survives a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator.deltas import unpack
+from coordinator.errors import StoreError
+from coordinator.initialization import decode, encode
+from coordinator.run import CHECKPOINT_EVERY, LINGER, REMEMBERED
+from coordinator.store import Accepted
+from tinyreptile import messages
+
+from .driver import MODEL, Driver, Update
+
+BIG: list[list[Any]] = [["input", 1], ["dense", 64, "relu"], ["dense", 64, "relu"], ["dense", 1], ["squared_error"]]
+CLASSES: list[list[Any]] = [["input", 1], ["dense", 3], ["cross_entropy"]]
+
+StartRun = Callable[..., Driver]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartRun]:
+    """A function that starts a run on this test's store, again and again if need be: the one before has crashed."""
+    started: list[Driver] = []
+
+    def start(*, devices: int = 0, **tables: dict[str, Any]) -> Driver:
+        if started:
+            started[-1].close()
+        driver = Driver(tmp_path / "run.sqlite", **tables)
+        started.append(driver)
+        driver.advance()
+        for i in range(devices):
+            driver.hello(f"d{i}")
+        driver.advance()
+        return driver
+
+    yield start
+    if started:
+        started[-1].close()
+
+
+def evaluation(work: int, version: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"work": work, "evaluation": {"version": version, "before": 2.0, "after": 1.0, "queries": 5} | fields}
+
+
+# Handing out work
+
+
+def test_a_device_gets_work_once_it_has_said_hello(start: StartRun) -> None:
+    driver = start()
+    assert driver.sent == []
+    driver.hello("d0")
+    driver.advance()
+    (request,) = driver.requests("d0")
+    assert request["kind"] == "train"
+    assert request["steps"] == 4
+    assert request["beta"] == 0.01
+    assert request["bits"] == 8
+    assert request["seconds"] == 60
+    assert request["version"] == 0
+    assert (request["slot"], request["crc"]) == (driver.run.publication.slot, driver.run.publication.crc)
+
+
+@pytest.mark.parametrize("state", ["unfit", "offline", "probe", "nonsense"])
+def test_a_device_that_is_not_online_gets_no_work(start: StartRun, state: str) -> None:
+    driver = start()
+    driver.hello("d0", state=state)
+    driver.advance()
+    assert driver.sent == []
+
+
+def test_nobody_gets_work_before_a_version_is_published(start: StartRun) -> None:
+    driver = start()
+    driver.run.disconnected()
+    driver.hello("d0")
+    assert not driver.run.next_work()
+    driver.advance()
+    assert len(driver.requests("d0")) == 1
+
+
+def test_a_held_out_device_is_never_asked_to_train(start: StartRun) -> None:
+    driver = start()
+    driver.hello("held-out", role="evaluate")
+    driver.advance()
+    assert driver.requests("held-out") == []
+
+
+def test_a_device_of_an_unknown_role_gets_no_work(start: StartRun) -> None:
+    driver = start()
+    driver.hello("d0", role="spectator")
+    driver.advance()
+    assert driver.sent == []
+
+
+def test_serial_mode_has_one_device_at_work_at_a_time(start: StartRun) -> None:
+    driver = start(devices=3)
+    assert [len(driver.requests(f"d{i}")) for i in range(3)] == [1, 0, 0]
+    driver.answer("d0")
+    driver.advance()
+    assert [len(driver.requests(f"d{i}")) for i in range(3)] == [1, 1, 0]
+
+
+def test_serial_mode_hands_out_work_of_the_newest_version_only(start: StartRun) -> None:
+    driver = start(devices=2)
+    driver.answer("d0")
+    driver.commit()
+    assert not driver.run.next_work(), "version 1 is not published yet"
+    driver.advance()
+    assert driver.requests("d1")[-1]["version"] == 1
+
+
+def test_the_device_that_has_been_idle_longest_is_next(start: StartRun) -> None:
+    driver = start(devices=4)
+    order = []
+    for _ in range(9):
+        device = driver.sent[-1][0].split("/")[3]
+        order.append(device)
+        driver.answer(device)
+        driver.advance()
+    assert order == ["d0", "d1", "d2", "d3", "d0", "d1", "d2", "d3", "d0"]
+
+
+def test_asynchronous_mode_keeps_in_flight_devices_at_work(start: StartRun) -> None:
+    driver = start(devices=5, learning={"mode": "asynchronous", "in_flight": 3})
+    assert [len(driver.requests(f"d{i}")) for i in range(5)] == [1, 1, 1, 0, 0]
+    driver.answer("d1")
+    driver.advance()
+    assert [len(driver.requests(f"d{i}")) for i in range(5)] == [1, 1, 1, 1, 0]
+    assert driver.run.book.count("train") == 3
+
+
+def test_a_run_takes_exactly_its_rounds(start: StartRun) -> None:
+    driver = start(devices=4, run={"rounds": 6}, learning={"mode": "asynchronous", "in_flight": 4})
+    while working := sorted(driver.run.book.open):
+        driver.answer(driver.run.book.open[working[0]].device)
+        driver.advance()
+    assert driver.run.updates == driver.run.version == 6
+    assert driver.run.finished
+    assert sum(len(driver.requests(f"d{i}")) for i in range(4)) == 6, "work beyond the last round was handed out"
+
+
+def test_a_run_of_0_rounds_goes_on(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 0})
+    for _ in range(3):
+        driver.answer("d0")
+        driver.advance()
+    assert driver.run.rounds_left is None
+    assert not driver.run.finished
+    assert len(driver.requests("d0")) == 4
+
+
+def test_batch_mode_averages_the_updates_of_one_version(start: StartRun) -> None:
+    driver = start(devices=5, learning={"mode": "batch", "batch": 3, "schedule": "constant", "alpha": 0.5})
+    assert [len(driver.requests(f"d{i}")) for i in range(5)] == [1, 1, 1, 0, 0]
+    before = driver.run.weights.copy()
+    updates = []
+    for i in range(3):
+        assert driver.run.version == 0
+        assert np.array_equal(driver.run.weights, before)
+        updates.append(driver.answer(f"d{i}", seed=i + 1))
+        driver.advance()
+    deltas = [unpack(driver.run.model, u.packed, 8, u.report["gains"]) for u in updates]
+    assert driver.run.version == 1
+    assert driver.run.updates == 3
+    np.testing.assert_allclose(driver.run.weights, before + 0.5 * np.mean(deltas, axis=0), rtol=1e-12)
+    assert {work.version for work in driver.run.book.open.values()} == {1}
+
+
+def test_batch_mode_replaces_a_device_that_fails_within_its_batch(start: StartRun) -> None:
+    driver = start(devices=3, learning={"mode": "batch", "batch": 2})
+    driver.send("d0", {"work": driver.requests("d0")[0]["work"], "error": "the sensor is broken"})
+    driver.advance()
+    driver.answer("d1")
+    driver.advance()
+    driver.answer("d2")
+    driver.advance()
+    assert (driver.run.version, driver.run.updates) == (1, 2)
+
+
+# Taking updates
+
+
+def test_an_update_moves_the_initialization_by_alpha_times_its_delta(start: StartRun) -> None:
+    driver = start(devices=1, learning={"alpha": 0.25, "schedule": "constant"})
+    before = driver.run.weights.copy()
+    update = driver.answer("d0")
+    delta = unpack(driver.run.model, update.packed, 8, update.report["gains"])
+    assert np.any(delta)
+    np.testing.assert_allclose(driver.run.weights, before + 0.25 * delta, rtol=1e-12)
+
+
+def test_alpha_falls_with_the_progress_of_the_run(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 4}, learning={"alpha": 0.4, "alpha_end": 0.0, "schedule": "linear"})
+    for _ in range(4):
+        driver.answer("d0")
+        driver.advance()
+    weights = [row.weight for row in driver.store.accepted_since(0)]
+    np.testing.assert_allclose(weights, [0.4, 0.3, 0.2, 0.1], rtol=1e-12)
+
+
+def test_an_update_of_many_chunks_is_taken_in_any_order(start: StartRun) -> None:
+    driver = start(devices=1, run={"model": BIG})
+    chunks = driver.learn("d0").messages()
+    assert len(chunks) == 5
+    for index in (3, 0, 4, 1, 1, 2):
+        assert driver.run.updates == 0
+        driver.send("d0", chunks[index], first=index)
+    assert driver.run.updates == 1
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_a_delta_of_any_bits_is_taken(start: StartRun, bits: int) -> None:
+    driver = start(devices=1, learning={"bits": bits})
+    driver.answer("d0")
+    driver.commit()
+    assert [accepted for _, accepted, _ in driver.acks("d0")] == [True]
+
+
+def test_an_update_is_acknowledged_only_once_it_is_durable(start: StartRun) -> None:
+    driver = start(devices=1)
+    update = driver.answer("d0")
+    assert driver.run.updates == 1
+    assert driver.acks("d0") == []
+    driver.commit()
+    assert driver.acks("d0") == [(update.work, True, "")]
+
+
+def test_a_repeat_of_an_update_that_is_not_durable_yet_is_not_acknowledged(start: StartRun) -> None:
+    driver = start(devices=1)
+    update = driver.answer("d0")
+    driver.send("d0", *update.messages())
+    assert driver.acks("d0") == []
+    driver.commit()
+    assert driver.acks("d0") == [(update.work, True, "")]
+
+
+def test_the_next_work_follows_the_acknowledgement(start: StartRun) -> None:
+    driver = start(devices=1, learning={"mode": "asynchronous"})
+    driver.answer("d0")
+    assert not driver.run.next_work(), "the device's update is not durable"
+    driver.advance()
+    kinds = [topic.rsplit("/", 1)[1] for topic, _ in driver.sent]
+    assert kinds == ["work", "ack", "work"]
+
+
+def test_a_repeated_update_is_acknowledged_again_and_not_applied_twice(start: StartRun) -> None:
+    driver = start(devices=1)
+    update = driver.answer("d0")
+    driver.advance()
+    weights = driver.run.weights.copy()
+    driver.send("d0", *update.messages())
+    driver.advance()
+    assert driver.acks("d0") == [(update.work, True, "")] * 2
+    assert driver.run.updates == 1
+    assert np.array_equal(driver.run.weights, weights)
+
+
+def test_outcomes_in_memory_are_limited(start: StartRun) -> None:
+    driver = start(devices=1, learning={"deadline": 1})
+    for _ in range(REMEMBERED + 5):
+        driver.now += 2
+        driver.run.expire()
+        driver.run.next_work()
+    assert len(driver.run._outcomes) == REMEMBERED
+
+
+def test_a_late_update_is_refused_with_the_reason(start: StartRun) -> None:
+    driver = start(devices=1)
+    update = driver.learn("d0")
+    driver.now += 61
+    driver.run.expire()
+    driver.send("d0", *update.messages())
+    assert driver.acks("d0") == [(update.work, False, "the deadline has passed")]
+    assert driver.run.refusals["late"] == 1
+    assert driver.run.registry.devices["d0"].expired == 1
+    assert driver.run.updates == 0
+
+
+def test_an_update_for_an_unknown_work_id_is_refused(start: StartRun) -> None:
+    driver = start(devices=1)
+    chunks = driver.learn("d0").messages()
+    driver.send("d0", chunks[0] | {"work": 77})
+    assert driver.acks("d0") == [(77, False, "work 77 is not known here")]
+    assert driver.run.refusals["unknown work"] == 1
+    assert driver.run.book.count("train") == 1, "its real work stays open"
+
+
+def test_an_update_from_a_device_never_heard_of_is_refused(start: StartRun) -> None:
+    driver = start()
+    driver.send("stranger", {"work": 5, "chunks": 1, "data": b"x"})
+    assert driver.acks("stranger") == [(5, False, "work 5 is not known here")]
+    assert "stranger" not in driver.run.registry.devices
+
+
+def test_an_update_for_another_devices_work_is_refused_and_the_work_stays_open(start: StartRun) -> None:
+    driver = start(devices=2)
+    update = driver.learn("d0")
+    driver.send("d1", *update.messages())
+    assert driver.acks("d1") == [(update.work, False, f"work {update.work} was given to another device")]
+    assert driver.acks("d0") == []
+    driver.send("d0", *update.messages())
+    driver.commit()
+    assert driver.acks("d0") == [(update.work, True, "")]
+
+
+def test_another_devices_finished_work_is_refused(start: StartRun) -> None:
+    driver = start(devices=2)
+    update = driver.answer("d0")
+    driver.commit()
+    driver.send("d1", *update.messages())
+    assert [accepted for _, accepted, _ in driver.acks("d1")] == [False]
+
+
+@pytest.mark.parametrize("version", [1, 1000])
+def test_an_update_from_a_version_never_published_is_refused(start: StartRun, version: int) -> None:
+    driver = start(devices=1)
+    update = driver.learn("d0")
+    update.report["version"] = version
+    driver.send("d0", *update.messages())
+    ((_, accepted, reason),) = driver.acks("d0")
+    assert not accepted
+    assert f"version {version} is not between 0 and the newest" in reason
+    assert driver.run.refusals["wrong version"] == 1
+
+
+def test_an_update_from_before_the_version_asked_for_is_refused(start: StartRun) -> None:
+    driver = start(devices=2)
+    driver.answer("d0")
+    driver.advance()
+    update = driver.learn("d1")
+    update.report["version"] = 0
+    driver.send("d1", *update.messages())
+    assert [accepted for _, accepted, _ in driver.acks("d1")] == [False]
+    assert driver.run.updates == 1
+
+
+def test_an_update_from_a_newer_version_than_asked_for_is_taken_with_its_own_staleness(start: StartRun) -> None:
+    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2})
+    slow = driver.requests("d0")[0]
+    driver.answer("d1")
+    driver.advance()  # version 1
+    update = Update(slow, driver.published[1])
+    update.report["version"] = 1
+    driver.send("d0", *update.messages())
+    driver.commit()
+    assert [row.tau for row in driver.store.accepted_since(0)] == [0, 0]
+
+
+def spoiled(update: Update, how: str) -> dict[str, Any]:
+    """Chunk 0 of ``update``, wrong in one way."""
+    chunk = update.messages()[0]
+    report = dict(update.report)
+    changes: dict[str, Callable[[], dict[str, Any]]] = {
+        "short data": lambda: {"data": chunk["data"][:-1]},
+        "long data": lambda: {"data": chunk["data"] + b"\0"},
+        "no data": lambda: {"data": b""},
+        "too many chunks": lambda: {"chunks": 2},
+        "no report": lambda: {"report": None},
+        "empty report": lambda: {"report": {}},
+        "a gain too few": lambda: {"report": report | {"gains": report["gains"][:-1]}},
+        "a gain of 0": lambda: {"report": report | {"gains": [0] + report["gains"][1:]}},
+        "a gain of text": lambda: {"report": report | {"gains": ["1"] + report["gains"][1:]}},
+        "other bits": lambda: {"report": report | {"bits": 4}},
+        "a loss of NaN": lambda: {"report": report | {"loss": float("nan")}},
+        "an infinite loss": lambda: {"report": report | {"loss": float("inf")}},
+        "no samples": lambda: {"report": report | {"samples": 0}},
+        "a version of text": lambda: {"report": report | {"version": "1"}},
+    }
+    return chunk | changes[how]()
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ("short data", "wrong size"),
+        ("long data", "wrong size"),
+        ("no data", "wrong size"),
+        ("too many chunks", "wrong size"),
+        ("no report", "malformed"),
+        ("empty report", "malformed"),
+        ("a gain too few", "wrong size"),
+        ("a gain of 0", "malformed"),
+        ("a gain of text", "malformed"),
+        ("other bits", "wrong size"),
+        ("a loss of NaN", "malformed"),
+        ("an infinite loss", "malformed"),
+        ("no samples", "malformed"),
+        ("a version of text", "malformed"),
+    ],
+)
+def test_a_wrong_update_is_refused_with_the_reason_and_its_device_is_free(start: StartRun, how: str, kind: str) -> None:
+    driver = start(devices=1)
+    before = driver.run.weights.copy()
+    chunk = spoiled(driver.learn("d0"), how)
+    driver.run.take_update("d0", 0, chunk)
+    ((_, accepted, reason),) = driver.acks("d0")
+    assert not accepted
+    assert len(reason) > 10
+    assert driver.run.refusals[kind] == 1
+    assert np.array_equal(driver.run.weights, before)
+    driver.advance()
+    driver.answer("d0")
+    driver.commit()
+    assert driver.acks("d0")[-1][1], "the device can't go on"
+
+
+def test_a_chunk_beyond_the_last_is_refused(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.send("d0", *driver.learn("d0").messages(), first=1)
+    assert driver.run.refusals["wrong size"] == 1
+    assert driver.run.updates == 0
+
+
+def test_an_update_after_the_last_round_is_refused(start: StartRun) -> None:
+    driver = start(devices=2, run={"rounds": 5}, learning={"mode": "asynchronous", "in_flight": 2})
+    late = driver.learn("d1")
+    driver = start(run={"rounds": 1}, learning={"mode": "asynchronous", "in_flight": 2})
+    driver.hello("d0", work=late.work - 1)
+    driver.hello("d1", work=late.work)
+    driver.send("d0", *Update(driver_request(late.work - 1), driver.published[0]).messages())
+    driver.send("d1", *late.messages())
+    driver.commit()
+    assert driver.acks("d1") == [(late.work, False, "the run has ended")]
+    assert driver.run.updates == 1
+
+
+def driver_request(work: int) -> dict[str, Any]:
+    return {"work": work, "version": 0, "steps": 4, "beta": 0.01, "bits": 8}
+
+
+def test_a_delta_for_an_evaluation_does_not_train_the_initialization(start: StartRun) -> None:
+    driver = start(run={"rounds": 4}, evaluation={"every": 1})
+    driver.hello("held-out", role="evaluate")
+    driver.hello("d0")
+    driver.advance()
+    driver.answer("d0")
+    driver.advance()
+    before = driver.run.weights.copy()
+    request = driver.requests("held-out")[0]
+    assert request["kind"] == "evaluate"
+    cheat = Update(request | {"bits": 8}, driver.published[request["version"]])
+    driver.send("held-out", *cheat.messages())
+    driver.commit()
+    assert [accepted for _, accepted, _ in driver.acks("held-out")] == [False]
+    assert np.array_equal(driver.run.weights, before)
+
+
+def test_a_device_error_frees_the_work(start: StartRun) -> None:
+    driver = start(devices=2)
+    driver.send("d0", {"work": driver.requests("d0")[0]["work"], "error": "version 0 was not to be had"})
+    driver.advance()
+    assert driver.run.refusals["device error"] == 1
+    assert len(driver.requests("d1")) == 1
+    assert driver.store.open_work()[0].device == "d1"
+
+
+def test_expired_work_frees_its_device_and_its_place(start: StartRun) -> None:
+    driver = start(devices=2, learning={"deadline": 30})
+    driver.now += 29
+    driver.advance()
+    assert driver.requests("d1") == []
+    driver.now += 2
+    driver.advance()
+    assert len(driver.requests("d1")) == 1
+    driver.answer("d1")
+    driver.advance()
+    assert len(driver.requests("d0")) == 2
+
+
+# Staleness
+
+
+def test_a_stale_update_is_discounted(start: StartRun) -> None:
+    learning = {"mode": "asynchronous", "in_flight": 2, "schedule": "constant", "alpha": 0.5, "staleness_exponent": 1}
+    driver = start(devices=2, learning=learning)
+    for _ in range(3):
+        driver.answer("d1")
+        driver.advance()
+    assert driver.run.version == 3
+    before = driver.run.weights.copy()
+    update = driver.answer("d0")  # learned from version 0
+    delta = unpack(driver.run.model, update.packed, 8, update.report["gains"])
+    np.testing.assert_allclose(driver.run.weights, before + 0.5 / 4 * delta, rtol=1e-12)
+    driver.commit()
+    assert [(row.tau, row.weight) for row in driver.store.accepted_since(3)] == [(3, 0.125)]
+
+
+def test_a_constant_discount_takes_stale_updates_in_full(start: StartRun) -> None:
+    learning = {"mode": "asynchronous", "in_flight": 2, "schedule": "constant", "alpha": 0.5, "staleness": "constant"}
+    driver = start(devices=2, learning=learning)
+    for _ in range(3):
+        driver.answer("d1")
+        driver.advance()
+    driver.answer("d0")
+    driver.commit()
+    assert [(row.tau, row.weight) for row in driver.store.accepted_since(3)] == [(3, 0.5)]
+
+
+# Publication
+
+
+def test_versions_are_no_closer_than_the_publish_interval(start: StartRun) -> None:
+    driver = start(devices=1, learning={"mode": "asynchronous", "publish_interval": 2.0})
+    driver.answer("d0")
+    driver.commit()
+    at = driver.run.publish_at()
+    assert at == driver.now + 2.0
+    driver.advance()
+    assert driver.run.publication.version == 0
+    driver.now += 2.0
+    driver.advance()
+    assert driver.run.publication.version == 1
+
+
+def test_a_slot_is_not_rewritten_while_a_device_reads_it(start: StartRun) -> None:
+    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2, "fetch_seconds": 5})
+    driver.answer("d1")
+    driver.advance()  # version 1 in the other slot
+    driver.answer("d1")
+    driver.commit()
+    assert driver.run.publish_at() == driver.now + 5, "d0 may still be reading version 0"
+    driver.send("d0", {"work": driver.requests("d0")[0]["work"], "fetched": 0})
+    assert driver.run.publish_at() == driver.now
+
+
+def test_a_reader_that_says_nothing_holds_up_versions_for_fetch_seconds_only(start: StartRun) -> None:
+    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2, "fetch_seconds": 5})
+    driver.answer("d1")
+    driver.advance()
+    driver.answer("d1")
+    driver.now += 5
+    driver.advance()
+    assert driver.run.publication.version == 2
+
+
+def test_a_repeated_request_keeps_its_slot_whole_too(start: StartRun) -> None:
+    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2, "fetch_seconds": 5})
+    driver.now += 10  # the pin of the first request has ended
+    driver.hello("d0", work=0)  # the request was lost with the connection: it is sent again
+    driver.answer("d1")
+    driver.advance()
+    driver.answer("d1")
+    driver.commit()
+    assert driver.run.publish_at() == driver.now + 5
+
+
+# Devices that come and go
+
+
+def test_a_lost_request_is_sent_again_when_the_device_says_hello(start: StartRun) -> None:
+    driver = start(devices=1)
+    first = driver.requests("d0")[0]
+    driver.now += 20
+    driver.hello("d0", work=0)
+    assert len(driver.requests("d0")) == 2
+    again = driver.requests("d0")[1]
+    assert again["work"] == first["work"]
+    assert again["seconds"] == 40, "the deadline stays where it was"
+
+
+def test_a_repeated_request_points_to_a_version_that_is_on_the_wire(start: StartRun) -> None:
+    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2, "fetch_seconds": 1})
+    for _ in range(3):
+        driver.answer("d1")
+        driver.now += 2
+        driver.advance()
+    driver.hello("d0", work=0)
+    again = driver.requests("d0")[-1]
+    publication = driver.run.publication
+    assert (again["slot"], again["crc"]) == (publication.slot, publication.crc)
+    update = Update(again, driver.published[publication.version])
+    update.report["version"] = publication.version
+    driver.send("d0", *update.messages())
+    driver.commit()
+    assert driver.acks("d0")[-1][1]
+
+
+def test_a_device_that_still_has_its_work_is_not_asked_again(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.hello("d0", work=driver.requests("d0")[0]["work"])
+    assert len(driver.requests("d0")) == 1
+
+
+def test_a_reboot_frees_the_work_of_the_earlier_start(start: StartRun) -> None:
+    driver = start(devices=2)
+    lost = driver.learn("d0")
+    driver.hello("d0", boot="b2")
+    assert driver.run.refusals["lost"] == 1
+    driver.send("d0", *lost.messages())
+    assert driver.acks("d0") == [(lost.work, False, "the device has started anew")]
+    driver.advance()
+    assert len(driver.requests("d1")) == 1
+
+
+def test_a_device_that_goes_offline_keeps_its_work_until_the_deadline(start: StartRun) -> None:
+    driver = start(devices=2)
+    update = driver.learn("d0")
+    driver.hello("d0", state="offline")
+    driver.advance()
+    assert driver.requests("d1") == []
+    driver.hello("d0", work=update.work)
+    driver.send("d0", *update.messages())
+    driver.commit()
+    assert driver.acks("d0") == [(update.work, True, "")]
+
+
+def test_an_offline_device_gets_no_work(start: StartRun) -> None:
+    driver = start(devices=2)
+    driver.hello("d1", state="offline")
+    driver.answer("d0")
+    driver.advance()
+    assert driver.requests("d1") == []
+    assert len(driver.requests("d0")) == 2
+
+
+def test_after_a_lost_connection_devices_are_asked_only_once_they_are_heard_of_again(start: StartRun) -> None:
+    driver = start(devices=2)
+    update = driver.learn("d0")
+    driver.run.disconnected()
+    driver.advance()
+    assert driver.run.status("running")["devices"] == 0
+    driver.hello("d0", work=update.work)
+    driver.send("d0", *update.messages())
+    driver.advance()
+    assert driver.acks("d0") == [(update.work, True, "")]
+    assert driver.requests("d1") == []
+
+
+# A crash, and another start
+
+
+def trained(start: StartRun, updates: int, devices: int = 3, **tables: dict[str, Any]) -> Driver:
+    """A run of ``updates`` accepted updates, some of them stale."""
+    driver = start(devices=devices, **tables)
+    for i in range(updates):
+        oldest = min(driver.run.book.open.values(), key=lambda work: (work.id * 7919) % 31)
+        driver.answer(oldest.device, seed=i + 1)
+        driver.advance()
+    return driver
+
+
+ASYNCHRONOUS = {"mode": "asynchronous", "in_flight": 3}
+BATCH = {"mode": "batch", "batch": 4}
+
+
+@pytest.mark.parametrize("learning", [{}, ASYNCHRONOUS, BATCH], ids=["serial", "asynchronous", "batch"])
+def test_a_restart_goes_on_from_the_same_bits(start: StartRun, learning: dict[str, Any]) -> None:
+    driver = trained(start, 10, devices=5, learning=learning)
+    weights, version, updates = driver.run.weights.copy(), driver.run.version, driver.run.updates
+    open_work = {(w.id, w.device, w.version) for w in driver.run.book.open.values()}
+    again = start(learning=learning)
+    assert again.run.weights.tobytes() == weights.tobytes()
+    assert (again.run.version, again.run.updates) == (version, updates)
+    assert {(w.id, w.device, w.version) for w in again.run.book.open.values()} == open_work
+    assert open_work
+
+
+def test_a_restart_from_a_checkpoint_goes_on_from_the_same_bits(start: StartRun) -> None:
+    driver = trained(start, 6)
+    checkpoint = driver.run.checkpoint()
+    assert checkpoint is not None
+    driver.store.write([checkpoint])
+    driver.answer("d0")
+    driver.commit()
+    weights = driver.run.weights.copy()
+    again = start()
+    assert again.run.weights.tobytes() == weights.tobytes()
+    assert again.run.updates == 7
+
+
+def test_checkpoints_are_written_by_the_way_and_drop_old_deltas(start: StartRun) -> None:
+    driver = trained(start, CHECKPOINT_EVERY + 3, run={"rounds": 0})
+    checkpoint = driver.store.checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.updates == CHECKPOINT_EVERY
+    rows = list(driver.store.accepted_since(0))
+    assert [row.delta is None for row in rows] == [True] * CHECKPOINT_EVERY + [False] * 3
+
+
+def test_what_was_not_durable_is_as_if_it_had_never_come(start: StartRun) -> None:
+    driver = trained(start, 2)
+    weights = driver.run.weights.copy()
+    update = driver.answer(next(iter(driver.run.book.open.values())).device)
+    device = driver.run._outcomes[update.work][0]
+    again = start()
+    assert again.run.weights.tobytes() == weights.tobytes()
+    again.send(device, *update.messages())
+    again.commit()
+    assert again.acks(device) == [(update.work, True, "")]
+    assert again.run.updates == 3
+
+
+def test_a_repeated_update_of_an_earlier_start_is_acknowledged_again(start: StartRun) -> None:
+    driver = start(devices=1)
+    update = driver.answer("d0")
+    driver.commit()
+    again = start()
+    again.send("d0", *update.messages())
+    again.commit()
+    assert again.acks("d0") == [(update.work, True, "")]
+    assert again.run.updates == 1
+
+
+def test_open_work_of_an_earlier_start_is_taken_up(start: StartRun) -> None:
+    driver = start(devices=1)
+    update = driver.learn("d0")
+    again = start()
+    again.hello("d0", work=update.work)
+    again.advance()
+    assert again.requests("d0") == [], "it is still at it"
+    again.send("d0", *update.messages())
+    again.commit()
+    assert again.acks("d0") == [(update.work, True, "")]
+
+
+def test_open_work_of_an_earlier_start_is_asked_for_again_if_the_device_lost_it(start: StartRun) -> None:
+    work = start(devices=1).requests("d0")[0]["work"]
+    again = start()
+    again.hello("d0", boot="b2", work=0)
+    assert [request["work"] for request in again.requests("d0")] == [work]
+
+
+def test_open_work_of_an_earlier_start_expires(start: StartRun) -> None:
+    start(devices=1)
+    again = start(devices=2)
+    assert again.requests("d1") == []
+    again.now += 61
+    again.advance()
+    assert len(again.requests("d1")) == 1
+
+
+def test_work_ids_are_never_given_out_twice(start: StartRun) -> None:
+    driver = start(devices=1)
+    device_has = driver.requests("d0")[0]["work"]
+    driver.now += 61
+    driver.run.expire()
+    while driver.run.next_work():
+        pass
+    not_durable = driver.requests("d0")[-1]["work"]
+    assert not_durable > device_has
+    again = start()
+    again.now += 61
+    again.hello("d0")
+    again.advance()
+    assert again.requests("d0")[-1]["work"] > not_durable
+
+
+def test_settings_may_change_across_a_restart(start: StartRun) -> None:
+    driver = trained(start, 4, learning=ASYNCHRONOUS)
+    weights = driver.run.weights.copy()
+    again = start(learning={"mode": "batch", "batch": 7, "alpha": 0.9, "alpha_end": 0.9, "bits": 4, "steps": 2})
+    assert again.run.weights.tobytes() == weights.tobytes()
+    assert again.run.updates == 4
+
+
+def test_the_model_may_not_change_across_a_restart(start: StartRun) -> None:
+    start(devices=1)
+    with pytest.raises(StoreError, match="was begun with model.*another name"):
+        start(run={"model": BIG})
+
+
+def test_the_runs_name_may_not_change_across_a_restart(start: StartRun) -> None:
+    start(devices=1)
+    with pytest.raises(StoreError, match='was begun with run "test", now it is "other"'):
+        start(run={"name": "other"})
+
+
+def test_the_seed_decides_the_first_initialization(tmp_path: Path) -> None:
+    drivers = [Driver(tmp_path / f"{i}.sqlite", run={"seed": seed}) for i, seed in enumerate((3, 3, 4))]
+    first, same, other = (driver.run.weights.tobytes() for driver in drivers)
+    for driver in drivers:
+        driver.close()
+    assert first == same != other
+
+
+# Evaluation
+
+
+def test_an_evaluation_is_asked_of_all_idle_held_out_devices_when_it_is_due(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 2, "steps": 7, "shots": 3, "queries": 9, "beta": 0.02})
+    for name in ("e0", "e1"):
+        driver.hello(name, role="evaluate")
+    driver.answer("d0")
+    driver.advance()
+    assert driver.requests("e0") == []
+    driver.answer("d0")
+    driver.advance()
+    for name in ("e0", "e1"):
+        (request,) = driver.requests(name)
+        assert request["kind"] == "evaluate"
+        assert request["version"] == 2
+        assert (request["steps"], request["shots"], request["queries"], request["beta"]) == (7, 3, 9, 0.02)
+
+
+def test_an_evaluation_uses_the_learning_rate_of_training_unless_told_otherwise(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 1}, learning={"beta": 0.03})
+    driver.hello("e0", role="evaluate")
+    driver.answer("d0")
+    driver.advance()
+    assert driver.requests("e0")[0]["beta"] == 0.03
+
+
+def test_training_goes_on_during_an_evaluation(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 1})
+    driver.hello("e0", role="evaluate")
+    for _ in range(3):
+        driver.answer("d0")
+        driver.advance()
+    assert driver.run.updates == 3
+    assert len(driver.requests("e0")) == 1
+
+
+def test_an_evaluation_is_the_mean_over_the_devices(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 1})
+    for name in ("e0", "e1"):
+        driver.hello(name, role="evaluate")
+    driver.answer("d0")
+    driver.advance()
+    for name, before, after in (("e0", 4.0, 1.0), ("e1", 2.0, 0.5)):
+        work = driver.requests(name)[0]["work"]
+        driver.send(name, evaluation(work, 1, before=before, after=after))
+        assert driver.acks(name) == [(work, True, "")]
+    driver.advance()
+    summary = {"updates": 1, "version": 1, "devices": 2, "before": 3.0, "after": 0.75}
+    assert driver.run.evaluations == [summary]
+    assert [past.summary for past in driver.store.evaluations()] == [summary]
+    assert driver.run.status("running")["evaluation"] == summary
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes_that_were_seen(start: StartRun) -> None:
+    driver = start(run={"model": CLASSES, "rounds": 0}, evaluation={"every": 0})
+    driver.run.config.run.rounds = 0
+    driver.config.evaluation.every = 1
+    driver.hello("e0", role="evaluate")
+    driver.hello("e1", role="evaluate")
+    driver.run.updates += 1  # one update later
+    driver.advance()
+    counts = [([8, 2, 0], [4, 0, 0], [8, 1, 0]), ([2, 8, 0], [1, 4, 0], [2, 4, 0])]
+    for name, (seen, hits_before, hits_after) in zip(("e0", "e1"), counts, strict=True):
+        work = driver.requests(name)[0]["work"]
+        fields = {"seen": seen, "hits_before": hits_before, "hits_after": hits_after}
+        driver.send(name, evaluation(work, **fields))
+    driver.advance()
+    (summary,) = driver.run.evaluations
+    assert summary["balanced_accuracy_before"] == pytest.approx((5 / 10 + 4 / 10) / 2)
+    assert summary["balanced_accuracy_after"] == pytest.approx((10 / 10 + 5 / 10) / 2)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"before": float("nan")},
+        {"after": "1"},
+        {"queries": 0},
+        {"seen": [1, 2]},
+        {"seen": [1, 2, -3], "hits_before": [0, 0, 0], "hits_after": [0, 0, 0]},
+        {"seen": [1, 2, 3], "hits_before": [0, 0, 0]},
+        {"seen": [5, 0, 0], "hits_before": [6, 0, 0], "hits_after": [5, 0, 0]},
+    ],
+)
+def test_a_malformed_evaluation_is_refused(start: StartRun, fields: dict[str, Any]) -> None:
+    driver = start(run={"model": CLASSES, "rounds": 0})
+    driver.config.evaluation.every = 1
+    driver.hello("e0", role="evaluate")
+    driver.run.updates += 1
+    driver.advance()
+    driver.send("e0", evaluation(driver.requests("e0")[0]["work"], **fields))
+    assert [accepted for _, accepted, _ in driver.acks("e0")] == [False]
+    assert driver.run.refusals["malformed"] == 1
+    driver.advance()
+    assert driver.run.evaluations == []
+
+
+def test_an_evaluation_for_a_piece_of_training_is_refused(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.send("d0", evaluation(driver.requests("d0")[0]["work"]))
+    assert [accepted for _, accepted, _ in driver.acks("d0")] == [False]
+
+
+def test_an_evaluator_that_vanishes_does_not_hold_up_the_others(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 1}, learning={"deadline": 30})
+    for name in ("e0", "e1"):
+        driver.hello(name, role="evaluate")
+    driver.answer("d0")
+    driver.advance()
+    driver.send("e0", evaluation(driver.requests("e0")[0]["work"], 1))
+    driver.hello("e1", role="evaluate", state="offline")
+    driver.advance()
+    assert not driver.run.finished
+    driver.now += 31
+    driver.advance()
+    assert driver.run.finished
+    assert driver.run.evaluations[-1]["devices"] == 1
+
+
+def test_a_run_ends_with_an_evaluation_of_its_last_version(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 2}, evaluation={"every": 0})
+    driver.hello("e0", role="evaluate")
+    for _ in range(2):
+        driver.answer("d0")
+        driver.advance()
+    assert not driver.run.finished
+    (request,) = driver.requests("e0")
+    assert request["version"] == 2
+    assert encode(driver.run.weights) == driver.published[2]
+    driver.send("e0", evaluation(request["work"], 2))
+    driver.advance()
+    assert driver.run.finished
+    assert driver.run.evaluations[-1]["version"] == 2
+
+
+def test_a_run_without_held_out_devices_ends_with_its_last_update(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 1})
+    driver.answer("d0")
+    assert not driver.run.finished
+    driver.advance()
+    assert driver.run.finished
+    assert driver.run.evaluations == []
+
+
+def test_a_finished_run_waits_a_little_for_held_out_devices_that_are_away(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 1})
+    driver.hello("e0", role="evaluate")
+    driver.hello("e0", role="evaluate", state="offline")
+    driver.answer("d0")
+    driver.advance()
+    driver.now += LINGER - 1
+    driver.advance()
+    assert not driver.run.finished
+    driver.hello("e0", role="evaluate")
+    driver.advance()
+    assert len(driver.requests("e0")) == 1
+    assert not driver.run.finished
+
+
+def test_a_finished_run_does_not_wait_for_ever_for_held_out_devices(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 1})
+    driver.hello("e0", role="evaluate")
+    driver.hello("e0", role="evaluate", state="offline")
+    driver.answer("d0")
+    driver.advance()
+    driver.now += LINGER + 1
+    driver.advance()
+    assert driver.run.finished
+
+
+def test_an_evaluation_survives_a_restart_and_is_not_repeated(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 1})
+    driver.hello("e0", role="evaluate")
+    driver.answer("d0")
+    driver.advance()
+    driver.send("e0", evaluation(driver.requests("e0")[0]["work"], 1))
+    driver.advance()
+    again = start(run={"rounds": 1})
+    assert again.run.finished
+    assert again.run.evaluations == driver.run.evaluations
+
+
+def test_an_evaluation_cut_off_by_a_crash_is_done_anew(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 1})
+    driver.hello("e0", role="evaluate")
+    driver.answer("d0")
+    driver.advance()
+    first = driver.requests("e0")[0]["work"]
+    again = start(run={"rounds": 1})
+    assert again.run.book.open == {}
+    again.hello("e0", role="evaluate", work=first)
+    again.run._evaluated_at = 0
+    again.run._ended_at = None
+    again.advance()
+    assert again.requests("e0")[-1]["work"] > first
+
+
+# Report
+
+
+def test_the_status_message_says_what_has_happened(start: StartRun) -> None:
+    driver = start(devices=3, learning={"mode": "asynchronous", "in_flight": 2})
+    driver.hello("e0", role="evaluate")
+    driver.hello("small", state="unfit")
+    driver.now += 0.25
+    update = driver.answer("d0")
+    driver.commit()
+    driver.send("d0", {"work": 3, "chunks": 1, "data": b"x"})
+    status = driver.run.status("running")
+    assert status["protocol"] == messages.PROTOCOL
+    assert (status["state"], status["run"], status["mode"]) == ("running", "test", "asynchronous")
+    assert (status["version"], status["updates"], status["rounds"]) == (1, 1, 100)
+    assert (status["devices"], status["evaluators"], status["unfit"], status["in_flight"]) == (3, 1, 1, 1)
+    assert status["loss"] == pytest.approx(update.report["loss"])
+    assert status["round_trip_p50"] == pytest.approx(0.25)
+    assert status["refusals"] == {"unknown work": 1}
+
+
+def test_what_is_published_is_the_initialization_rounded_to_int16(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.answer("d0")
+    driver.advance()
+    published = decode(driver.published[1])
+    assert np.max(np.abs(published - driver.run.weights)) <= 0.5 / 4096
+
+
+def test_the_journal_holds_every_accepted_update_as_it_came(start: StartRun) -> None:
+    driver = start(devices=1)
+    update = driver.answer("d0")
+    driver.commit()
+    (row,) = driver.store.accepted_since(0)
+    assert isinstance(row, Accepted)
+    assert (row.work, row.device, row.version, row.updates, row.moved) == (update.work, "d0", 0, 0, True)
+    assert row.delta == bytes(update.packed)
+    assert list(row.gains) == update.report["gains"]
+    assert (row.samples, row.bits, row.loss) == (4, 8, update.report["loss"])
+    assert driver.config.run.model == MODEL

@@ -1,0 +1,111 @@
+"""One source of arithmetic, several compilers: equal weights to the last bit, from each of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..environment import CLIENT, ROOT, require, run_micropython
+
+CHECK = ROOT / "tests" / "vectors" / "check.py"
+GENERATE = ROOT / "tests" / "vectors" / "generate.py"
+VECTORS = ROOT / "tests" / "vectors" / "vectors.json"
+
+# viper reads a buffer by its address, as unsigned cells; bytecode needs the cells spelled out.
+BYTECODE_VIEWS = """
+import uctypes
+
+_viewed = []  # a view by address keeps nothing alive
+
+def _bytes(buffer):
+    if isinstance(buffer, bytearray):
+        return len(buffer)
+    unit = len(bytes(buffer[:1])) if len(buffer) else 1  # of an array or a memoryview
+    return len(buffer) * unit
+
+def _view(cell, size):
+    def view(buffer):
+        _viewed.append(buffer)
+        layout = {"cells": (uctypes.ARRAY | 0, cell | _bytes(buffer) // size)}
+        return uctypes.struct(uctypes.addressof(buffer), layout).cells
+    return view
+
+view8 = _view(uctypes.UINT8, 1)
+view16 = _view(uctypes.UINT16, 2)
+view32 = _view(uctypes.INT32, 4)
+"""
+
+
+def run_cpython(numba: bool) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"TINYREPTILE_NUMBA": "1" if numba else "0"}
+    return subprocess.run(
+        [sys.executable, str(CHECK), str(VECTORS)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def assert_equal_bits(result: subprocess.CompletedProcess[str], runner: str) -> None:
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert lines[0].endswith(runner)
+    assert lines[-1].startswith("ok, ")
+
+
+def test_plain_python_gives_the_golden_bits() -> None:
+    assert_equal_bits(run_cpython(numba=False), "python")
+
+
+def test_numba_gives_the_golden_bits() -> None:
+    require(find_spec("numba"), "needs numba")
+    assert_equal_bits(run_cpython(numba=True), "numba")
+
+
+def test_micropython_viper_gives_the_golden_bits() -> None:
+    assert_equal_bits(run_micropython(CHECK, VECTORS), "micropython")
+
+
+def bytecode_client(folder: Path) -> Path:
+    """A copy of the library whose kernels MicroPython interprets."""
+    shutil.copytree(CLIENT, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    package = folder / "tinyreptile"
+    source = (package / "kernels.py").read_text()
+    bytecode = source.replace("@micropython.viper\n", "").replace("@micropython.native\n", "")
+    assert bytecode.count("\n") < source.count("\n") - 8
+    assert "@micropython" not in bytecode
+    (package / "kernels.py").write_text(bytecode)
+    with (package / "portable.py").open("a") as portable:
+        portable.write(BYTECODE_VIEWS)
+    return folder
+
+
+def test_micropython_bytecode_gives_the_golden_bits(tmp_path: Path) -> None:
+    result = run_micropython(CHECK, VECTORS, client=bytecode_client(tmp_path / "client"))
+    assert_equal_bits(result, "micropython")
+
+
+def test_a_changed_kernel_is_found(tmp_path: Path) -> None:
+    client = tmp_path / "client"
+    shutil.copytree(CLIENT, client, ignore=shutil.ignore_patterns("__pycache__"))
+    kernels = client / "tinyreptile" / "kernels.py"
+    source = kernels.read_text()
+    kernels.write_text(source.replace("0x9E37", "0x9E39"))
+    assert kernels.read_text() != source
+    result = run_micropython(CHECK, VECTORS, client=client)
+    assert result.returncode == 1
+    assert "cases differ" in result.stdout
+
+
+def test_the_vectors_are_those_that_generate_writes(tmp_path: Path) -> None:
+    for file in (CHECK, GENERATE):
+        shutil.copy(file, tmp_path)
+    environment = os.environ | {"TINYREPTILE_NUMBA": "0"}
+    subprocess.run([sys.executable, str(tmp_path / "generate.py")], env=environment, timeout=100, check=True)
+    assert (tmp_path / "vectors.json").read_text() == VECTORS.read_text()
