@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import micropython, service, sine, step, wire
+from . import micropython, presence, service, sine, step, wire
 from .report import Figure, Result, Unavailable, show, write
 from .report import Progress as Advance
 
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[bool, Advance], Result]] = {
     "micropython": micropython.run,
     "service": service.run,
     "sine": sine.run,
+    "presence": presence.run,
     "bytes": wire.run,
 }
 

@@ -18,11 +18,10 @@ import numpy as np
 
 from coordinator.initialization import random_weights
 from coordinator.rules import MetaUpdate, Weights, discount, schedule
-from simulator.offline import Device, IntegerDevice, evaluate, meta_train, take
+from simulator.offline import Device, IntegerDevice, evaluate, meta_train
 from simulator.tasks.sine import Sine
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
-from tinyreptile.streams import Stream
 
 from .float_twin import Array, FloatTwin
 from .report import Figure, Progress, Result
@@ -32,38 +31,45 @@ SEEDS = (1, 2, 3)
 KINDS = ("int16, 16-bit deltas", "int16, 4-bit deltas", "float32")
 
 
-class FloatDevice(Device):
-    """The float twin on the same streams; its delta is not quantized."""
+class FloatLearner:
+    """The float twin behind the integer learner's interface: the same samples, in Q5.10, and no other rounding."""
 
     def __init__(self, spec: list[list[Any]]) -> None:
-        self.steps = STEPS
-        self._twin = FloatTwin(spec)
-        self._start: Array = self._twin.get()
-        self._x = array("h", [0] * self._twin.shapes[0][1])
-        self._y = array("h", [0] * self._twin.shapes[-1][0])
+        self.model = Model(spec)
+        self.twin = FloatTwin(spec)
+        self.x = memoryview(array("h", [0] * self.model.inputs))
+        self.y = array("h", [0] * self.model.outputs)
+
+    def step(self, x: memoryview, y: array[int]) -> float:
+        """One step; the loss, which nobody asks for, is left out."""
+        self.twin.step(_floats(x), _floats(y), BETA)
+        return 0.0
+
+    def evaluate(self, x: memoryview, y: array[int]) -> tuple[float, int]:
+        """(loss, -1)."""
+        return self.twin.loss(_floats(x), _floats(y)), -1
+
+
+def _floats(cells: memoryview | array[int]) -> Array:
+    values: Array = np.asarray([cells], np.float32) / np.float32(ONE)
+    return values
+
+
+class FloatDevice(Device):
+    """The float twin; its delta is not quantized."""
+
+    def __init__(self, spec: list[list[Any]]) -> None:
+        self.learner: FloatLearner = FloatLearner(spec)
+        self._start: Array = self.learner.twin.get()
 
     def load(self, weights: Weights, work: int) -> None:
         """Nothing is rounded but to float32."""
         self._start = weights
-        self._twin.set(weights)
-
-    def learn(self, stream: Stream) -> float:
-        """One step in floating point."""
-        x, y = self._sample(stream)
-        self._twin.step(x, y, BETA)
-        return 0.0
+        self.learner.twin.set(weights)
 
     def delta(self) -> Weights:
         """The plain difference."""
-        return self._twin.get() - self._start
-
-    def query(self, stream: Stream) -> tuple[float, bool | None]:
-        """One forward pass."""
-        return self._twin.loss(*self._sample(stream)), None
-
-    def _sample(self, stream: Stream) -> tuple[Array, Array]:
-        take(stream, memoryview(self._x), self._y)
-        return np.array([self._x], np.float32) / ONE, np.array([self._y], np.float32) / ONE
+        return self.learner.twin.get() - self._start
 
 
 def study(kind: str, seed: int, rounds: int) -> float:
@@ -74,17 +80,18 @@ def study(kind: str, seed: int, rounds: int) -> float:
     if kind == "float32":
         device = FloatDevice(task.model)
     else:
-        device = IntegerDevice(model, steps=STEPS, beta=BETA, bits=4 if "4-bit" in kind else 16)
+        device = IntegerDevice(model, beta=BETA, bits=4 if "4-bit" in kind else 16)
     weights = meta_train(
         device,
         random_weights(model.tensors, model.parameters, seed),
         repeat(task.train_stream(0, seed)),
         rounds,
         MetaUpdate(schedule("linear", 0.3, 0.0), discount("constant")),
+        steps=STEPS,
     )
     unseen = [task.unseen_stream(i, seed) for i in range(UNSEEN)]
-    results = evaluate(device, weights, unseen, shots=SHOTS, queries=QUERIES)
-    return statistics.fmean(result.after.loss for result in results)
+    results = evaluate(device, weights, unseen, steps=STEPS, shots=SHOTS, queries=QUERIES)
+    return statistics.fmean(result["after"] for result in results)
 
 
 def run(quick: bool, progress: Progress) -> Result:

@@ -86,7 +86,7 @@ def command(
             from simulator.pictures import draw
 
             path = picture or Path("out") / f"demo-{task}.png"
-            await draw(result, path)
+            draw(result, path)
             out.print(_table(result))
             out.print(f"Picture: {path}", highlight=False)
         return result

@@ -43,7 +43,7 @@ class EvaluationRound:
             "before": float(np.mean([r["before"] for r in self.results])),
             "after": float(np.mean([r["after"] for r in self.results])),
         }
-        seen = np.sum([r["seen"] for r in self.results], axis=0)
+        seen = np.sum([r.get("seen", []) for r in self.results], axis=0)
         if np.any(seen):
             for moment in ("before", "after"):
                 hits = np.sum([r[f"hits_{moment}"] for r in self.results], axis=0)

@@ -115,5 +115,6 @@ async def _wait_for_port(port: int, process: asyncio.subprocess.Process) -> None
             await asyncio.sleep(0.05)
         else:
             writer.close()
+            await writer.wait_closed()
             return
     raise BrokerError("Mosquitto did not start; try it by hand with: mosquitto -c broker_config/mosquitto.conf")

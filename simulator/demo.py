@@ -12,15 +12,14 @@ from typing import Any
 
 from coordinator.config import BrokerConfig, Config
 from coordinator.evaluation import EvaluationRound
-from coordinator.initialization import encode, random_weights
+from coordinator.initialization import random_weights
 from coordinator.rules import Weights
 from coordinator.service import Coordinator
-from tinyreptile import episodes
-from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 
 from .broker import embedded_broker
 from .micropython import find_micropython, micropython_device
+from .offline import IntegerDevice, evaluate
 from .processes import SwarmProcesses
 from .swarm import Counts, SwarmSpec
 from .tasks import Task, make_task
@@ -128,8 +127,8 @@ async def run_demo(
         broker=broker_name,
         weights=run.weights,
         status=status,
-        start=await evaluate(config, task, start, evaluators, seed),
-        learned=await evaluate(config, task, run.weights, evaluators, seed),
+        start=summary(config, task, start, evaluators, seed),
+        learned=summary(config, task, run.weights, evaluators, seed),
         history=run.evaluations,
         counts=counts,
         micropython=board.accepted if board and micropython else None,
@@ -142,21 +141,12 @@ async def _stop_when(stop: asyncio.Event, coordinator: Coordinator) -> None:
     coordinator.stop()
 
 
-async def evaluate(config: Config, task: Task, weights: Weights, devices: int, seed: int) -> dict[str, Any]:
-    """What the unseen devices 0 to ``devices`` - 1 make of ``weights``: the summary of an evaluation round.
-
-    The very code that runs on them, on the same samples.
-    """
-    model = Model(config.run.model)
+def summary(config: Config, task: Task, weights: Weights, devices: int, seed: int) -> dict[str, Any]:
+    """What the unseen devices 0 to ``devices`` - 1 make of ``weights``: an evaluation round without the network."""
     settings = config.evaluation
-    learner = Learner(model)
-    learner.set_rate(settings.beta or config.learning.beta)
-    learner.initialization[:] = encode(weights)
-    round_ = EvaluationRound(0, 0)
-    for index in range(devices):
-        learner.load()
-        learner.seed(index)
-        stream = task.unseen_stream(index, seed)
-        result = await episodes.evaluate(learner, stream, settings.steps, settings.shots, settings.queries)
-        round_.results.append({"seen": [], "hits_before": [], "hits_after": []} | result)
-    return round_.summary()
+    device = IntegerDevice(
+        Model(config.run.model), beta=settings.beta or config.learning.beta, bits=config.learning.bits
+    )
+    unseen = [task.unseen_stream(index, seed) for index in range(devices)]
+    results = evaluate(device, weights, unseen, steps=settings.steps, shots=settings.shots, queries=settings.queries)
+    return EvaluationRound(0, 0, results=results).summary()

@@ -15,7 +15,7 @@ from tinyreptile.model import Model
 from tinyreptile.streams import SUPPORT
 from tinyreptile.streams.sine import SineStream
 
-from .offline import take
+from .offline import run_now, take
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ BEFORE, AFTER, TRUTH, MUTED = "#d95f02", "#1b6ca8", "#222222", "#9a9a9a"
 _GRID = np.linspace(-5, 5, 201)
 
 
-async def draw(result: DemoResult, path: Path) -> None:
+def draw(result: DemoResult, path: Path) -> None:
     """Draw ``result`` into ``path``: unseen sines, or balanced accuracy where there are labels; a learning curve."""
     import matplotlib as mpl
 
@@ -38,7 +38,7 @@ async def draw(result: DemoResult, path: Path) -> None:
     grid = figure.add_gridspec(2, 4, height_ratios=(1, 1.05))
     if sine:
         for column in range(4):
-            await _sine(figure.add_subplot(grid[0, column]), result, column)
+            _sine(figure.add_subplot(grid[0, column]), result, column)
         left, right = grid[1, :2], grid[1, 2:]
     else:
         left, right = grid[0, :], grid[1, :]
@@ -70,7 +70,7 @@ def _predictions(learner: Learner) -> list[float]:
     return [learner.predict(array("h", [fixed(float(x))]))[0] / ONE for x in _GRID]
 
 
-async def _sine(axes: Axes, result: DemoResult, index: int) -> None:
+def _sine(axes: Axes, result: DemoResult, index: int) -> None:
     """One unseen device: the truth, its few samples, the model before and after them."""
     settings = result.config.evaluation
     stream = result.task.unseen_stream(index, result.config.run.seed)
@@ -83,7 +83,7 @@ async def _sine(axes: Axes, result: DemoResult, index: int) -> None:
         take(stream, learner.x, learner.y)
         points.append((learner.x[0] / ONE, learner.y[0] / ONE))
     before = _predictions(learner)
-    await episodes.adapt(learner, stream, settings.steps, settings.shots)
+    run_now(episodes.adapt(learner, stream, settings.steps, settings.shots))
     axes.plot(_GRID, before, "--", color=BEFORE, label="before")
     axes.plot(_GRID, stream.amplitude * np.sin(_GRID + stream.phase), color=TRUTH, lw=1.2, label="truth")
     axes.plot(_GRID, _predictions(learner), color=AFTER, lw=2.4, label=f"after {settings.shots} samples")

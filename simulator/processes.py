@@ -76,7 +76,7 @@ class SwarmProcesses:
                     connection.send("stop")
         loop = asyncio.get_running_loop()
         end = loop.time() + _STOP_SECONDS
-        while self.running and loop.time() < end:
+        while self.running and loop.time() < end:  # noqa: ASYNC110 - a process has no event to wait for
             await asyncio.sleep(0.05)
         for child, _ in self._children:
             if child.is_alive():

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from coordinator.evaluation import EvaluationRound
 from coordinator.initialization import random_weights
 from coordinator.rules import MetaUpdate, Weights, discount, schedule
 from simulator import data
 from simulator.data import ENVIRONMENT, DataError, find, load
-from simulator.offline import IntegerDevice, meta_train, take
+from simulator.offline import IntegerDevice, evaluate, meta_train, take
 from simulator.tasks import TaskError, make_task
 from simulator.tasks.presence import Presence, PresenceStream, Slice, slices
 from tinyreptile.model import Model
@@ -209,21 +210,11 @@ def test_every_device_has_a_stream_that_fits_the_model(presence: Presence) -> No
 def accuracy_after_adaptation(presence: Presence, weights: Weights, beta: float) -> float:
     """Balanced accuracy over all unseen devices, adapted as the task's settings say but with learning rate ``beta``."""
     settings = presence.settings["evaluation"]
-    device = IntegerDevice(Model(presence.model), steps=settings["steps"], beta=beta, bits=8)
-    seen, hits = np.zeros(2), np.zeros(2)
-    for index in range(presence.evaluators or 0):
-        stream = presence.unseen_stream(index, 1)
-        device.load(weights, index)
-        for step in range(settings["steps"]):
-            if step % settings["shots"] == 0:
-                stream.begin(SUPPORT)
-            device.learn(stream)
-        labels = samples(stream, QUERY, settings["queries"])[:, -1]
-        stream.begin(QUERY)
-        for label in labels:
-            seen[label] += 1
-            hits[label] += bool(device.query(stream)[1])
-    return float(np.mean(hits / seen))
+    device = IntegerDevice(Model(presence.model), beta=beta, bits=8)
+    unseen = [presence.unseen_stream(index, 1) for index in range(presence.evaluators or 0)]
+    results = evaluate(device, weights, unseen, **{name: settings[name] for name in ("steps", "shots", "queries")})
+    summary = EvaluationRound(0, 0, results=results).summary()
+    return float(summary["balanced_accuracy_after"])
 
 
 def test_the_learned_initialization_adapts_better_than_a_random_start_at_its_own_best_rate(presence: Presence) -> None:
@@ -232,11 +223,12 @@ def test_the_learned_initialization_adapts_better_than_a_random_start_at_its_own
     fleet = [presence.train_stream(index, 1) for index in range(40)]
     start = random_weights(model.tensors, model.parameters, 1)
     learned = meta_train(
-        IntegerDevice(model, steps=settings["steps"], beta=settings["beta"], bits=settings["bits"]),
+        IntegerDevice(model, beta=settings["beta"], bits=settings["bits"]),
         start,
         itertools.cycle(fleet),
         2000,
         MetaUpdate(schedule("linear", settings["alpha"], settings["alpha_end"]), discount("constant")),
+        steps=settings["steps"],
     )
     random = max(accuracy_after_adaptation(presence, start, beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4))
     assert accuracy_after_adaptation(presence, learned, settings["beta"]) > max(0.88, random + 0.05)
