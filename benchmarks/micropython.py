@@ -127,7 +127,7 @@ def _time_step(interpreter: str, path: Path, steps: int) -> tuple[float, int]:
     """(microseconds a step, CRC-32 of the weights) with the package in the folder ``path``."""
     done = subprocess.run(
         [interpreter, "-c", _SCRIPT.replace("STEPS", str(steps))],
-        env={"MICROPYPATH": str(path)},
+        env={"MICROPYPATH": f".frozen:{path}"},
         capture_output=True,
         text=True,
         timeout=120,

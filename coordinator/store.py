@@ -216,10 +216,13 @@ class SQLiteStore:
                     "INSERT OR REPLACE INTO checkpoint VALUES (?,?,?)",
                     (entry.updates, entry.version, entry.weights.astype("<f8").tobytes()),
                 )
-                self._db.execute("DELETE FROM checkpoint WHERE updates < ?", (entry.updates,))
+                # Only the rows since the last checkpoint still have their delta.
                 self._db.execute(
-                    "UPDATE accepted SET delta = NULL WHERE updates < ? AND delta IS NOT NULL", (entry.updates,)
+                    "UPDATE accepted SET delta = NULL WHERE updates < ?1 AND updates >= "
+                    "ifnull((SELECT max(updates) FROM checkpoint WHERE updates < ?1), 0)",
+                    (entry.updates,),
                 )
+                self._db.execute("DELETE FROM checkpoint WHERE updates < ?", (entry.updates,))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -10,9 +10,9 @@ from . import __version__, episodes, messages
 from .learner import Learner
 from .messages import CHUNK_BYTES, MessageError
 from .model import Model, ModelError
-from .mqtt import MQTTClient
+from .mqtt import MQTTClient, wait_for
 from .msgpack import Packer, unpackb
-from .portable import RUNNER, ticks_diff, ticks_ms, wait_for
+from .portable import RUNNER, ticks_diff, ticks_ms
 
 _SPARE_RAM = 8192  # bytes a board keeps for everything but the model's buffers
 _FETCH_SECONDS = 15

@@ -12,7 +12,7 @@ import random
 import struct
 import sys
 
-from .portable import ticks_diff, ticks_ms, wait_for
+from .portable import ticks_diff, ticks_ms
 
 _MICROPYTHON = sys.implementation.name == "micropython"
 
@@ -457,6 +457,17 @@ else:
 def _check_fit(size, room):
     if size > room:
         raise ValueError("%d bytes do not fit the %d that this client has for them" % (size, room))
+
+
+if _MICROPYTHON:
+    wait_for = asyncio.wait_for
+
+else:
+
+    async def wait_for(awaitable, seconds):
+        """As asyncio's; but under Python 3.11 that one may swallow a cancellation, and its device would live on."""
+        async with asyncio.timeout(seconds):
+            return await awaitable
 
 
 async def _limit(awaitable, seconds):

@@ -6,7 +6,6 @@ On a board ``@micropython.viper`` turns a kernel into machine code. On CPython t
 """
 
 try:
-    from asyncio import wait_for
     from time import ticks_diff, ticks_ms
 
     import micropython
@@ -22,7 +21,6 @@ try:
     view8 = view32 = view16
 
 except ImportError:
-    import asyncio
     import os
     from array import array
     from time import monotonic
@@ -32,11 +30,6 @@ except ImportError:
     def const(value):
         """``value`` itself: MicroPython's compiler folds what is named so."""
         return value
-
-    async def wait_for(awaitable, seconds):
-        """As asyncio's; but under Python 3.11 that one may swallow a cancellation, and its device would live on."""
-        async with asyncio.timeout(seconds):
-            return await awaitable
 
     def ticks_ms():
         """Milliseconds of a clock that never goes back."""

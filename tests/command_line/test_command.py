@@ -160,9 +160,8 @@ def test_a_swarm_that_does_not_fit_the_model_is_told(
     address = f"{broker.host}:{broker.port}"
     (tmp_path / "wide.toml").write_text('[run]\nmodel = [["input", 7], ["dense", 3], ["squared_error"]]\n')
     start("serve", "--config", "wide.toml", "--broker", address, "--run", "wide")
-    wait_until(
-        lambda: tinyreptile("export", "w.json", "--broker", address, "--run", "wide", cwd=tmp_path).returncode == 0
-    )
+    options = ["--broker", address, "--run", "wide"]
+    wait_until(lambda: tinyreptile("export", "w.json", *options, cwd=tmp_path).returncode == 0)
     done = tinyreptile("swarm", "-n", 1, "--evaluators", 0, *options, cwd=tmp_path)
     assert "device sine-0: the stream has 1 inputs and 1 outputs, the model 7 and 3" in done.stderr
     assert done.returncode == 1
