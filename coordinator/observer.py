@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from binascii import crc32
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,8 @@ async def look(config: Config, seconds: float = 3.0) -> Snapshot:
             await session.subscribe([(topics.coordinator, 1), (topics.all_status, 1)])
             async for topic, message in _retained(session, seconds):
                 if topic == topics.coordinator:
-                    snapshot.coordinator = message
+                    if isinstance(message, dict):
+                        snapshot.coordinator = message
                 else:
                     with contextlib.suppress(MessageError):
                         device_id, _, _ = topics.parse(topic)
@@ -68,8 +70,10 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
                         manifest = messages.check(messages.MANIFEST, message)
                     else:
                         chunks[topic] = messages.check(messages.CHUNK, message)
-                if manifest and (weights := _assemble(topics, manifest, chunks)) is not None:
-                    return Model(manifest["model"]), manifest["version"], weights
+                if manifest and (data := _assemble(topics, manifest, chunks)) is not None:
+                    model = Model(manifest["model"])
+                    if len(data) == 2 * model.parameters:
+                        return model, manifest["version"], decode(data)
                 if loop.time() > end:
                     break
     except aiomqtt.MqttError as error:
@@ -82,26 +86,29 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
     )
 
 
-def _assemble(
-    topics: messages.RunTopics, manifest: dict[str, Any], chunks: dict[str, dict[str, Any]]
-) -> Weights | None:
+def _assemble(topics: messages.RunTopics, manifest: dict[str, Any], chunks: dict[str, dict[str, Any]]) -> bytes | None:
     parts = [chunks.get(topics.chunk(manifest["slot"], i)) for i in range(manifest["chunks"])]
     if any(p is None or (p["version"], p["crc"]) != (manifest["version"], manifest["crc"]) for p in parts):
         return None
     data = b"".join(part["data"] for part in parts if part is not None)
-    return decode(data) if len(data) == manifest["bytes"] else None
+    return data if len(data) == manifest["bytes"] and crc32(data) == manifest["crc"] else None
 
 
 async def _retained(session: aiomqtt.Client, seconds: float, quiet: float = QUIET_SECONDS) -> Any:
-    """(topic, message) of what arrives, until ``quiet`` seconds of silence; ``seconds`` for the first."""
+    """(topic, message) of what arrives, until ``quiet`` seconds after the last retained one; ``seconds`` for the first.
+
+    What a busy run says meanwhile comes without the flag, and does not put off the end.
+    """
+    loop = asyncio.get_running_loop()
     iterator = aiter(session.messages)
-    timeout = seconds
+    end = loop.time() + seconds
     while True:
         try:
-            message = await asyncio.wait_for(anext(iterator), timeout)
+            message = await asyncio.wait_for(anext(iterator), end - loop.time())
         except TimeoutError:
             return
-        timeout = quiet
+        if message.retain:
+            end = loop.time() + quiet
         if message.payload:
             with contextlib.suppress(MessageError):
                 yield message.topic.value, unpack(message.payload)

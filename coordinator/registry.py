@@ -8,6 +8,8 @@ from typing import Any
 
 from tinyreptile import messages
 
+MAX_REST = 60.0  # seconds
+
 
 @dataclass
 class Device:
@@ -24,6 +26,8 @@ class Device:
     accepted: int = 0
     refused: int = 0
     expired: int = 0
+    failures: int = 0  # pieces of work in a row that came to nothing at the device's own fault
+    resting: bool = False
     round_trip: float | None = None  # seconds that its last training took, None if the last came to nothing
 
 
@@ -36,11 +40,12 @@ class Registry:
             messages.TRAIN: OrderedDict(),
             messages.EVALUATE: OrderedDict(),
         }
+        self._resting: dict[str, float] = {}  # device id to the time its rest ends
 
     def take_status(self, device_id: str, status: dict[str, Any]) -> Device:
         """Update a device from its status message (checked against `messages.STATUS`)."""
         device = self.devices.setdefault(device_id, Device(device_id))
-        if status["state"] == "offline" and status["boot"] != device.boot and device.state == "online":
+        if status["state"] == "offline" and device.boot not in ("", status["boot"]):
             return device  # the last will of an earlier start, come late
         device.state = status["state"]
         device.boot = status["boot"]
@@ -54,7 +59,7 @@ class Registry:
 
     def settle(self, device: Device) -> None:
         """Put ``device`` in the queue where it belongs: idle if it is online without work."""
-        idle = device.state == "online" and device.work == 0 and device.role in self._idle
+        idle = device.state == "online" and device.work == 0 and not device.resting
         for role, queue in self._idle.items():
             if idle and role == device.role:
                 queue.setdefault(device.id)
@@ -74,6 +79,22 @@ class Registry:
         """``device`` has been given ``work``, or with 0 is rid of it."""
         device.work = work
         self.settle(device)
+
+    def failed(self, device: Device, now: float) -> None:
+        """``device`` failed at its work: it rests, each time longer, lest it fails at full speed."""
+        seconds = min(MAX_REST, 2.0**device.failures - 1)
+        device.failures += 1
+        if seconds:
+            device.resting = True
+            self._resting[device.id] = now + seconds
+            self.settle(device)
+
+    def wake(self, now: float) -> None:
+        """End the rest of those who have had it."""
+        for device_id in [i for i, end in self._resting.items() if end <= now]:
+            del self._resting[device_id]
+            self.devices[device_id].resting = False
+            self.settle(self.devices[device_id])
 
     def count(self, state: str, role: str | None = None) -> int:
         """How many devices are in ``state``."""

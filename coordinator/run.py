@@ -174,6 +174,7 @@ class Run:
                 self.refusals["device error"] += 1
                 _log.info("device %s: %s", device_id, update["error"])
                 self._forget(work)
+                self.registry.failed(self.registry.devices[device_id], self._clock())
             elif "fetched" in update:
                 self.publication.unpin(number)
             elif "evaluation" in update:
@@ -192,6 +193,7 @@ class Run:
             self.refusals[refusal.kind] += 1
         if device := self.registry.devices.get(device_id):
             device.refused += 1
+            self.registry.failed(device, self._clock())
         self._acknowledge(device_id, number, False, str(refusal))
 
     def _open_work(self, device_id: str, number: int) -> Work | None:
@@ -233,6 +235,7 @@ class Run:
         tau = self.version - report["version"]
         rounds = self.config.run.rounds
         weight, moves = self._meta.weigh(self.updates / rounds if rounds else 0.0, tau)
+        moves = moves or self.rounds_left == 1  # the last batch may be a short one
         self._meta.fold(self.weights, delta, weight, moves)
         row = Accepted(
             work=work.id,
@@ -259,6 +262,7 @@ class Run:
         self._remember(work, True, _PENDING)
         device = self.registry.devices[work.device]
         device.accepted += 1
+        device.failures = 0
         device.round_trip = self._clock() - work.issued
 
         def durable() -> None:
@@ -342,7 +346,8 @@ class Run:
         self._send(self.topics.device(work.device).work, message)
 
     def expire(self) -> None:
-        """Close all work whose deadline has passed."""
+        """Close all work whose deadline has passed, and let devices work again that have rested."""
+        self.registry.wake(self._clock())
         for work in self.book.expired(self._clock()):
             device = self.registry.devices[work.device]
             device.expired += 1

@@ -115,7 +115,7 @@ class Coordinator:
         self._wake.set()
 
     async def run(self) -> dict[str, Any]:
-        """Serve; returns the last status. Raises `BrokerError` if there never is a broker, `StoreError` on a bad disk."""
+        """Serve; returns the last status. Raises `BrokerError` where no broker is, `StoreError` on a bad disk."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._journal.run(), name="journal")

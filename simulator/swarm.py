@@ -159,6 +159,7 @@ class Swarm:
             stopped.cancel()
             for life in lives:
                 life.cancel()
+            await asyncio.gather(*lives, return_exceptions=True)  # each still says good-bye
             with contextlib.suppress(asyncio.CancelledError):
                 await everyone
 
