@@ -117,20 +117,27 @@ class SQLiteStore:
         self._path = path
         with self._errors():
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # one coordinator a run
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("BEGIN IMMEDIATE")
-            found = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if found == 0:
-                for statement in _TABLES.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={SCHEMA}")
-            self._db.execute("COMMIT")
-        if found not in (0, SCHEMA):
+        try:
+            with self._errors():
+                self._open()
+        except BaseException:
             self.close()
+            raise
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # one coordinator a run
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("BEGIN IMMEDIATE")
+        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if found == 0:
+            for statement in _TABLES.split(";\n"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version={SCHEMA}")
+        self._db.execute("COMMIT")
+        if found not in (0, SCHEMA):
             raise StoreError(
-                f"the store {path} has format {found}, this coordinator reads {SCHEMA}; update the coordinator"
+                f"the store {self._path} has format {found}, this coordinator reads {SCHEMA}; update the coordinator"
             )
 
     @contextmanager

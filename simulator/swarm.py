@@ -18,7 +18,7 @@ from coordinator.config import BrokerConfig
 from coordinator.service import broker_error, client
 from tinyreptile import messages
 from tinyreptile.client import Client, DeviceError
-from tinyreptile.mqtt import tls_context
+from tinyreptile.tls import tls_context
 
 from .conditions import Conditions, Network, PacedStream
 from .tasks import TaskError, make_task

@@ -7,10 +7,11 @@ import sys
 from binascii import crc32
 
 from . import __version__, episodes, messages
+from .connection import wait_for
 from .learner import Learner
 from .messages import CHUNK_BYTES, MessageError
 from .model import Model, ModelError
-from .mqtt import MQTTClient, wait_for
+from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
 from .portable import RUNNER, ticks_diff, ticks_ms
 

@@ -5,9 +5,9 @@ import json
 
 from .client import Client, DeviceError
 from .messages import MessageError
-from .mqtt import tls_context
 from .streams.rows import RowsError, RowsStream
 from .streams.sine import SineStream
+from .tls import tls_context
 
 
 class ConfigError(Exception):

@@ -10,11 +10,9 @@ connection the caller knows best what still matters.
 import asyncio
 import random
 import struct
-import sys
 
+from .connection import ENOTCONN, ETIMEDOUT, fill, limit, send_at_once, write
 from .portable import ticks_diff, ticks_ms
-
-_MICROPYTHON = sys.implementation.name == "micropython"
 
 _CONNECT = 0x10
 _CONNACK = 0x20
@@ -26,8 +24,6 @@ _UNSUBSCRIBE = 0xA2
 _UNSUBACK = 0xB0
 _DISCONNECT = 0xE0
 
-_ETIMEDOUT = 110
-_ENOTCONN = 107
 _HEAD = 160  # room for a packet's fixed header, topic and identifier before its payload
 _MAX_TOPIC = _HEAD - 8
 
@@ -135,7 +131,7 @@ class MQTTClient:
                     await connected()
                 backoff = 1.0
                 await self._lost.wait()
-                raise self.failure or OSError(_ENOTCONN)
+                raise self.failure or OSError(ENOTCONN)
             except OSError as error:
                 await self.close()
                 if on_failure:
@@ -149,7 +145,7 @@ class MQTTClient:
         self._lost.clear()
         self.failure = None
         try:
-            await _limit(self._connect(), self.timeout)
+            await limit(self._connect(), self.timeout)
         except Exception:
             await self.close()
             raise
@@ -219,7 +215,7 @@ class MQTTClient:
         if writer:
             try:
                 writer.close()
-                await _limit(writer.wait_closed(), 1)
+                await limit(writer.wait_closed(), 1)
             except OSError:
                 pass
 
@@ -227,7 +223,7 @@ class MQTTClient:
 
     def _check_connected(self):
         if not self.connected:
-            raise OSError(_ENOTCONN, "not connected to the broker")
+            raise OSError(ENOTCONN, "not connected to the broker")
 
     def _next_id(self):
         self._packet_id = self._packet_id % 65535 + 1
@@ -265,10 +261,10 @@ class MQTTClient:
         async with self._writing:
             writer = self._writer
             if writer is None:
-                raise OSError(_ENOTCONN, "not connected to the broker")
+                raise OSError(ENOTCONN, "not connected to the broker")
             try:
-                if _write(writer, data):
-                    await _limit(writer.drain(), self.timeout)
+                if write(writer, data):
+                    await limit(writer.drain(), self.timeout)
             except OSError as error:
                 self._fail(error)
                 raise
@@ -301,7 +297,7 @@ class MQTTClient:
             self._reader, self._writer = await self._open(self.host, self.port)
         else:
             self._reader, self._writer = await self._open(self.host, self.port, ssl=self.tls, server_hostname=self.host)
-        _send_at_once(self._writer)
+        send_at_once(self._writer)
         flags = 0x02  # clean session
         fields = [self.client_id.encode()]
         if self.will:
@@ -392,123 +388,29 @@ class MQTTClient:
             await self._read(self._received[:piece])
             size -= piece
 
-    if _MICROPYTHON:
-
-        async def _read(self, view):
-            """Fill ``view`` from the connection."""
-            at = 0
-            while at < len(view):
-                count = await self._reader.readinto(view[at:] if at else view)
-                if count == 0:
-                    raise OSError(_ENOTCONN, "the broker closed the connection")
-                at += count or 0
-
-    else:
-
-        async def _read(self, view):
-            """Fill ``view`` from the connection."""
-            try:
-                view[:] = await self._reader.readexactly(len(view))
-            except EOFError:
-                raise OSError(_ENOTCONN, "the broker closed the connection") from None
+    async def _read(self, view):
+        await fill(self._reader, view)
 
     async def _watch(self):
         """Keep the session alive, and end it when the broker fell silent or owes an answer for too long."""
-        limit = self.keepalive * 1000
+        silence = self.keepalive * 1000
         try:
             while True:
                 await asyncio.sleep(min(self.keepalive, self.timeout) / 4)
                 now = ticks_ms()
-                if ticks_diff(now, self._last_received) > limit * 3 // 2:
-                    raise OSError(_ETIMEDOUT, "the broker is silent")
+                if ticks_diff(now, self._last_received) > silence * 3 // 2:
+                    raise OSError(ETIMEDOUT, "the broker is silent")
                 if self._waiting and ticks_diff(now, self._asked) > self.timeout * 1000:
-                    raise OSError(_ETIMEDOUT, "the broker does not answer")
-                if ticks_diff(now, self._last_sent) > limit // 2 or ticks_diff(now, self._last_received) > limit // 2:
+                    raise OSError(ETIMEDOUT, "the broker does not answer")
+                if (
+                    ticks_diff(now, self._last_sent) > silence // 2
+                    or ticks_diff(now, self._last_received) > silence // 2
+                ):
                     await self._send(b"\xc0\x00")  # PINGREQ
         except OSError as error:
             self._fail(error)
 
 
-if _MICROPYTHON:
-
-    def _write(writer, data):
-        """Hand ``data`` over; whether some of it still waits to be sent."""
-        writer.write(data)
-        return writer.out_buf
-
-    def _send_at_once(writer):
-        """Turn Nagle's algorithm off: with delayed acknowledgements it costs 40 ms or more a packet."""
-        try:
-            writer.s.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY
-        except (AttributeError, OSError):
-            pass  # a port or a TLS socket that has no such option
-
-else:
-
-    def _write(writer, data):
-        """Hand ``data`` over; whether some of it still waits to be sent."""
-        writer.write(bytes(data))  # a copy: the transport may keep what it is given
-        return writer.transport.get_write_buffer_size()
-
-    def _send_at_once(writer):
-        """Nothing to do: asyncio turns Nagle's algorithm off itself."""
-
-
 def _check_fit(size, room):
     if size > room:
         raise ValueError("%d bytes do not fit the %d that this client has for them" % (size, room))
-
-
-if _MICROPYTHON:
-    wait_for = asyncio.wait_for
-
-else:
-
-    async def wait_for(awaitable, seconds):
-        """As asyncio's; but under Python 3.11 that one may swallow a cancellation, and its device would live on."""
-        async with asyncio.timeout(seconds):
-            return await awaitable
-
-
-async def _limit(awaitable, seconds):
-    """Await at most ``seconds``; OSError after that."""
-    try:
-        return await wait_for(awaitable, seconds)
-    except asyncio.TimeoutError:
-        raise OSError(_ETIMEDOUT, "the broker does not answer")
-
-
-def _certificates(pem):
-    """The DER of each certificate in the text ``pem``: not every MicroPython reads PEM."""
-    import binascii
-
-    parts = pem.split("-----BEGIN CERTIFICATE-----")[1:]
-    found = [binascii.a2b_base64(part.split("-----END")[0].strip()) for part in parts]
-    if not found:
-        raise ValueError("no certificate in PEM form")
-    return found
-
-
-def tls_context(ca_file=None):
-    """A TLS context that checks the broker's certificate against ``ca_file`` (PEM), or the platform's own store.
-
-    MicroPython has no store of its own: there ``ca_file`` is needed. Raises OSError or ValueError for a file without a
-    certificate.
-    """
-    if _MICROPYTHON:
-        import tls
-
-        context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
-        context.verify_mode = tls.CERT_REQUIRED
-        with open(ca_file) as file:
-            for der in _certificates(file.read()):
-                context.load_verify_locations(der)
-        return context
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if ca_file:
-        context.load_verify_locations(ca_file)
-    else:
-        context.load_default_certs()
-    return context

@@ -7,7 +7,8 @@ micropython mqtt_session.py failure HOST PORT [CA-FILE]    prints the name of th
 import asyncio
 import sys
 
-from tinyreptile.mqtt import MQTTClient, tls_context
+from tinyreptile.mqtt import MQTTClient
+from tinyreptile.tls import tls_context
 
 ROOT = "mqtt-session/" + sys.implementation.name
 inbox = []

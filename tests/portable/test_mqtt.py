@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tinyreptile.mqtt import MQTTClient, Refused, tls_context
+from tinyreptile.mqtt import MQTTClient, Refused
+from tinyreptile.tls import tls_context
 
 from ..environment import Mosquitto, need_program, run_micropython
 

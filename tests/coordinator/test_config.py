@@ -1,0 +1,325 @@
+"""The configuration: what docs/configuration.md promises, which source wins, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from coordinator.config import Config, load_config
+from coordinator.errors import ConfigError
+from tests.environment import ROOT
+
+DOCS = (ROOT / "docs" / "configuration.md").read_text()
+EXAMPLE = re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL)[0]
+
+# Keys whose documented value is an example: they have no default, or one that depends on something else.
+EXAMPLES = {
+    ("run", "name"): "default",
+    ("run", "store"): None,
+    ("broker", "user"): None,
+    ("broker", "password_file"): None,
+    ("broker", "tls_ca"): None,
+    ("evaluation", "beta"): None,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("TINYREPTILE_"):
+            monkeypatch.delenv(name)
+
+
+def fields() -> Iterator[tuple[str, str, FieldInfo]]:
+    """(table, key, field) of every key."""
+    for table, holder in Config.model_fields.items():
+        assert isinstance(holder.annotation, type)
+        assert issubclass(holder.annotation, BaseModel)
+        for key, field in holder.annotation.model_fields.items():
+            yield table, key, field
+
+
+def comments() -> dict[tuple[str, str], str]:
+    """What the documented example says of each key."""
+    table, found = "", {}
+    for line in EXAMPLE.splitlines():
+        if header := re.match(r"\[(\w+)\]", line):
+            table = header[1]
+        elif key := re.match(r"(\w+) = ", line):
+            found[table, key[1]] = line.rpartition("#")[2] if "#" in line else ""
+    return found
+
+
+def bound(field: FieldInfo, name: str) -> Any:
+    """The limit ``name`` (ge, gt, le) of a field, or None."""
+    return next((getattr(item, name) for item in field.metadata if hasattr(item, name)), None)
+
+
+def file(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def complaint(path: Path | None = None, **overrides: Any) -> str:
+    """What is said of a configuration that is refused."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+# The documentation
+
+
+def test_the_documented_example_loads(tmp_path: Path) -> None:
+    config = load_config(file(tmp_path, EXAMPLE))
+    assert config.run.name == "kitchen"
+    assert config.broker.password_file == Path("password.txt")
+
+
+def test_the_documented_example_names_every_key_and_no_other() -> None:
+    documented = {(table, key) for table, keys in tomllib.loads(EXAMPLE).items() for key in keys}
+    assert documented == {(table, key) for table, key, _ in fields()}
+
+
+@pytest.mark.parametrize(("table", "key", "field"), fields())
+def test_a_documented_value_is_the_default(table: str, key: str, field: FieldInfo) -> None:
+    documented = tomllib.loads(EXAMPLE)[table][key]
+    default = getattr(getattr(load_config(), table), key)
+    if (table, key) in EXAMPLES:
+        assert default == EXAMPLES[table, key]
+    else:
+        assert default == documented
+        assert type(default) is type(documented)
+
+
+def test_documented_ranges_are_the_ones_that_are_checked() -> None:
+    documented, checked = {}, {}
+    for table, key, field in fields():
+        comment = comments()[table, key]
+        if both := re.search(r"\b(\d+) to (\d+)\b", comment):
+            documented[table, key] = (int(both[1]), int(both[2]))
+            checked[table, key] = (bound(field, "ge"), bound(field, "le"))
+        elif top := re.search(r"\bup to (\d+)\b", comment):
+            documented[table, key] = (None, int(top[1]))
+            checked[table, key] = (None, bound(field, "le"))
+    assert len(documented) == 5
+    assert checked == documented
+
+
+def test_the_documentation_names_every_choice() -> None:
+    choices = {(table, key): get_args(f.annotation) for table, key, f in fields() if get_origin(f.annotation) is Literal}
+    assert len(choices) == 4
+    for place, values in choices.items():
+        for value in values:
+            assert re.search(rf"\b{value}\b", comments()[place]), f"{place} does not tell of {value}"
+
+
+# Ranges
+
+
+RANGES: list[tuple[str, str, list[Any], list[Any]]] = [
+    ("run", "name", ["a", "A-z_9", "x" * 32], ["", "x" * 33, "a b", "a/b", "a+", "#", "é"]),
+    ("run", "rounds", [0, 2**31 - 1], [-1, 2**31, 1.5, "many"]),
+    ("run", "seed", [0, 2**40], [-1]),
+    ("broker", "port", [1, 65535], [0, 65536]),
+    ("broker", "keepalive", [5, 3600], [4, 3601]),
+    ("learning", "mode", ["serial", "asynchronous", "batch"], ["", "Serial", "parallel", 1]),
+    ("learning", "in_flight", [1, 1000], [0, 1001]),
+    ("learning", "batch", [1, 1000], [0, 1001]),
+    ("learning", "steps", [1, 1_000_000], [0, 1_000_001]),
+    ("learning", "beta", [1e-9, 1], [0, -0.1, 1.01, float("nan")]),
+    ("learning", "bits", [16, 8, 4], [0, 2, 5, 32, "8"]),
+    ("learning", "alpha", [1e-9, 1], [0, -0.1, 1.01, float("nan")]),
+    ("learning", "alpha_end", [0, 0.3], [-0.1, 1.01, float("nan")]),
+    ("learning", "schedule", ["constant", "linear", "cosine"], ["step"]),
+    ("learning", "staleness", ["constant", "hinge", "polynomial"], ["none"]),
+    ("learning", "staleness_exponent", [0, 10], [-0.1, 10.1]),
+    ("learning", "hinge_free", [0, 10**6], [-1]),
+    ("learning", "hinge_slope", [0, 100], [-0.1, float("nan")]),
+    ("learning", "deadline", [0.01, 1_000_000], [0, -1, 1_000_001]),
+    ("learning", "publish_interval", [0, 3600], [-0.01, 3601]),
+    ("learning", "fetch_seconds", [0.1, 3600], [0, 0.09, 3601]),
+    ("evaluation", "every", [0, 10**6], [-1]),
+    ("evaluation", "steps", [1, 1_000_000], [0, 1_000_001]),
+    ("evaluation", "shots", [1, 1_000_000], [0, 1_000_001]),
+    ("evaluation", "queries", [1, 1_000_000], [0, 1_000_001]),
+    ("evaluation", "beta", [1e-9, 1], [0, 1.01]),
+]
+
+
+@pytest.mark.parametrize(("table", "key", "value"), [(t, k, v) for t, k, good, _ in RANGES for v in good])
+def test_a_value_at_the_edge_of_its_range_is_taken(table: str, key: str, value: Any) -> None:
+    assert getattr(getattr(load_config(None, {table: {key: value}}), table), key) == value
+
+
+@pytest.mark.parametrize(("table", "key", "value"), [(t, k, v) for t, k, _, bad in RANGES for v in bad])
+def test_a_value_beyond_its_range_is_refused_by_name(table: str, key: str, value: Any) -> None:
+    assert complaint(**{table: {key: value}}).startswith(f"command line: {table}.{key}: ")
+
+
+def test_alpha_may_stay_where_it_is_but_not_rise() -> None:
+    assert load_config(None, {"learning": {"alpha": 0.2, "alpha_end": 0.2}}).learning.alpha_end == 0.2
+    text = complaint(learning={"alpha": 0.2, "alpha_end": 0.3})
+    assert text == "command line: learning: alpha_end (0.3) must not be above alpha (0.2)"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ([["input", 1]], "a model is a list"),
+        ([["dense", 1], ["dense", 1], ["squared_error"]], "a model begins with"),
+        ([["input", 0], ["dense", 1], ["squared_error"]], "n from 1 to 4095"),
+        ([["input", 1], ["dense", 4096], ["squared_error"]], "n from 1 to 4095"),
+        ([["input", 1], ["conv", 3], ["squared_error"]], "a layer is"),
+        ([["input", 1], ["dense", 3, "tanh"], ["dense", 1], ["squared_error"]], "a layer is"),
+        ([["input", 1], ["dense", 1, "relu"], ["squared_error"]], "the last layer has no ReLU"),
+        ([["input", 1], ["dense", 1], ["absolute_error"]], "a model ends with"),
+        ([["input", 1], *[["dense", 1]] * 17, ["squared_error"]], "at most 16 layers"),
+        ([["input", 4095], ["dense", 4095], ["squared_error"]], "parameters; at most"),
+        ("dense", "must be a valid list"),
+    ],
+)
+def test_a_model_that_no_device_can_run_is_refused(model: Any, said: str) -> None:
+    text = complaint(run={"model": model})
+    assert text.startswith("command line: run.model: ")
+    assert said in text
+
+
+# Sources
+
+
+def test_each_source_wins_over_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = {"learning": {"steps": 2, "batch": 2, "in_flight": 2, "hinge_free": 2}}
+    path = file(tmp_path, "[learning]\nbatch = 3\nin_flight = 3\nhinge_free = 3\n")
+    monkeypatch.setenv("TINYREPTILE_LEARNING__IN_FLIGHT", "4")
+    monkeypatch.setenv("TINYREPTILE_LEARNING__HINGE_FREE", "4")
+    learning = load_config(path, {"learning": {"hinge_free": 5}}, defaults).learning
+    assert (learning.steps, learning.batch, learning.in_flight, learning.hinge_free) == (2, 3, 4, 5)
+    assert learning.bits == 8, "what no source names has its own default"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("RUN__ROUNDS", "0x10", 16),
+        ("RUN__MODEL", '[["input", 2], ["dense", 1], ["squared_error"]]', [["input", 2], ["dense", 1], ["squared_error"]]),
+        ("BROKER__HOST", '"broker.example"', "broker.example"),
+        ("BROKER__HOST", "broker.example", "broker.example"),
+        ("BROKER__USER", "12", "12"),
+        ("BROKER__USER", "", ""),
+        ("BROKER__PASSWORD_FILE", "secrets/password.txt", Path("secrets/password.txt")),
+        ("LEARNING__BITS", "4", 4),
+        ("LEARNING__BETA", "1e-3", 0.001),
+        ("LEARNING__MODE", "serial", "serial"),
+    ],
+)
+def test_the_environment_holds_toml_or_text(monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any) -> None:
+    monkeypatch.setenv(f"TINYREPTILE_{name}", text)
+    table, _, key = name.lower().partition("__")
+    assert getattr(getattr(load_config(), table), key) == value
+
+
+def test_variables_of_others_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYREPTILE_HOME", "somewhere")
+    monkeypatch.setenv("OTHER_RUN__NAME", "other")
+    monkeypatch.setenv("RUN__NAME", "other")
+    assert load_config() == Config()
+
+
+def test_the_store_is_named_after_the_run_unless_it_is_given() -> None:
+    assert load_config(None, {"run": {"name": "attic"}}).store_path() == Path("attic.sqlite")
+    assert load_config(None, {"run": {"store": "elsewhere.db"}}).store_path() == Path("elsewhere.db")
+
+
+# Mistakes
+
+
+def test_a_mistake_in_the_defaults_names_them() -> None:
+    with pytest.raises(ConfigError, match="^defaults: learning.steps"):
+        load_config(None, None, {"learning": {"steps": 0}})
+
+
+def test_a_mistake_in_the_file_names_the_file(tmp_path: Path) -> None:
+    path = file(tmp_path, "[learning]\nsteps = 0\n")
+    assert complaint(path) == f"{path}: learning.steps: must be greater than or equal to 1, not 0"
+
+
+def test_a_mistake_in_the_environment_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYREPTILE_LEARNING__MODE", "fast")
+    assert complaint() == "environment: learning.mode: must be 'serial', 'asynchronous' or 'batch', not 'fast'"
+
+
+def test_a_mistake_on_the_command_line_names_it() -> None:
+    assert complaint(learning={"bits": 5}) == "command line: learning.bits: must be 16, 8 or 4, not 5"
+
+
+def test_an_unknown_key_is_told_with_the_known_ones() -> None:
+    text = complaint(broker={"hots": "x"})
+    known = "host, port, user, password_file, tls_ca, keepalive"
+    assert text == f"command line: unknown key broker.hots; known here are {known}"
+
+
+def test_an_unknown_table_is_told_with_the_known_ones(tmp_path: Path) -> None:
+    path = file(tmp_path, "[brokr]\nhost = 'x'\n")
+    assert complaint(path) == f"{path}: unknown key brokr; known here are run, broker, learning, evaluation"
+
+
+def test_a_table_that_is_a_value_is_told(tmp_path: Path) -> None:
+    path = file(tmp_path, "broker = 5\n")
+    assert complaint(path) == f"{path}: broker is a table, written [broker], not 5"
+
+
+def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    path = file(tmp_path, "[run]\nname = 'a b'\n[broker]\nport = 0\nhots = 'x'\n[learning]\nmode = 'fast'\nbits = 5\n")
+    lines = complaint(path).splitlines()
+    assert len(lines) == 5
+    for line, key in zip(lines, ["run.name", "broker.port", "broker.hots", "learning.mode", "learning.bits"], strict=True):
+        assert line.startswith(f"{path}: ")
+        assert key in line
+
+
+def test_an_absent_file_is_told(tmp_path: Path) -> None:
+    assert complaint(tmp_path / "no.toml") == f"configuration file {tmp_path / 'no.toml'}: No such file or directory"
+
+
+@pytest.mark.parametrize("content", [b"[run\n", b"run = \n", b"\xff\xfe", b"[run]\n[run]\n"])
+def test_a_file_that_is_no_toml_is_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(content)
+    assert complaint(path).startswith(f"configuration file {path} is not valid TOML: ")
+
+
+# The password
+
+
+def password(path: Path | None) -> str | None:
+    return load_config(None, {"broker": {"password_file": path}}).broker.password()
+
+
+def test_without_a_password_file_there_is_no_password() -> None:
+    assert password(None) is None
+
+
+@pytest.mark.parametrize("content", ["s3cret", "s3cret\n", "s3cret\r\nan old one\n"])
+def test_the_password_is_the_first_line_of_its_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "password").write_text(content)
+    assert password(tmp_path / "password") == "s3cret"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00"], ids=["absent", "empty", "no text"])
+def test_a_password_file_that_can_not_be_read_is_told(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "password"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        password(path)
+    assert str(caught.value) == f"broker.password_file: {path} can't be read; its first line must be the password"

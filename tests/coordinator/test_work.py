@@ -1,0 +1,234 @@
+"""Work in flight: how chunks become a delta, what is refused, and whose deadline is next."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from coordinator.work import Refusal, Work, WorkBook
+from tinyreptile.messages import EVALUATE, TRAIN
+from tinyreptile.model import Model
+
+MODEL = Model([["input", 1], ["dense", 64, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]])
+SIZE = MODEL.parameters  # bytes, at 8 bits
+PACKED = random.Random(1).randbytes(SIZE)
+REPORT: dict[str, Any] = {
+    "version": 3,
+    "bits": 8,
+    "gains": [100] * len(MODEL.tensors),
+    "loss": 0.5,
+    "samples": 32,
+    "ms": 12,
+    "free": 0,
+}
+
+
+@pytest.fixture
+def work() -> Work:
+    return WorkBook().issue("d0", TRAIN, 3, 8, now=0, seconds=10)
+
+
+def chunk(index: int, **changes: Any) -> dict[str, Any]:
+    message = {"work": 1, "chunks": 3, "data": PACKED[index * 1024 : (index + 1) * 1024]}
+    if index == 0:
+        message["report"] = REPORT
+    return message | changes
+
+
+def refusal(work: Work, index: int, message: dict[str, Any]) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        work.add(MODEL, index, message)
+    return caught.value
+
+
+# Chunks
+
+
+def test_the_example_has_three_chunks() -> None:
+    assert 2 * 1024 < SIZE < 3 * 1024
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
+def test_chunks_come_in_any_order(work: Work, order: tuple[int, ...]) -> None:
+    results = [work.add(MODEL, index, chunk(index)) for index in order]
+    assert results == [None, None, PACKED]
+    assert work.report == REPORT
+
+
+def test_chunks_may_be_repeated(work: Work) -> None:
+    for index in (1, 0, 1, 0, 0):
+        assert work.add(MODEL, index, chunk(index)) is None
+    assert work.add(MODEL, 2, chunk(2)) == PACKED
+
+
+def test_a_chunk_is_copied_out_of_the_buffer_that_it_came_in(work: Work) -> None:
+    buffer = bytearray(PACKED[:1024])
+    work.add(MODEL, 0, chunk(0, data=memoryview(buffer)))
+    buffer[:] = bytes(1024)
+    work.add(MODEL, 1, chunk(1))
+    assert work.add(MODEL, 2, chunk(2)) == PACKED
+
+
+@pytest.mark.parametrize(("bits", "chunks", "last"), [(16, 5, 2 * SIZE - 4 * 1024), (4, 2, (SIZE + 1) // 2 - 1024)])
+def test_the_bits_that_were_asked_for_say_how_many_chunks_come(bits: int, chunks: int, last: int) -> None:
+    work = WorkBook().issue("d0", TRAIN, 3, bits, now=0, seconds=10)
+    for index in range(1, chunks - 1):
+        assert work.add(MODEL, index, {"chunks": chunks, "data": bytes(1024)}) is None
+    assert work.add(MODEL, chunks - 1, {"chunks": chunks, "data": bytes(last)}) is None
+    packed = work.add(MODEL, 0, {"chunks": chunks, "data": bytes(1024), "report": REPORT | {"bits": bits}})
+    assert packed is not None
+    assert len(packed) == (SIZE * bits + 7) // 8
+
+
+@pytest.mark.parametrize("chunks", [2, 4, None])
+def test_another_number_of_chunks_is_refused(work: Work, chunks: int | None) -> None:
+    found = refusal(work, 0, chunk(0, chunks=chunks))
+    assert (found.kind, str(found)) == ("wrong size", f"the delta has 3 chunks, not {chunks}")
+
+
+@pytest.mark.parametrize("index", [3, 4, 65535])
+def test_a_chunk_beyond_the_last_is_refused(work: Work, index: int) -> None:
+    assert refusal(work, index, chunk(2)).kind == "wrong size"
+
+
+@pytest.mark.parametrize(
+    ("index", "size"), [(0, 1023), (0, 0), (1, 1), (2, SIZE - 2049), (2, SIZE - 2047), (2, 1024)]
+)
+def test_a_chunk_of_another_size_is_refused(work: Work, index: int, size: int) -> None:
+    found = refusal(work, index, chunk(index, data=bytes(size)))
+    assert (found.kind, str(found)) == ("wrong size", f"chunk {index} has {size} bytes")
+
+
+def test_a_chunk_without_data_is_refused(work: Work) -> None:
+    assert refusal(work, 0, {"work": 1, "chunks": 3}).kind == "wrong size"
+
+
+def test_a_refused_chunk_is_not_kept(work: Work) -> None:
+    refusal(work, 0, chunk(0, report=None))
+    refusal(work, 1, chunk(1, data=b"x"))
+    assert work.chunks == {}
+    assert work.report == {}
+
+
+@pytest.mark.parametrize(
+    ("report", "kind"),
+    [
+        (None, "malformed"),
+        ([], "malformed"),
+        ({}, "malformed"),
+        (REPORT | {"version": -1}, "malformed"),
+        (REPORT | {"loss": float("nan")}, "malformed"),
+        (REPORT | {"loss": "0.5"}, "malformed"),
+        (REPORT | {"gains": []}, "malformed"),
+        (REPORT | {"gains": [0] * 6}, "malformed"),
+        (REPORT | {"gains": [65537] * 6}, "malformed"),
+        (REPORT | {"gains": [1.5] * 6}, "malformed"),
+        (REPORT | {"gains": [True] * 6}, "malformed"),
+        (REPORT | {"samples": 0}, "malformed"),
+        (REPORT | {"gains": [100] * 5}, "wrong size"),
+        (REPORT | {"gains": [100] * 7}, "wrong size"),
+        (REPORT | {"bits": 16}, "wrong size"),
+    ],
+)
+def test_a_bad_report_is_refused(work: Work, report: Any, kind: str) -> None:
+    assert refusal(work, 0, chunk(0, report=report)).kind == kind
+
+
+def test_a_malformed_report_is_told_by_its_field(work: Work) -> None:
+    assert str(refusal(work, 0, chunk(0, report=REPORT | {"ms": "12"}))) == "report: ms has the wrong type, str"
+
+
+@pytest.mark.parametrize("gain", [1, 65536])
+def test_gains_at_the_edge_of_their_range_are_taken(work: Work, gain: int) -> None:
+    assert work.add(MODEL, 0, chunk(0, report=REPORT | {"gains": [gain] * 6})) is None
+
+
+def test_only_chunk_0_needs_a_report(work: Work) -> None:
+    assert refusal(work, 0, {"work": 1, "chunks": 3, "data": PACKED[:1024]}).kind == "malformed"
+    assert work.add(MODEL, 1, chunk(1, report="not looked at")) is None
+
+
+# The book
+
+
+def test_every_work_has_an_id_of_its_own_from_the_first_on() -> None:
+    book = WorkBook(next_id=70)
+    issued = [book.issue(f"d{i}", TRAIN, 0, 8, now=0, seconds=10) for i in range(5)]
+    book.close(issued[2])
+    issued.append(book.issue("d2", TRAIN, 0, 8, now=0, seconds=10))
+    assert [work.id for work in issued] == [70, 71, 72, 73, 74, 75]
+
+
+def test_open_work_is_counted_by_kind() -> None:
+    book = WorkBook()
+    train = [book.issue("d", TRAIN, 0, 8, now=0, seconds=10) for _ in range(3)]
+    evaluate = book.issue("e", EVALUATE, 0, 8, now=0, seconds=10)
+    assert (book.count(TRAIN), book.count(EVALUATE)) == (3, 1)
+    book.close(train[0])
+    book.close(evaluate)
+    assert (book.count(TRAIN), book.count(EVALUATE)) == (2, 0)
+
+
+def test_work_that_is_closed_twice_counts_once() -> None:
+    book = WorkBook()
+    work = book.issue("d", TRAIN, 0, 8, now=0, seconds=10)
+    book.issue("d", TRAIN, 0, 8, now=0, seconds=10)
+    book.close(work)
+    book.close(work)
+    assert book.count(TRAIN) == 1
+
+
+def test_restored_work_is_open_and_counted() -> None:
+    book = WorkBook(next_id=100)
+    book.restore(Work(5, "d0", TRAIN, 3, 8, issued=0, deadline=7))
+    assert book.open[5].device == "d0"
+    assert book.count(TRAIN) == 1
+    assert book.next_deadline() == 7
+
+
+def test_without_open_work_there_is_no_deadline() -> None:
+    book = WorkBook()
+    assert book.next_deadline() is None
+    assert book.expired(1e9) == []
+
+
+def test_the_next_deadline_is_the_earliest_of_open_work() -> None:
+    book = WorkBook()
+    first, second = (book.issue("d", TRAIN, 0, 8, now=100, seconds=s) for s in (5, 3))
+    assert book.next_deadline() == 103
+    book.close(second)
+    assert book.next_deadline() == 105
+    book.close(first)
+    assert book.next_deadline() is None
+
+
+def test_work_expires_in_the_order_of_its_deadlines() -> None:
+    book = WorkBook()
+    seconds = random.Random(2).sample(range(1, 1000), 200)
+    for s in seconds:
+        book.issue("d", TRAIN, 0, 8, now=0, seconds=s)
+    late: list[float] = []
+    for now in range(0, 1001, 50):
+        found = [work.deadline for work in book.expired(now)]
+        assert all(now - 50 < deadline <= now for deadline in found)
+        late += found
+    assert late == sorted(seconds)
+    assert book.count(TRAIN) == 0
+    assert book.open == {}
+
+
+def test_work_expires_at_its_deadline_and_not_before() -> None:
+    book = WorkBook()
+    work = book.issue("d", TRAIN, 0, 8, now=100, seconds=5)
+    assert book.expired(104.999) == []
+    assert book.expired(105) == [work]
+
+
+def test_work_expires_once_and_closed_work_never() -> None:
+    book = WorkBook()
+    work, closed = (book.issue("d", TRAIN, 0, 8, now=0, seconds=5) for _ in range(2))
+    book.close(closed)
+    assert book.expired(10) == [work]
+    assert book.expired(10) == []
