@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -44,7 +44,8 @@ def command(
     for path in files:
         try:
             if path.suffix == ".npz":
-                np.savez(path, allow_pickle=False, model=json.dumps(model.spec), version=version, **tensors)
+                arrays: dict[str, Any] = {"model": json.dumps(model.spec), "version": version, **tensors}
+                np.savez(path, **arrays)
             else:
                 content = {
                     "model": model.spec,

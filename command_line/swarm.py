@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -115,7 +116,9 @@ async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
                 note = f"; here {counts.online} online, {counts.accepted} accepted"
                 if "devices" in last:
                     progress.show(last, note)
-                await asyncio.wait([asyncio.create_task(stop.wait())], timeout=0.5)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        await stop.wait()
         finally:
             watching.cancel()
             counts = await swarm.stop()

@@ -22,7 +22,7 @@ _PREFIX = "TINYREPTILE_"
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
 
 class RunConfig(_Table):

@@ -82,7 +82,7 @@ class Registry:
 
     def failed(self, device: Device, now: float) -> None:
         """``device`` failed at its work: it rests, each time longer, lest it fails at full speed."""
-        seconds = min(MAX_REST, 2.0**device.failures - 1)
+        seconds = min(MAX_REST, 2.0 ** min(device.failures, 16) - 1)
         device.failures += 1
         if seconds:
             device.resting = True

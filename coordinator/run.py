@@ -324,6 +324,7 @@ class Run:
         return work
 
     def _request(self, work: Work) -> None:
+        work.chunks.clear()  # of an earlier attempt, which a device need not repeat
         self.publication.pin(work.id, self._clock(), self.registry.devices[work.device].round_trip)
         message: dict[str, Any] = {
             "work": work.id,

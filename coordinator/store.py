@@ -126,19 +126,20 @@ class SQLiteStore:
 
     def _open(self) -> None:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # one coordinator a run
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("BEGIN IMMEDIATE")
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found == 0:
-            for statement in _TABLES.split(";\n"):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version={SCHEMA}")
-        self._db.execute("COMMIT")
         if found not in (0, SCHEMA):
             raise StoreError(
                 f"the store {self._path} has format {found}, this coordinator reads {SCHEMA}; update the coordinator"
             )
+        if found == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise StoreError(f"{self._path} is another program's database; give the store another path")
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        if found == 0:
+            with self._transaction():
+                for statement in _TABLES.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={SCHEMA}")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

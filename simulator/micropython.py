@@ -24,11 +24,12 @@ def find_micropython() -> str | None:
 
 @asynccontextmanager
 async def micropython_device(
-    executable: str, folder: Path, config: dict[str, Any], heap: str = "192wK"
+    executable: str, folder: Path, config: dict[str, Any], heap: str = "96wK"
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A device with the configuration ``config`` (see `tinyreptile.device`) and ``heap`` bytes of heap.
+    """A device with the configuration ``config`` (see `tinyreptile.device`).
 
-    Configuration and log are files in ``folder``. The process ends with the context.
+    Its ``heap`` is by default as many words as 96 KiB have on a board of 32 bits. Configuration and log are files in
+    ``folder``. The process ends with the context.
     """
     path = folder / f"{config['id']}.json"
     path.write_text(json.dumps(config))

@@ -90,7 +90,7 @@ def test_the_documented_example_names_every_key_and_no_other() -> None:
     assert documented == {(table, key) for table, key, _ in fields()}
 
 
-@pytest.mark.parametrize(("table", "key", "field"), fields())
+@pytest.mark.parametrize(("table", "key", "field"), list(fields()))
 def test_a_documented_value_is_the_default(table: str, key: str, field: FieldInfo) -> None:
     documented = tomllib.loads(EXAMPLE)[table][key]
     default = getattr(getattr(load_config(), table), key)
@@ -116,7 +116,8 @@ def test_documented_ranges_are_the_ones_that_are_checked() -> None:
 
 
 def test_the_documentation_names_every_choice() -> None:
-    choices = {(table, key): get_args(f.annotation) for table, key, f in fields() if get_origin(f.annotation) is Literal}
+    types = {(table, key): field.annotation for table, key, field in fields()}
+    choices = {place: get_args(kind) for place, kind in types.items() if get_origin(kind) is Literal}
     assert len(choices) == 4
     for place, values in choices.items():
         for value in values:
@@ -211,7 +212,11 @@ def test_each_source_wins_over_the_one_before(tmp_path: Path, monkeypatch: pytes
     ("name", "text", "value"),
     [
         ("RUN__ROUNDS", "0x10", 16),
-        ("RUN__MODEL", '[["input", 2], ["dense", 1], ["squared_error"]]', [["input", 2], ["dense", 1], ["squared_error"]]),
+        (
+            "RUN__MODEL",
+            '[["input", 2], ["dense", 1], ["squared_error"]]',
+            [["input", 2], ["dense", 1], ["squared_error"]],
+        ),
         ("BROKER__HOST", '"broker.example"', "broker.example"),
         ("BROKER__HOST", "broker.example", "broker.example"),
         ("BROKER__USER", "12", "12"),
@@ -244,7 +249,7 @@ def test_the_store_is_named_after_the_run_unless_it_is_given() -> None:
 
 
 def test_a_mistake_in_the_defaults_names_them() -> None:
-    with pytest.raises(ConfigError, match="^defaults: learning.steps"):
+    with pytest.raises(ConfigError, match=r"^defaults: learning\.steps"):
         load_config(None, None, {"learning": {"steps": 0}})
 
 
@@ -282,7 +287,9 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
     path = file(tmp_path, "[run]\nname = 'a b'\n[broker]\nport = 0\nhots = 'x'\n[learning]\nmode = 'fast'\nbits = 5\n")
     lines = complaint(path).splitlines()
     assert len(lines) == 5
-    for line, key in zip(lines, ["run.name", "broker.port", "broker.hots", "learning.mode", "learning.bits"], strict=True):
+    for line, key in zip(
+        lines, ["run.name", "broker.port", "broker.hots", "learning.mode", "learning.bits"], strict=True
+    ):
         assert line.startswith(f"{path}: ")
         assert key in line
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.registry import Device, Registry
+from coordinator.registry import MAX_REST, Device, Registry
 from tinyreptile import messages
 from tinyreptile.messages import EVALUATE, TRAIN
 
@@ -199,3 +199,67 @@ def test_the_last_will_of_the_present_start_is_believed() -> None:
     registry = fleet("a")
     assert hello(registry, "a", "offline").state == "offline"
     assert idle(registry) == []
+
+
+# Rest
+
+
+def rest(registry: Registry, now: float) -> float:
+    """Seconds from ``now`` until device a is idle again."""
+    seconds = 0.0
+    while not idle(registry):
+        seconds += 0.5
+        assert seconds <= 2 * MAX_REST
+        registry.wake(now + seconds)
+    return seconds
+
+
+def test_a_device_that_fails_for_the_first_time_does_not_rest() -> None:
+    registry = fleet("a")
+    registry.failed(registry.devices["a"], 100)
+    assert idle(registry) == ["a"]
+
+
+def test_a_device_that_goes_on_failing_rests_each_time_longer() -> None:
+    registry = fleet("a")
+    rests = []
+    for now in range(0, 9000, 1000):
+        registry.failed(registry.devices["a"], now)
+        rests.append(rest(registry, now))
+    assert rests == [0, 1, 3, 7, 15, 31, MAX_REST, MAX_REST, MAX_REST]
+
+
+def test_a_device_that_has_failed_thousands_of_times_rests_no_longer_than_the_others() -> None:
+    registry = fleet("a")
+    for _ in range(5000):
+        registry.failed(registry.devices["a"], 100)
+    assert rest(registry, 100) == MAX_REST
+
+
+def test_a_hello_does_not_end_a_rest() -> None:
+    registry = fleet("a")
+    for _ in range(3):
+        registry.failed(registry.devices["a"], 100)
+    hello(registry, "a")
+    registry.assign(registry.devices["a"], 0)
+    assert idle(registry) == []
+
+
+def test_a_device_that_went_offline_at_rest_is_not_idle_when_it_has_rested() -> None:
+    registry = fleet("a")
+    for _ in range(3):
+        registry.failed(registry.devices["a"], 100)
+    hello(registry, "a", "offline")
+    registry.wake(1000)
+    assert idle(registry) == []
+    hello(registry, "a")
+    assert idle(registry) == ["a"]
+
+
+def test_one_that_rests_does_not_hold_up_the_others() -> None:
+    registry = fleet("a", "b")
+    for _ in range(3):
+        registry.failed(registry.devices["a"], 100)
+    assert idle(registry) == ["b"]
+    registry.wake(1000)
+    assert idle(registry) == ["b", "a"], "it queues at the end"

@@ -364,8 +364,8 @@ def spoiled(update: Update, how: str) -> dict[str, Any]:
         "no report": lambda: {"report": None},
         "empty report": lambda: {"report": {}},
         "a gain too few": lambda: {"report": report | {"gains": report["gains"][:-1]}},
-        "a gain of 0": lambda: {"report": report | {"gains": [0] + report["gains"][1:]}},
-        "a gain of text": lambda: {"report": report | {"gains": ["1"] + report["gains"][1:]}},
+        "a gain of 0": lambda: {"report": report | {"gains": [0, *report["gains"][1:]]}},
+        "a gain of text": lambda: {"report": report | {"gains": ["1", *report["gains"][1:]]}},
         "other bits": lambda: {"report": report | {"bits": 4}},
         "a loss of NaN": lambda: {"report": report | {"loss": float("nan")}},
         "an infinite loss": lambda: {"report": report | {"loss": float("inf")}},
@@ -761,7 +761,7 @@ def test_settings_may_change_across_a_restart(start: StartRun) -> None:
 
 def test_the_model_may_not_change_across_a_restart(start: StartRun) -> None:
     start(devices=1)
-    with pytest.raises(StoreError, match="was begun with model.*another name"):
+    with pytest.raises(StoreError, match=r"was begun with model.*another name"):
         start(run={"model": BIG})
 
 

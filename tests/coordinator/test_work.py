@@ -93,9 +93,7 @@ def test_a_chunk_beyond_the_last_is_refused(work: Work, index: int) -> None:
     assert refusal(work, index, chunk(2)).kind == "wrong size"
 
 
-@pytest.mark.parametrize(
-    ("index", "size"), [(0, 1023), (0, 0), (1, 1), (2, SIZE - 2049), (2, SIZE - 2047), (2, 1024)]
-)
+@pytest.mark.parametrize(("index", "size"), [(0, 1023), (0, 0), (1, 1), (2, SIZE - 2049), (2, SIZE - 2047), (2, 1024)])
 def test_a_chunk_of_another_size_is_refused(work: Work, index: int, size: int) -> None:
     found = refusal(work, index, chunk(index, data=bytes(size)))
     assert (found.kind, str(found)) == ("wrong size", f"chunk {index} has {size} bytes")
