@@ -170,9 +170,10 @@ class Coordinator:
                 helpers = [tasks.create_task(self._send_forever(session), name=f"sender{i}") for i in range(SENDERS)]
                 await self._publish(session)
                 await session.subscribe([(self._topics.all_status, 1), (self._topics.all_updates, 1)])
-                helpers.append(tasks.create_task(self._receive_forever(session), name="receiver"))
+                receiver = tasks.create_task(self._receive_forever(session), name="receiver")
                 helpers.append(tasks.create_task(self._report_forever(session), name="reporter"))
                 await self._dispatch(session)
+                receiver.cancel()  # what is not taken any more will be sent again; what is taken is acknowledged
                 await self._journal.flush()  # then the last acknowledgements are in the outbox
                 async with asyncio.timeout(10):
                     await self._outbox.join()
