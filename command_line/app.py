@@ -40,7 +40,7 @@ for module in (demo, serve, swarm, status, export):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 
-def main() -> None:
+def run() -> None:
     """Run the command; a mistake of the user ends in one sentence and exit code 1."""
     from simulator.data import DataError
     from simulator.tasks import TaskError
@@ -51,5 +51,3 @@ def main() -> None:
     except (CoordinatorError, TaskError, DataError, MessageError) as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)

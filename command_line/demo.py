@@ -29,11 +29,11 @@ def command(
     ] = 50,
     evaluators: Annotated[int, typer.Option(min=4, max=100, help="Unseen devices for evaluation.")] = 10,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Updates to take [default: 20000 for sine].", show_default=False)
+        int | None, typer.Option(min=1, help="Updates to take \\[default: 20000 for sine].", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Makes the fleet and the first initialization.")] = 1,
     picture: Annotated[
-        Path | None, typer.Option(help="Where the picture goes [default: out/demo-TASK.png].", show_default=False)
+        Path | None, typer.Option(help="Where the picture goes \\[default: out/demo-TASK.png].", show_default=False)
     ] = None,
     broker: BrokerOption = None,
     run: RunOption = None,

@@ -16,11 +16,11 @@ ConfigOption = Annotated[
 BrokerOption = Annotated[
     str | None,
     typer.Option(
-        "--broker", metavar="HOST[:PORT]", help="The MQTT broker [default: 127.0.0.1:1883].", show_default=False
+        "--broker", metavar="HOST[:PORT]", help="The MQTT broker \\[default: 127.0.0.1:1883].", show_default=False
     ),
 ]
 RunOption = Annotated[
-    str | None, typer.Option("--run", metavar="NAME", help="The run's name [default: default].", show_default=False)
+    str | None, typer.Option("--run", metavar="NAME", help="The run's name \\[default: default].", show_default=False)
 ]
 UserOption = Annotated[str | None, typer.Option("--user", help="User name at the broker.", show_default=False)]
 PasswordOption = Annotated[

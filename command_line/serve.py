@@ -40,7 +40,7 @@ def command(
         int | None, typer.Option(help="Accepted updates until the run ends; 0: never.", show_default=False)
     ] = None,
     store: Annotated[
-        Path | None, typer.Option(help="The SQLite file [default: NAME.sqlite].", show_default=False)
+        Path | None, typer.Option(help="The SQLite file \\[default: NAME.sqlite].", show_default=False)
     ] = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -90,7 +90,7 @@ def summary(config: Config, status: dict[str, Any]) -> Table:
     table.add_row("version", str(status["version"]))
     table.add_row("updates accepted", str(status["updates"]))
     table.add_row("updates refused", ", ".join(f"{v} {k}" for k, v in status["refusals"].items()) or "0")
-    if status["loss"] is not None:
+    if "loss" in status:
         table.add_row("training loss, last 200 updates", f"{status['loss']:.4f}")
     table.add_row("unseen devices", loss_text(status["evaluation"]))
     table.add_row(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from coordinator.config import Config
@@ -67,21 +68,21 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
         "refused": ", ".join(f"{v} {k}" for k, v in (status.get("refusals") or {}).items()) or "0",
     }
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     states = Counter(f"{d['state']} {d.get('role', '')}".strip() for d in snapshot.devices.values())
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
-    devices = Table(title=f"Devices: {counted}")
+    devices = Table(title=f"Devices: {escape(counted)}")
     for column in ("id", "state", "role", "platform", "RAM for a model", "error"):
         devices.add_column(column)
     for device_id, device in sorted(snapshot.devices.items(), key=lambda item: (item[1]["state"], item[0]))[:most]:
         ram = device.get("ram") or 0
         devices.add_row(
             device_id,
-            device["state"],
-            device.get("role", ""),
-            device.get("platform", ""),
+            escape(device["state"]),
+            escape(device.get("role", "")),
+            escape(device.get("platform", "")),
             f"{ram:,} bytes" if ram else "not limited" if device["state"] == "online" else "",
-            device.get("error", ""),
+            escape(device.get("error", "")),
         )
     if len(snapshot.devices) > most:
         devices.caption = f"{len(snapshot.devices) - most} more; --devices shows them"

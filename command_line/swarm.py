@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from coordinator.errors import CoordinatorError
+from coordinator.observer import watch
 
 from .console import RunProgress, configure_logging, out
 from .options import (
@@ -44,7 +45,7 @@ def command(
     processes: Annotated[int, typer.Option(min=1, max=64, help="Processes to spread them over.")] = 1,
     data: DataOption = None,
     prefix: Annotated[
-        str | None, typer.Option(help="Of the devices' ids [default: the task].", show_default=False)
+        str | None, typer.Option(help="Of the devices' ids \\[default: the task].", show_default=False)
     ] = None,
     think: Annotated[float, typer.Option(min=0, help="Mean seconds that a piece of training takes.")] = 0.0,
     latency: Annotated[float, typer.Option(min=0, help="Seconds that messages from the broker are late.")] = 0.0,
@@ -53,7 +54,7 @@ def command(
     ] = 0.0,
     ram: Annotated[
         int | None,
-        typer.Option(min=0, help="Bytes a device has for the model [default: no limit].", show_default=False),
+        typer.Option(min=0, help="Bytes a device has for the model \\[default: no limit].", show_default=False),
     ] = None,
     stay: Annotated[bool, typer.Option(help="Stay when the run has finished.")] = False,
     verbose: VerboseOption = False,
@@ -88,7 +89,7 @@ def command(
 
 async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
     """Watch the run and the devices until there is nothing left to do; returns what stood in the way, if anything."""
-    from simulator.swarm import Swarm, watch
+    from simulator.swarm import Swarm
 
     Swarm(spec)  # a mistake in the task or the names shows before any process starts
     stop = asyncio.Event()
@@ -96,11 +97,16 @@ async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     last: dict[str, Any] = {}
+    finished_before = False
     with RunProgress(0) as progress:
 
-        def show(status: dict[str, Any]) -> None:
+        def show(status: dict[str, Any], retained: bool) -> None:
+            first = not last
             last.update(status)
             if status["state"] == "finished" and not stay:
+                if first and retained:
+                    nonlocal finished_before
+                    finished_before = True
                 stop.set()
 
         watching = asyncio.create_task(watch(spec.run, spec.broker, show))
@@ -128,4 +134,9 @@ async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
             table.add_row(name, str(value))
     out.print(table)
     problem: str | None = swarm.problem
+    if finished_before:
+        problem = (
+            f"run {spec.run} has finished already, with {last['updates']} updates; "
+            "serve it again with more --rounds, or wait for that with --stay"
+        )
     return problem

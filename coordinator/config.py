@@ -53,7 +53,7 @@ class RunConfig(_Table):
 class BrokerConfig(_Table):
     """The MQTT broker."""
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(1883, ge=1, le=65535)
     user: str | None = None
     password_file: Path | None = Field(None, description="a file whose first line is the password")

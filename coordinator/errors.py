@@ -1,5 +1,12 @@
 """What a user can have got wrong: the errors that a command shows as one sentence."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import BrokerConfig
+
 
 class CoordinatorError(Exception):
     """Base of the coordinator's own errors; the text says what was wrong, what was expected, and what to do."""
@@ -11,6 +18,11 @@ class ConfigError(CoordinatorError):
 
 class BrokerError(CoordinatorError):
     """The broker is not there, or refuses this client."""
+
+
+def unreadable_authority(broker: BrokerConfig, error: Exception) -> BrokerError:
+    """The sentence for a ``tls_ca`` that can't be read."""
+    return BrokerError(f"broker.tls_ca: {broker.tls_ca} is no readable PEM file of certificates: {error}")
 
 
 class StoreError(CoordinatorError):

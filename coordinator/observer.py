@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from binascii import crc32
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from tinyreptile import messages
 from tinyreptile.messages import MessageError
 from tinyreptile.model import Model, ModelError
 
-from .config import Config
+from .config import BrokerConfig, Config
 from .errors import CoordinatorError
 from .initialization import decode
 from .rules import Weights
@@ -31,6 +32,38 @@ class Snapshot:
     devices: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+def check_run_status(message: Any) -> dict[str, Any]:
+    """``message`` if it is a run's status with all that it holds in order, else `MessageError`."""
+    status: dict[str, Any] = messages.check(messages.RUN_STATUS, message)
+    if status["evaluation"]:
+        messages.check(messages.EVALUATION_SUMMARY, status["evaluation"])
+    if not all(isinstance(kind, str) for kind in status["refusals"]):
+        raise MessageError("refusals are counted by kind, a string")
+    messages.check_ints("refusals", status["refusals"].values(), 0, 2**31 - 1)
+    return status
+
+
+async def watch(run: str, broker: BrokerConfig, on_status: Callable[[dict[str, Any], bool], None]) -> None:
+    """Call ``on_status`` with each status of the run's coordinator and whether it was retained, for ever.
+
+    Raises `BrokerError` if there is no broker at the start.
+    """
+    topic = messages.RunTopics(run).coordinator
+    connected_once = False
+    while True:
+        try:
+            async with client(broker) as session:
+                connected_once = True
+                await session.subscribe(topic, qos=1)
+                async for message in session.messages:
+                    with contextlib.suppress(MessageError):
+                        on_status(check_run_status(unpack(message.payload)), bool(message.retain))
+        except aiomqtt.MqttError as error:
+            if not connected_once:
+                raise broker_error(broker, error) from None
+            await asyncio.sleep(1)
+
+
 async def look(config: Config, seconds: float = 3.0) -> Snapshot:
     """The run as its retained messages show it; raises `BrokerError`."""
     topics = messages.RunTopics(config.run.name)
@@ -39,11 +72,10 @@ async def look(config: Config, seconds: float = 3.0) -> Snapshot:
         async with client(config.broker) as session:
             await session.subscribe([(topics.coordinator, 1), (topics.all_status, 1)])
             async for topic, message in _retained(session, seconds):
-                if topic == topics.coordinator:
-                    if isinstance(message, dict):
-                        snapshot.coordinator = message
-                else:
-                    with contextlib.suppress(MessageError):
+                with contextlib.suppress(MessageError):
+                    if topic == topics.coordinator:
+                        snapshot.coordinator = check_run_status(message)
+                    else:
                         device_id, _, _ = topics.parse(topic)
                         snapshot.devices[device_id] = messages.check(messages.STATUS, message)
     except aiomqtt.MqttError as error:

@@ -145,6 +145,14 @@ class Run:
         """A device's status message, already checked; a probe says nothing yet."""
         if status["state"] == "probe":
             return
+        problem = ""
+        if status["protocol"] != messages.PROTOCOL:
+            problem = f"it speaks protocol {status['protocol']}, this coordinator {messages.PROTOCOL}"
+        elif status.get("role", messages.TRAIN) not in (messages.TRAIN, messages.EVALUATE):
+            problem = "its role is neither train nor evaluate"
+        if problem and status["state"] == "online":
+            _log.warning("device %s gets no work: %s", device_id, problem)
+            status = status | {"state": "unfit", "error": problem}
         before = self.registry.devices.get(device_id)
         rebooted = before is not None and status["state"] != "offline" and before.boot not in ("", status["boot"])
         if rebooted and before is not None and (work := self.book.open.get(before.work)):
@@ -450,8 +458,7 @@ class Run:
             "devices": self.registry.count("online", messages.TRAIN),
             "evaluators": self.registry.count("online", messages.EVALUATE),
             "unfit": self.registry.count("unfit"),
-            "loss": float(np.mean(self.losses)) if self.losses else None,
-            "staleness": float(np.mean(self.taus)) if self.taus else None,
+            **({"loss": float(np.mean(self.losses)), "staleness": float(np.mean(self.taus))} if self.losses else {}),
             "round_trip_p50": float(np.quantile(trips, 0.5)),
             "round_trip_p99": float(np.quantile(trips, 0.99)),
             "refusals": dict(self.refusals),

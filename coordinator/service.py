@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import random
+import secrets
 import socket
 import ssl
 import time
@@ -22,7 +23,7 @@ from tinyreptile import messages
 from tinyreptile.messages import MessageError
 
 from .config import BrokerConfig, Config
-from .errors import BrokerError
+from .errors import BrokerError, CoordinatorError, unreadable_authority
 from .initialization import encode
 from .journal import Journal
 from .run import Run
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 SENDERS = 8  # publishes under way at once; with ours beside them aiomqtt warns beyond 10
 INCOMING = 20_000  # messages waiting to be looked at; devices send again what is dropped beyond
 STATUS_SECONDS = 1.0
+QUIET_SECONDS = 0.3  # a retained message comes sooner after its subscription
 MAX_BACKOFF = 30.0
 
 
@@ -44,9 +46,7 @@ def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
         try:
             tls = ssl.create_default_context(cafile=str(broker.tls_ca))
         except (OSError, ssl.SSLError) as error:
-            raise BrokerError(
-                f"broker.tls_ca: {broker.tls_ca} is no readable PEM file of certificates: {error}"
-            ) from None
+            raise unreadable_authority(broker, error) from None
     return aiomqtt.Client(
         broker.host,
         broker.port,
@@ -103,6 +103,7 @@ class Coordinator:
             raise
         self._topics = self.run_state.topics
         self._outbox: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+        self._boot = secrets.token_hex(4)
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._on_status = on_status
@@ -146,6 +147,8 @@ class Coordinator:
                     max_inflight_messages=200,
                     max_queued_incoming_messages=INCOMING,
                 ) as session:
+                    if not connected_once:
+                        await self._check_alone(session)
                     connected_once, backoff = True, 0.5
                     await self._session(session)
             except aiomqtt.MqttError as error:
@@ -156,6 +159,25 @@ class Coordinator:
                     async with asyncio.timeout(backoff * (0.5 + random.random() / 2)):
                         await self._stopping.wait()
                 backoff = min(MAX_BACKOFF, backoff * 2)
+
+    async def _check_alone(self, session: aiomqtt.Client) -> None:
+        """Raise `CoordinatorError` if another coordinator serves this run at this broker: it says so every second."""
+        await session.subscribe(self._topics.coordinator, qos=1)
+        seconds = QUIET_SECONDS
+        with contextlib.suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(seconds):
+                    message = await anext(aiter(session.messages))
+                with contextlib.suppress(MessageError):
+                    status = messages.check(messages.RUN_STATUS, unpack(message.payload))
+                    if status["state"] == "running":
+                        if not message.retain:
+                            raise CoordinatorError(
+                                f"another coordinator serves run {self.config.run.name} at this broker; "
+                                "stop it, or give this one another --run"
+                            )
+                        seconds = 3 * STATUS_SECONDS  # it may have died without a word, or be alive
+        await session.unsubscribe(self._topics.coordinator)
 
     def _done(self) -> bool:
         return self._stopping.is_set() or self.run_state.finished
@@ -239,6 +261,8 @@ class Coordinator:
 
     async def _receive_forever(self, session: aiomqtt.Client) -> None:
         async for message in session.messages:
+            if message.topic.value == self._topics.coordinator:
+                continue  # left over from `_check_alone`
             self._take(message.topic.value, message.payload)
 
     def _take(self, topic: str, payload: Any) -> None:
@@ -282,7 +306,7 @@ class Coordinator:
         self._rates.append((now, self.run_state.updates))
         (then, updates) = self._rates[0]
         rate = (self.run_state.updates - updates) / (now - then) if now > then else 0.0
-        return self.run_state.status(state) | {"rate": round(rate, 2)}
+        return self.run_state.status(state) | {"rate": round(rate, 2), "boot": self._boot}
 
     def _status(self) -> dict[str, Any]:
         return self._status_message("finished" if self.run_state.finished else "stopped")

@@ -41,9 +41,13 @@ class SwarmProcesses:
             self._reports.append(Report(Counts()))
 
     def start(self) -> None:
-        """Start the processes."""
-        for child, _ in self._children:
-            child.start()
+        """Start the processes. They never see Ctrl-C, not even while they import: `stop` ends them."""
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for child, _ in self._children:
+                child.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
 
     def _receive(self) -> None:
         for i, (_, connection) in enumerate(self._children):
@@ -88,7 +92,6 @@ class SwarmProcesses:
 
 def _child(spec: SwarmSpec, connection: Connection, level: int) -> None:
     """A process's life: until told to stop, or until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells us
     logging.basicConfig(level=level, format="%(message)s")
     try:
         swarm = Swarm(spec)

@@ -6,16 +6,12 @@ import asyncio
 import contextlib
 import logging
 import resource
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
-import msgpack
-
 from coordinator.config import BrokerConfig
-from coordinator.service import broker_error, client
+from coordinator.errors import unreadable_authority
 from tinyreptile import messages
 from tinyreptile.client import Client, DeviceError
 from tinyreptile.tls import tls_context
@@ -97,7 +93,10 @@ class Swarm:
         ):
             if limit is not None and count > limit:
                 raise TaskError(f"the task {spec.task} has data for {limit} {what} devices, not {count}")
-        self._tls = tls_context(str(spec.broker.tls_ca)) if spec.broker.tls_ca else None
+        try:
+            self._tls = tls_context(str(spec.broker.tls_ca)) if spec.broker.tls_ca else None
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise unreadable_authority(spec.broker, error) from None
         self._clients = [self._client(spec.first + i, messages.TRAIN) for i in range(spec.devices)]
         self._clients += [self._client(spec.first_evaluator + i, messages.EVALUATE) for i in range(spec.evaluators)]
 
@@ -177,24 +176,3 @@ def _allow_files(count: int) -> None:
     if soft < count:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (count if hard < 0 else min(count, hard), hard))
-
-
-async def watch(run: str, broker: BrokerConfig, on_status: Callable[[dict[str, Any]], None]) -> None:
-    """Call ``on_status`` with each status of the run's coordinator, for ever; raises `BrokerError` at the start."""
-    topic = messages.RunTopics(run).coordinator
-    connected_once = False
-    while True:
-        try:
-            async with client(broker) as session:
-                connected_once = True
-                await session.subscribe(topic, qos=1)
-                async for message in session.messages:
-                    if isinstance(message.payload, bytes) and message.payload:
-                        with contextlib.suppress(ValueError):
-                            status = msgpack.unpackb(message.payload)
-                            if isinstance(status, dict) and "state" in status:
-                                on_status(status)
-        except aiomqtt.MqttError as error:
-            if not connected_once:
-                raise broker_error(broker, error) from None
-            await asyncio.sleep(1)

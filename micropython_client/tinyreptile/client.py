@@ -79,6 +79,7 @@ class Client:
         self._retained_rival = None
         self._failure = None
         self._joined = False
+        self._joined_at = 0
         self._yielded = 0
         self._changed = asyncio.Event()
         self.accepted = 0
@@ -136,16 +137,34 @@ class Client:
                 return
         await self.mqtt.subscribe(self._topics.work)
         await self.mqtt.subscribe(self._topics.ack)
+        await self._read_manifest()
+        self._joined = True
+        self._joined_at = ticks_ms()
+        await self._say_hello()
+        if not self.unfit:
+            self._log("joined run %s" % self._run_topics.root)
+        self._changed.set()
+
+    async def _read_manifest(self):
+        """Wait for the manifest, until a coordinator has begun the run, and prepare for its model."""
         self._manifest = None
         await self.mqtt.subscribe(self._run_topics.init)
-        while self._manifest is None:  # until a coordinator has begun the run
+        while self._manifest is None:
             self._check_session()
             await self._wait(lambda: self._manifest, 30)
-        await self.mqtt.unsubscribe(self._run_topics.init)
         self._prepare(self._manifest)
-        self._joined = True
-        await self._say_hello()
-        self._changed.set()
+        if not self.unfit:  # else it goes on listening: the next model may fit
+            await self.mqtt.unsubscribe(self._run_topics.init)
+
+    async def _reconsider(self):
+        """The run's model has changed while this device was unfit."""
+        try:
+            self._prepare(self._manifest)
+            if not self.unfit:
+                await self.mqtt.unsubscribe(self._run_topics.init)
+            await self._say_hello()
+        except OSError:
+            pass  # joining anew does the same
 
     def _prepare(self, manifest):
         """A learner for the manifest's model, or `unfit` set to what stands in the way."""
@@ -226,7 +245,10 @@ class Client:
                 if manifest["protocol"] != messages.PROTOCOL:
                     self._log("the coordinator speaks another protocol, %d" % manifest["protocol"])
                 else:
+                    changed = self._manifest is not None and manifest["model"] != self._manifest["model"]
                     self._manifest = manifest
+                    if changed and self.unfit and self._is_ready():
+                        asyncio.create_task(self._reconsider())
             else:
                 self._take_chunk(topic, messages.check(messages.CHUNK, unpackb(payload)))
         except ValueError as error:  # MessageError and MessagePackError among them
@@ -249,13 +271,19 @@ class Client:
             if status["state"] == "probe":
                 self._probed = True
             return
+        if status["protocol"] != messages.PROTOCOL:
+            return
         alive = status["state"] in ("online", "unfit")
         if retained:
             self._retained_rival = alive
         elif not self._is_ready():
             self._rival = alive
-        elif status["state"] == "online" and status["boot"] > self._boot:
-            # Both started at the same moment and found the id free: one of the two must go.
+        elif (
+            status["state"] == "online"
+            and status["boot"] > self._boot
+            and ticks_diff(ticks_ms(), self._joined_at) < 2000 * _PROBE_SECONDS
+        ):
+            # Both joined at the same moment and found the id free: one of the two must go.
             self._fail("the id %s is in use by another device; give each an id of its own" % self.id)
         else:
             asyncio.create_task(self._defend())
@@ -314,6 +342,9 @@ class Client:
             try:
                 await self.mqtt.subscribe(topic)
                 if not await self._wait(lambda: len(self._got) == chunks or self._work is not work, _FETCH_SECONDS):
+                    await self._read_manifest()  # the run may have another model by now
+                    if self.unfit:
+                        await self._say_hello()
                     raise _Lost("version %d was not to be had in %d s" % (work["version"], _FETCH_SECONDS))
                 version = self._fetching
             except OSError as error:

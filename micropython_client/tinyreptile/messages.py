@@ -99,6 +99,38 @@ STATUS = (
     ("error", str, 0, _TEXT, False),  # why it is unfit
 )
 
+RUN_STATUS = (
+    ("protocol", int, 0, 255, True),
+    ("state", str, 1, 16, True),  # running, finished, stopped or offline
+    ("boot", str, 1, 16, True),  # a random name of this start of the coordinator
+    ("run", str, 1, MAX_ID, True),
+    ("mode", str, 1, 16, True),
+    ("version", int, 0, _COUNT, True),
+    ("updates", int, 0, _COUNT, True),
+    ("rounds", int, 0, _COUNT, True),
+    ("rate", "number", 0, 1e9, True),
+    ("in_flight", int, 0, _COUNT, True),
+    ("devices", int, 0, _COUNT, True),
+    ("evaluators", int, 0, _COUNT, True),
+    ("unfit", int, 0, _COUNT, True),
+    ("loss", "number", 0, 1e9, False),
+    ("staleness", "number", 0, 1e9, False),
+    ("round_trip_p50", "number", 0, 1e9, True),
+    ("round_trip_p99", "number", 0, 1e9, True),
+    ("refusals", dict, 0, 64, True),
+    ("evaluation", dict, 0, 32, True),
+)
+
+EVALUATION_SUMMARY = (
+    ("updates", int, 0, _COUNT, True),
+    ("version", int, 0, _COUNT, True),
+    ("devices", int, 1, _COUNT, True),
+    ("before", "number", 0, 1e9, True),
+    ("after", "number", 0, 1e9, True),
+    ("balanced_accuracy_before", "number", 0, 1, False),
+    ("balanced_accuracy_after", "number", 0, 1, False),
+)
+
 MANIFEST = (
     ("protocol", int, 0, 255, True),
     ("version", int, 0, _COUNT, True),

@@ -17,7 +17,7 @@ import pytest
 from ..environment import Mosquitto, free_port
 
 COMMANDS = ("demo", "serve", "swarm", "status", "export")
-COMMAND = [sys.executable, "-c", "from command_line.app import main; main()"]
+COMMAND = [sys.executable, "-c", "from command_line.main import main; main()"]
 
 Popen = subprocess.Popen[str]
 

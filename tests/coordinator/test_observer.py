@@ -15,7 +15,7 @@ import pytest
 from coordinator.config import Config
 from coordinator.errors import BrokerError, CoordinatorError
 from coordinator.initialization import decode, encode
-from coordinator.observer import Snapshot, fetch, look
+from coordinator.observer import Snapshot, check_run_status, fetch, look
 from coordinator.service import Coordinator, client, pack
 from tests.environment import Mosquitto, free_port
 from tests.fleet import BIG, eventually, finish, run_config, running_swarm, swarm_spec, task
@@ -128,6 +128,37 @@ async def test_no_broker_is_told(tmp_path: Path, broker: Mosquitto, reader: obje
 # Messages by hand
 
 MODEL = Model(BIG)
+
+
+RUNNING: dict[str, Any] = {
+    "protocol": 1,
+    "state": "running",
+    "boot": "b1",
+    "run": "r",
+    "mode": "serial",
+    **dict.fromkeys(("version", "updates", "rounds", "rate", "in_flight", "devices", "evaluators", "unfit"), 0),
+    **dict.fromkeys(("round_trip_p50", "round_trip_p99"), 0.0),
+    "refusals": {},
+    "evaluation": {},
+}
+BAD_STATUSES: list[Any] = [
+    5,
+    {"state": "running", "devices": 1},
+    RUNNING | {"rate": "x"},
+    RUNNING | {"refusals": {"late": "many"}},
+    RUNNING | {"refusals": {1: 1}},
+    RUNNING | {"evaluation": {"before": 1.0}},
+]
+
+
+@pytest.mark.parametrize("message", BAD_STATUSES, ids=str)
+def test_a_run_status_that_is_none_is_refused(message: Any) -> None:
+    with pytest.raises(messages.MessageError):
+        check_run_status(message)
+
+
+def test_a_whole_run_status_is_taken() -> None:
+    assert check_run_status(RUNNING) == RUNNING
 
 
 def written(config: Config, version: int, **fields: Any) -> dict[str, Any]:
@@ -257,9 +288,9 @@ async def test_malformed_retained_messages_beside_good_ones_are_passed_over(brok
         topics.root + "/device/no id/status": status(),
         topics.root + "/device/" + "x" * 33 + "/status": status(),
     }
-    good = {topics.device("d0").status: status(), topics.coordinator: status("running")}
+    good = {topics.device("d0").status: status(), topics.coordinator: RUNNING}
     await retain(config, malformed | good)
-    assert await look(config) == Snapshot(status("running"), {"d0": status()})
+    assert await look(config) == Snapshot(RUNNING, {"d0": status()})
 
 
 @pytest.mark.parametrize("payload", [b"\x07", b"\xc0", b"\x91\x01", b"\xa2ok", b"\xc1"], ids=repr)

@@ -8,10 +8,11 @@ import pytest
 
 from coordinator.config import BrokerConfig, Config, load_config
 from coordinator.errors import BrokerError
+from coordinator.observer import watch
 from coordinator.service import Coordinator
 from simulator.conditions import Conditions
 from simulator.processes import SwarmProcesses
-from simulator.swarm import Counts, Swarm, SwarmSpec, watch
+from simulator.swarm import Counts, Swarm, SwarmSpec
 from simulator.tasks import TaskError, make_task, task_settings
 from tinyreptile.streams import TRAIN
 from tinyreptile.streams.rows import RowsStream
@@ -120,7 +121,7 @@ async def test_a_swarm_ends_when_no_device_can_take_part(broker: Mosquitto, tmp_
 
 async def test_watching_without_a_broker_says_so() -> None:
     with pytest.raises(BrokerError, match="no broker answers"):
-        await watch("r", BrokerConfig(port=free_port()), lambda status: None)
+        await watch("r", BrokerConfig(port=free_port()), lambda status, retained: None)
 
 
 def test_more_devices_than_a_task_has_data_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

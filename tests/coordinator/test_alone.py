@@ -1,0 +1,60 @@
+"""One run, one coordinator; and what a coordinator makes of devices of another protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from coordinator.config import Config, load_config
+from coordinator.errors import CoordinatorError
+from coordinator.service import Coordinator
+
+from ..environment import Mosquitto
+from .driver import Driver
+
+
+def config(broker: Mosquitto, path: Path, run: str) -> Config:
+    return load_config(
+        None, {"run": {"name": run, "store": path}, "broker": {"host": broker.host, "port": broker.port}}
+    )
+
+
+async def test_a_second_coordinator_with_a_store_of_its_own_stands_down(broker: Mosquitto, tmp_path: Path) -> None:
+    told = asyncio.Event()
+    first = Coordinator(config(broker, tmp_path / "a.sqlite", "alone"), on_status=lambda status: told.set())
+    running = asyncio.create_task(first.run())
+    await asyncio.wait_for(told.wait(), 20)
+    second = Coordinator(config(broker, tmp_path / "b.sqlite", "alone"))
+    with pytest.raises(CoordinatorError, match="another coordinator serves run alone at this broker"):
+        await asyncio.wait_for(second.run(), 20)
+    first.stop()
+    assert (await running)["state"] == "stopped"
+
+
+async def test_a_coordinator_goes_on_where_another_one_has_stopped(broker: Mosquitto, tmp_path: Path) -> None:
+    for _ in range(2):
+        told = asyncio.Event()
+        coordinator = Coordinator(config(broker, tmp_path / "c.sqlite", "after"), on_status=lambda s, t=told: t.set())  # type: ignore[misc]
+        running = asyncio.create_task(coordinator.run())
+        await asyncio.wait_for(told.wait(), 20)
+        coordinator.stop()
+        assert (await running)["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"protocol": 9}, "it speaks protocol 9, this coordinator 1"),
+        ({"role": "spy"}, "its role is neither train nor evaluate"),
+    ],
+)
+def test_a_device_that_does_not_belong_gets_no_work(fields: dict[str, object], problem: str, tmp_path: Path) -> None:
+    driver = Driver(tmp_path / "run.sqlite")
+    driver.advance()
+    driver.run.take_status("d0", {"protocol": 1, "state": "online", "boot": "b", "role": "train", "work": 0} | fields)
+    driver.advance()
+    assert driver.requests("d0") == []
+    assert (driver.run.registry.devices["d0"].state, driver.run.registry.devices["d0"].error) == ("unfit", problem)
+    driver.close()
