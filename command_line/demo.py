@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from coordinator.config import BrokerConfig, Config, load_config
+from coordinator.errors import ConfigError
 
 from .console import RunProgress, configure_logging, err, out
 from .options import BrokerOption, PasswordOption, RunOption, TlsOption, UserOption, configuration
@@ -56,6 +57,8 @@ def command(
     wanted = rounds or ROUNDS[task]
     settings["run"] |= {"rounds": wanted, "seed": seed, "name": run or "demo"}
     settings["evaluation"] = settings.get("evaluation", {}) | {"every": max(1, wanted // EVALUATIONS)}
+    if (user or password_file or tls_ca) and not broker:
+        raise ConfigError("--user, --password-file and --tls-ca belong to a broker of yours: name it with --broker")
     given = configuration(None, broker, run, user, password_file, tls_ca).broker if broker else None
 
     def make_config(at: BrokerConfig, folder: Path) -> Config:

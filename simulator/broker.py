@@ -14,6 +14,8 @@ from pathlib import Path
 
 from coordinator.errors import BrokerError
 
+from .children import end_with_parent
+
 # As in broker_config/mosquitto.conf, which says why.
 _CONFIGURATION = """\
 listener {port} 127.0.0.1
@@ -61,6 +63,7 @@ async def embedded_broker() -> AsyncIterator[EmbeddedBroker]:
             str(configuration),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            preexec_fn=end_with_parent(),
             start_new_session=True,  # Ctrl-C ends the coordinator first
         )
         try:
@@ -82,7 +85,7 @@ async def _amqtt(port: int) -> AsyncIterator[None]:
             "or name a running broker with --broker HOST:PORT"
         ) from None
     for name in ("amqtt", "transitions.core"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     broker = Broker(
         {
             "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},

@@ -14,6 +14,8 @@ from typing import Any
 
 import tinyreptile
 
+from .children import end_with_parent
+
 _PROGRAM = "import sys; from tinyreptile.device import main; sys.exit(main(sys.argv[1]))"
 
 
@@ -46,6 +48,7 @@ async def micropython_device(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            preexec_fn=end_with_parent(),
             start_new_session=True,
         )
     try:

@@ -31,6 +31,9 @@ KEYS = {
 }
 
 
+STREAMS = {"sine": SineStream, "rows": RowsStream}
+
+
 def load_config(path):
     """The settings of the JSON file ``path``, checked; raises `ConfigError`."""
     try:
@@ -59,15 +62,23 @@ def load_config(path):
     return config
 
 
+def _own_stream(kind):
+    """The class that ``module.Class`` names."""
+    module, _, name = kind.rpartition(".")
+    try:
+        return getattr(__import__(module, None, None, (name,)), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError("stream: no %s to be had: %s" % (kind, error))
+
+
 def make_stream(options):
     """The stream that the configuration's "stream" object describes; raises `ConfigError`."""
     options = dict(options)
     kind = options.pop("kind", None)
-    streams = {"sine": SineStream, "rows": RowsStream}
-    if not isinstance(kind, str) or kind not in streams:
-        raise ConfigError("stream: kind is one of %s, not %r" % (", ".join(sorted(streams)), kind))
+    if not isinstance(kind, str) or (kind not in STREAMS and "." not in kind):
+        raise ConfigError("stream: kind is %s, or your_module.YourStream, not %r" % (", ".join(sorted(STREAMS)), kind))
     try:
-        return streams[kind](**options)
+        return (STREAMS.get(kind) or _own_stream(kind))(**options)
     except TypeError as error:
         raise ConfigError("stream: %s" % error)
     except OSError:

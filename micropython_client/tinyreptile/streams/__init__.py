@@ -3,8 +3,9 @@
 A stream of your own takes ten lines:
 
     class Thermometer(Stream):
-        inputs = 2
-        outputs = 1
+        inputs = 2  # the last two readings
+        outputs = 1  # the next one
+        last = before = 0
 
         async def sample(self, x, y):
             x[0], x[1] = self.last, self.before
