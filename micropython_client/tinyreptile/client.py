@@ -4,9 +4,9 @@ import asyncio
 import gc
 import random
 import sys
-from binascii import crc32
 
 from . import __version__, episodes, messages
+from .assembly import Assembly
 from .connection import wait_for
 from .learner import Learner
 from .messages import CHUNK_BYTES, MessageError
@@ -63,11 +63,7 @@ class Client:
         self._boot = "%08x" % random.getrandbits(30)
         self._learner = None
         self._free = None  # bytes of RAM for a model; None: not limited
-        self._version = None  # of the whole initialization that the learner holds
-        self._bytes = None  # that initialization, to be written to
-        self._fetching = None  # version that chunks must at least have, while a fetch is under way
-        self._got = set()  # its chunks
-        self._crc = 0  # its CRC-32
+        self._assembly = None  # of the learner's initialization
         self._manifest = None
         self._work = None  # the newest work message
         self._work_at = 0
@@ -171,7 +167,7 @@ class Client:
         self.unfit = None
         if self._learner and self._learner.model.spec == manifest["model"]:
             return
-        self._learner = self._version = None
+        self._learner = self._assembly = None
         self._free = self._free_ram()
         try:
             model = Model(manifest["model"])
@@ -190,7 +186,7 @@ class Client:
                     self.unfit = "the model needs %d bytes of RAM, the device has %d" % (model.ram(), self._free)
                 else:
                     self._learner = Learner(model)
-                    self._bytes = memoryview(self._learner.initialization)
+                    self._assembly = Assembly(self._learner.initialization)
         except ModelError as error:
             self.unfit = "this device does not know the model: %s" % error
         except MemoryError:
@@ -296,19 +292,8 @@ class Client:
             pass  # it will be said after the next connection
 
     def _take_chunk(self, topic, chunk):
-        if self._fetching is None or chunk["version"] < self._fetching:
-            return
-        index = int(topic[topic.rfind("/") + 1 :])
-        start = index * CHUNK_BYTES
-        data = chunk["data"]
-        if start >= len(self._bytes) or len(data) != min(CHUNK_BYTES, len(self._bytes) - start):
-            raise MessageError("chunk %d has a wrong size, %d" % (index, len(data)))
-        if chunk["version"] > self._fetching or chunk["crc"] != self._crc:
-            self._fetching = chunk["version"]  # a newer version has taken the slot: begin anew with it
-            self._crc = chunk["crc"]
-            self._got = set()
-        self._bytes[start : start + len(data)] = data
-        self._got.add(index)
+        if self._assembly is not None:
+            self._assembly.add(int(topic[topic.rfind("/") + 1 :]), chunk)
 
     # Working
 
@@ -332,33 +317,28 @@ class Client:
         """Bring a whole initialization of the work's version or a newer one into the learner."""
         if self._learner is None:
             raise _Lost(self.unfit or "no model yet")
-        if (self._version, self._crc) != (work["version"], work["crc"]):
-            self._version = None
-            chunks = messages.chunk_count(len(self._bytes))
+        assembly = self._assembly
+        if (assembly.version, assembly.crc) != (work["version"], work["crc"]):
             topic = self._run_topics.chunks(work["slot"])
-            self._got = set()
-            self._crc = work["crc"]
-            self._fetching = work["version"]
+            assembly.begin(work["version"], work["crc"])
             try:
                 await self.mqtt.subscribe(topic)
-                if not await self._wait(lambda: len(self._got) == chunks or self._work is not work, _FETCH_SECONDS):
+                if not await self._wait(lambda: assembly.is_whole() or self._work is not work, _FETCH_SECONDS):
                     await self._read_manifest()  # the run may have another model by now
                     if self.unfit:
                         await self._say_hello()
                     raise _Lost("version %d was not to be had in %d s" % (work["version"], _FETCH_SECONDS))
-                version = self._fetching
             except OSError as error:
                 raise _Lost("the connection was lost during the fetch: %s" % error)
             finally:
-                self._fetching = None
+                undamaged = assembly.end()
                 try:
                     await self.mqtt.unsubscribe(topic)
                 except OSError:
                     pass  # gone with the connection
             self._check_current(work)
-            if crc32(self._bytes) != self._crc:
-                raise _Lost("version %d arrived damaged" % version)
-            self._version = version
+            if not undamaged:
+                raise _Lost("version %d arrived damaged" % work["version"])
         self._fetched = False
         learner = self._learner
         learner.load()
@@ -371,7 +351,7 @@ class Client:
         loss = await episodes.train(learner, self._stream, work["steps"], self._pause)
         delta = learner.delta(work["bits"])
         return delta, {
-            "version": self._version,
+            "version": self._assembly.version,
             "bits": work["bits"],
             "gains": delta.gains,
             "loss": loss,
@@ -385,7 +365,7 @@ class Client:
         evaluation = await episodes.evaluate(
             self._learner, self._stream, work["steps"], work["shots"], work["queries"], self._pause
         )
-        evaluation["version"] = self._version
+        evaluation["version"] = self._assembly.version
         return evaluation
 
     async def _pause(self):
@@ -401,7 +381,7 @@ class Client:
             # Learning takes a while: the coordinator may rewrite the slot meanwhile.
             self._fetched = True
             try:
-                await self._send(0, {"work": work["work"], "fetched": self._version})
+                await self._send(0, {"work": work["work"], "fetched": self._assembly.version})
             except OSError:
                 pass  # the slot is kept until the coordinator's own limit
 

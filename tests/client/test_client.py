@@ -246,7 +246,7 @@ async def test_chunks_of_an_older_version_are_passed_over(peer: Peer) -> None:
     async with living(device):
         await peer.hello("d0")
         request = await peer.ask("d0", 3, BIG_DATA, version=3)
-        await eventually(lambda: device._got == {0, 1, 2, 3, 4}, "the chunks of version 3 have come")
+        await eventually(lambda: device._assembly._got == {0, 1, 2, 3, 4}, "the chunks of version 3 have come")
         await peer.put_chunks(3, BIG_DATA, only=range(5, 9))
         await eventually(lambda: peer.updates("d0", 4), "the update has come")
     assert peer.updates("d0")[0]["report"]["version"] == 3
@@ -260,7 +260,7 @@ async def test_a_newer_version_that_takes_the_slot_during_a_fetch_is_learned_fro
     async with living(device):
         await peer.hello("d0")
         request = await peer.ask("d0", 3, BIG_DATA, version=3)
-        await eventually(lambda: device._got == {0, 1, 2, 3, 4}, "the chunks of version 3 have come")
+        await eventually(lambda: device._assembly._got == {0, 1, 2, 3, 4}, "the chunks of version 3 have come")
         await peer.put_chunks(5, NEWER_DATA)
         await eventually(lambda: peer.updates("d0", 4), "the update has come")
     assert peer.updates("d0")[0]["report"]["version"] == 5
