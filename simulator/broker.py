@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import logging
 import shutil
 import socket
@@ -18,6 +19,8 @@ from .children import end_with_parent
 
 # As in broker_config/mosquitto.conf, which says why.
 _CONFIGURATION = """\
+# A change of user, which Mosquitto makes when root starts it, would undo its ending with its parent.
+user {user}
 listener {port} 127.0.0.1
 allow_anonymous true
 persistence false
@@ -56,7 +59,7 @@ async def embedded_broker() -> AsyncIterator[EmbeddedBroker]:
         return
     with tempfile.TemporaryDirectory(prefix="tinyreptile-") as folder:
         configuration = Path(folder) / "mosquitto.conf"
-        configuration.write_text(_CONFIGURATION.format(port=port))
+        configuration.write_text(_CONFIGURATION.format(port=port, user=getpass.getuser()))
         process = await asyncio.create_subprocess_exec(
             mosquitto,
             "-c",

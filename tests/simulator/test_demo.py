@@ -104,7 +104,7 @@ def test_the_embedded_broker_is_amqtt_elsewhere() -> None:
 def test_the_embedded_mosquitto_has_the_limits_of_the_development_one() -> None:
     def settings(text: str) -> dict[str, str]:
         lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
-        return {name: value for name, value in lines if name not in ("listener", "log_type")}
+        return {name: value for name, value in lines if name not in ("listener", "log_type", "user")}
 
     development = (ROOT / "broker_config" / "mosquitto.conf").read_text()
     assert settings(broker_module._CONFIGURATION) == {
