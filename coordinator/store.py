@@ -160,13 +160,12 @@ class SQLiteStore:
 
     def bind(self, properties: dict[str, Any]) -> None:
         """Make this the store of a run with ``properties`` (JSON values), or raise `StoreError` if it is another's."""
-        with self._errors():
-            found = {name: json.loads(value) for name, value in self._db.execute("SELECT name, value FROM property")}
-            if not found:
-                rows = [(name, json.dumps(value)) for name, value in properties.items()]
-                with self._transaction():
-                    self._db.executemany("INSERT INTO property VALUES (?, ?)", rows)
-                return
+        found = self.properties()
+        if not found:
+            rows = [(name, json.dumps(value)) for name, value in properties.items()]
+            with self._errors(), self._transaction():
+                self._db.executemany("INSERT INTO property VALUES (?, ?)", rows)
+            return
         for name, value in properties.items():
             if found.get(name) != value:
                 raise StoreError(
