@@ -55,11 +55,11 @@ from tinyreptile.model import Model
 
 learner = Learner(Model([["input", 1], ["dense", 32, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]]))
 state = 1
-for i in range(0, len(learner.initialization), 2):
+for i in range(0, len(learner.wire), 2):
     state = (state * 25173 + 13849) & 0xFFFF
     cell = (state >> 5) - 1024  # uniform in +-0.25
-    learner.initialization[i] = cell & 0xFF
-    learner.initialization[i + 1] = cell >> 8 & 0xFF
+    learner.wire[i] = cell & 0xFF
+    learner.wire[i + 1] = cell >> 8 & 0xFF
 learner.load()
 learner.set_rate(0.005)
 x, y = learner.x, learner.y

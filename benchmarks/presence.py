@@ -1,21 +1,22 @@
 """What meta-learning is worth on real data: presence on unseen days, learned initialization against a random start.
 
-Serial, 40 training devices, the task's own settings. The learned initialization adapts with the task's rate, the
+Serial, all training devices, the task's own settings. The learned initialization adapts with the task's rate, the
 random start with whichever rate is best for it on these very devices, which is generous to it. Both get the same
 samples and steps.
 """
 
 from __future__ import annotations
 
-import itertools
 import statistics
 
 import numpy as np
 
 from coordinator.evaluation import EvaluationRound
 from coordinator.initialization import random_weights
-from coordinator.rules import MetaUpdate, Weights, discount, schedule
-from simulator.offline import IntegerDevice, evaluate, meta_train
+from coordinator.rules import Weights
+from simulator.algorithms.fleet import Fleet
+from simulator.algorithms.tinyreptile import TinyReptile
+from simulator.offline import IntegerDevice, evaluate
 from simulator.tasks import TaskError
 from simulator.tasks.presence import Presence
 from tinyreptile.model import Model
@@ -24,7 +25,7 @@ from .report import Figure, Progress, Result, Unavailable
 
 BUDGETS = ((4, 8), (10, 20), (20, 40))  # support samples, steps
 RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
-FLEET, QUERIES = 40, 100
+QUERIES = 100
 
 
 def accuracy(task: Presence, weights: Weights, beta: float, shots: int, steps: int) -> tuple[float, float]:
@@ -40,15 +41,13 @@ def learn(task: Presence, seed: int, rounds: int) -> Weights:
     """An initialization after ``rounds`` rounds."""
     settings = task.settings["learning"]
     model = Model(task.model)
-    fleet = [task.train_stream(index, seed) for index in range(FLEET)]
-    return meta_train(
-        IntegerDevice(model, beta=settings["beta"], bits=settings["bits"]),
-        random_weights(model.tensors, model.parameters, seed),
-        itertools.cycle(fleet),
-        rounds,
-        MetaUpdate(schedule("linear", settings["alpha"], settings["alpha_end"]), discount("constant")),
-        steps=settings["steps"],
-    )
+    device = IntegerDevice(model, beta=settings["beta"], bits=settings["bits"])
+    weights = random_weights(model.tensors, model.parameters, seed)
+    learning = {name: settings[name] for name in ("steps", "alpha", "alpha_end")}
+    algorithm = TinyReptile(Fleet(task, device, seed), learning, rounds)
+    for number in range(1, rounds + 1):
+        algorithm.round(weights, number)
+    return weights
 
 
 def run(quick: bool, progress: Progress) -> Result:

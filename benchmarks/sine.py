@@ -11,14 +11,15 @@ import multiprocessing
 import statistics
 from array import array
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from coordinator.initialization import random_weights
-from coordinator.rules import MetaUpdate, Weights, discount, schedule
-from simulator.offline import Device, IntegerDevice, evaluate, meta_train
+from coordinator.rules import Weights
+from simulator.algorithms.fleet import Fleet
+from simulator.algorithms.tinyreptile import TinyReptile
+from simulator.offline import Device, IntegerDevice, evaluate
 from simulator.tasks.sine import Sine
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
@@ -71,6 +72,10 @@ class FloatDevice(Device):
         """The plain difference."""
         return self.learner.twin.get() - self._start
 
+    def ram(self) -> int:
+        """Of no interest here."""
+        return 0
+
 
 def study(kind: str, seed: int, rounds: int) -> float:
     """Mean squared error on the unseen sines after ``rounds`` rounds and adaptation."""
@@ -81,14 +86,10 @@ def study(kind: str, seed: int, rounds: int) -> float:
         device = FloatDevice(task.model)
     else:
         device = IntegerDevice(model, beta=BETA, bits=4 if "4-bit" in kind else 16)
-    weights = meta_train(
-        device,
-        random_weights(model.tensors, model.parameters, seed),
-        repeat(task.train_stream(0, seed)),
-        rounds,
-        MetaUpdate(schedule("linear", 0.3, 0.0), discount("constant")),
-        steps=STEPS,
-    )
+    weights = random_weights(model.tensors, model.parameters, seed)
+    algorithm = TinyReptile(Fleet(task, device, seed), {"steps": STEPS, "alpha": 0.3, "alpha_end": 0.0}, rounds)
+    for number in range(1, rounds + 1):
+        algorithm.round(weights, number)
     unseen = [task.unseen_stream(i, seed) for i in range(UNSEEN)]
     results = evaluate(device, weights, unseen, steps=STEPS, shots=SHOTS, queries=QUERIES)
     return statistics.fmean(result["after"] for result in results)

@@ -33,6 +33,7 @@ class RunConfig(_Table):
         [["input", 1], ["dense", 32, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]],
         description="the network, as docs/protocol.md describes it",
     )
+    weights: Literal["int16", "int8"] = Field("int16", description="format of the parameters on devices")
     rounds: int = Field(5000, ge=0, le=2**31 - 1, description="accepted updates until the run ends; 0: it never ends")
     seed: int = Field(1, ge=0, description="of the first initialization")
     store: Path | None = Field(None, description="the SQLite file; unset: NAME.sqlite in the current folder")
@@ -81,6 +82,8 @@ class LearningConfig(_Table):
     steps: int = Field(32, ge=1, le=1_000_000, description="samples a device learns from for one update")
     beta: float = Field(0.005, gt=0, le=1, description="a device's learning rate")
     bits: Literal[16, 8, 4] = Field(8, description="bits of each number of a delta on the wire")
+    top: float = Field(1.0, gt=0, le=1, description="share of a delta's numbers that is sent, the largest ones")
+    encoding: Literal["int16", "int8"] = Field("int16", description="format of the initialization on the wire")
     alpha: float = Field(0.3, gt=0, le=1, description="weight of an update in the initialization, at first")
     alpha_end: float = Field(0.0, ge=0, le=1, description="and at the end of the run")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="how alpha gets there")
@@ -120,6 +123,12 @@ class Config(_Table):
     broker: BrokerConfig = BrokerConfig()
     learning: LearningConfig = LearningConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _encodable(self) -> Config:
+        if self.run.weights == "int8" and self.learning.encoding != "int8":
+            raise ValueError('learning.encoding: "int8" it must be where run.weights are "int8"')
+        return self
 
     def store_path(self) -> Path:
         """The SQLite file of the run."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from tinyreptile.delta import BITS, DeltaError, packed_size
+from tinyreptile.delta import DeltaError, check, low_bits, sections
 from tinyreptile.model import Model
 
 from .rules import Weights
@@ -16,24 +16,56 @@ from .rules import Weights
 UNIT = 4096  # weights are Q3.12: a change of 1 on the device is 2^-12
 
 
-def unpack(model: Model, packed: bytes | bytearray, bits: int, gains: Sequence[int]) -> Weights:
-    """The delta as float64 (parameters,), in weights; raises `DeltaError` where sizes or gains don't fit the model."""
-    if bits not in BITS or len(packed) != packed_size(model.parameters, bits):
-        raise DeltaError(f"{len(packed)} bytes are no delta of {model.parameters} numbers at {bits} bits")
-    if len(gains) != len(model.tensors) or not all(1 <= gain <= 65536 for gain in gains):
-        raise DeltaError(f"a delta of this model has {len(model.tensors)} gains, each from 1 to 65536")
-    q = np.empty(model.parameters)
-    if bits == 16:
-        q[:] = np.frombuffer(packed, "<i2")
-    elif bits == 8:
-        q[:] = np.frombuffer(packed, np.int8)
+def unpack(
+    model: Model, packed: bytes | bytearray, bits: int, gains: Sequence[int], kept: int | None = None
+) -> Weights:
+    """The delta as float64 (parameters,), in weights; ``kept``: of a sparse one, how many changes it holds.
+
+    Raises `DeltaError` where sizes, gains or the numbers of the kept cells don't fit the model.
+    """
+    check(model, len(packed), bits, gains, kept)
+    if kept is None:
+        q = _numbers(packed, bits, model.parameters)
     else:
-        pairs = np.frombuffer(packed, np.int8)
-        q[0::2] = (pairs << 4) >> 4  # the low half, its sign restored
-        q[1::2] = (pairs >> 4)[: model.parameters // 2]
+        lows, values, _ = sections(model.parameters, bits, kept)
+        at = _cells(packed[:lows], packed[lows:values], low_bits(model.parameters, kept), model.parameters, kept)
+        q = np.zeros(model.parameters)
+        q[at] = _numbers(packed[values:], bits, kept)
     # q 65536 / gain / UNIT in one division: powers of two change no digit of it.
     q /= np.repeat(np.asarray(gains, np.float64) * (UNIT / 65536), _lengths(model))
     return q
+
+
+def _numbers(packed: bytes | bytearray, bits: int, count: int) -> Weights:
+    """``count`` signed numbers of ``bits`` bits."""
+    if bits == 16:
+        return np.frombuffer(packed, "<i2").astype(np.float64)
+    if bits == 8:
+        return np.frombuffer(packed, np.int8).astype(np.float64)
+    q = np.empty(count)
+    pairs = np.frombuffer(packed, np.int8)
+    q[0::2] = (pairs << 4) >> 4  # the low half, its sign restored
+    q[1::2] = (pairs >> 4)[: count // 2]
+    return q
+
+
+def _cells(
+    high: bytes | bytearray, low: bytes | bytearray, low_bits: int, parameters: int, kept: int
+) -> npt.NDArray[np.int64]:
+    """The numbers of the kept cells, from their Elias-Fano code."""
+    ones = np.flatnonzero(np.unpackbits(np.frombuffer(high, np.uint8), bitorder="little"))
+    if len(ones) == kept:
+        digits = np.unpackbits(np.frombuffer(low, np.uint8), count=kept * low_bits, bitorder="little")
+        lows = digits.reshape(kept, low_bits) @ (1 << np.arange(low_bits))
+        cells: npt.NDArray[np.int64] = ((ones - np.arange(kept)) << low_bits) | lows
+        if cells[-1] < parameters and (np.diff(cells) > 0).all():
+            return cells
+    raise DeltaError("the numbers of the kept changes are damaged")
+
+
+def kept_of(model: Model, top: float) -> int | None:
+    """How many changes a delta holds that is to have the share ``top`` of them, over 0 to 1; None: all."""
+    return None if top == 1 else max(1, round(top * model.parameters))
 
 
 @lru_cache(maxsize=16)

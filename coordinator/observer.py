@@ -17,7 +17,7 @@ from tinyreptile.model import Model, ModelError
 
 from .config import BrokerConfig, Config
 from .errors import CoordinatorError
-from .initialization import decode
+from .initialization import decode, encoded_size
 from .rules import Weights
 from .service import broker_error, client, unpack
 
@@ -103,9 +103,9 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
                     else:
                         chunks[topic] = messages.check(messages.CHUNK, message)
                 if manifest and (data := _assemble(topics, manifest, chunks)) is not None:
-                    model = Model(manifest["model"])
-                    if len(data) == 2 * model.parameters:
-                        return model, manifest["version"], decode(data)
+                    model = Model(manifest["model"], manifest["weights"])
+                    if len(data) == encoded_size(model, manifest["encoding"]):
+                        return model, manifest["version"], decode(model, data, manifest["encoding"])
                 if loop.time() > end:
                     break
     except aiomqtt.MqttError as error:

@@ -19,7 +19,7 @@ from tinyreptile.delta import DeltaError
 from tinyreptile.model import Model
 
 from .config import Config
-from .deltas import unpack
+from .deltas import kept_of, unpack
 from .evaluation import EvaluationRound, check_evaluation
 from .initialization import Publication, random_weights
 from .registry import Device, Registry
@@ -52,7 +52,7 @@ class Run:
         self, config: Config, store: SQLiteStore, *, send: Send, record: Record, clock: Callable[[], float]
     ) -> None:
         self.config = config
-        self.model = Model(config.run.model)
+        self.model = Model(config.run.model, config.run.weights)
         self.topics = messages.RunTopics(config.run.name)
         self.registry = Registry()
         self.refusals: Counter[str] = Counter()
@@ -87,7 +87,7 @@ class Run:
     # State
 
     def _restore(self) -> None:
-        self._store.bind({"run": self.config.run.name, "model": self.config.run.model})
+        self._store.bind({"run": self.config.run.name, "model": self.model.spec, "weights": self.model.weights})
         checkpoint = self._store.checkpoint()
         if checkpoint is None:
             weights = random_weights(self.model.tensors, self.model.parameters, self.config.run.seed)
@@ -96,7 +96,8 @@ class Run:
         self.weights: Weights = checkpoint.weights.copy()
         self.version, self.updates = checkpoint.version, checkpoint.updates
         for row in self._store.accepted_since(checkpoint.updates):
-            self._meta.fold(self.weights, unpack(self.model, row.delta, row.bits, row.gains), row.weight, row.moved)
+            delta = unpack(self.model, row.delta, row.bits, row.gains, row.kept)
+            self._meta.fold(self.weights, delta, row.weight, row.moved)
             self.updates += 1
             self.version += row.moved
         for past in self._store.evaluations():
@@ -109,9 +110,9 @@ class Run:
         for issued in self._store.open_work():
             left = issued.deadline - today
             if issued.kind == messages.TRAIN and left > 0:
-                self.book.restore(
-                    Work(issued.work, issued.device, issued.kind, issued.version, issued.bits, now, now + left)
-                )
+                work = Work(issued.work, issued.device, issued.kind, issued.version, issued.bits, now, now + left)
+                work.kept = issued.kept
+                self.book.restore(work)
                 self.registry.devices[issued.device] = Device(issued.device, work=issued.work)
             else:
                 closed.append(Closed(issued.work))
@@ -237,7 +238,7 @@ class Run:
         if self.rounds_left == 0:
             raise Refusal("late", "the run has ended")
         try:
-            delta = unpack(self.model, packed, work.bits, report["gains"])
+            delta = unpack(self.model, packed, work.bits, report["gains"], work.kept)
         except DeltaError as error:
             raise Refusal("wrong size", str(error)) from None
         tau = self.version - report["version"]
@@ -259,6 +260,7 @@ class Run:
             gains=tuple(report["gains"]),
             delta=packed,
             at=time.time(),
+            kept=work.kept,
         )
         self.updates += 1
         self.version += moves
@@ -301,7 +303,7 @@ class Run:
     def published(self, version: int, data: bytes) -> dict[str, Any]:
         """``version`` is on the wire; returns its manifest."""
         self._published_at = self._clock()
-        return self.publication.finish(version, data, self.config.run.model)
+        return self.publication.finish(version, data, self.model, self.config.learning.encoding)
 
     def next_work(self) -> bool:
         """Hand out one piece of training if it is time and a device is idle; whether one was handed out."""
@@ -325,9 +327,11 @@ class Run:
     def _issue(self, device: Device, kind: str) -> Work:
         now = self._clock()
         learning = self.config.learning
-        work = self.book.issue(device.id, kind, self.publication.version, learning.bits, now, learning.deadline)
+        kept = kept_of(self.model, learning.top)
+        work = self.book.issue(device.id, kind, self.publication.version, learning.bits, now, learning.deadline, kept)
         self.registry.assign(device, work.id)
-        self._record(Issued(work.id, device.id, kind, work.version, work.bits, time.time() + learning.deadline), None)
+        deadline = time.time() + learning.deadline
+        self._record(Issued(work.id, device.id, kind, work.version, work.bits, deadline, kept), None)
         self._request(work)
         return work
 
@@ -344,6 +348,8 @@ class Run:
         }
         if work.kind == messages.TRAIN:
             message |= {"steps": self.config.learning.steps, "beta": self.config.learning.beta, "bits": work.bits}
+            if work.kept is not None:
+                message["kept"] = work.kept
         else:
             evaluation = self.config.evaluation
             message |= {

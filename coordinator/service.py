@@ -227,7 +227,7 @@ class Coordinator:
     async def _publish(self, session: aiomqtt.Client) -> None:
         """Put the current version on the wire: durable first, then its chunks, then the manifest."""
         run = self.run_state
-        version, data = run.version, encode(run.weights)
+        version, data = run.version, encode(run.model, run.weights, run.config.learning.encoding)
         await self._journal.flush()
         slot, chunks = run.publication.begin(version, data)
         for index, chunk in enumerate(chunks):

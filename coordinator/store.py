@@ -19,7 +19,7 @@ import numpy as np
 from .errors import StoreError
 from .rules import Weights
 
-SCHEMA = 1
+SCHEMA = 2
 
 _TABLES = """
 CREATE TABLE property (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -37,12 +37,14 @@ CREATE TABLE accepted (
     bits INTEGER NOT NULL,
     gains TEXT NOT NULL,
     delta BLOB,                    -- packed; dropped once a checkpoint holds it
-    at REAL NOT NULL               -- seconds since 1970
+    at REAL NOT NULL,              -- seconds since 1970
+    kept INTEGER                   -- of a sparse delta: how many changes it holds
 );
 CREATE INDEX accepted_updates ON accepted (updates);
 CREATE TABLE issued (
     work INTEGER PRIMARY KEY, device TEXT NOT NULL, kind TEXT NOT NULL, version INTEGER NOT NULL,
-    bits INTEGER NOT NULL, deadline REAL NOT NULL  -- seconds since 1970
+    bits INTEGER NOT NULL, deadline REAL NOT NULL,  -- seconds since 1970
+    kept INTEGER
 );
 CREATE TABLE evaluation (
     updates INTEGER NOT NULL, version INTEGER NOT NULL, summary TEXT NOT NULL, at REAL NOT NULL
@@ -67,6 +69,7 @@ class Accepted:
     gains: tuple[int, ...]
     delta: bytes
     at: float
+    kept: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Issued:
     version: int
     bits: int
     deadline: float
+    kept: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,8 @@ class SQLiteStore:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # one coordinator a run
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, SCHEMA):
-            raise StoreError(
-                f"the store {self._path} has format {found}, this coordinator reads {SCHEMA}; update the coordinator"
-            )
+            advice = "update the coordinator" if found > SCHEMA else "its run can't be continued: name another store"
+            raise StoreError(f"the store {self._path} has format {found}, this coordinator reads {SCHEMA}; {advice}")
         if found == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise StoreError(f"{self._path} is another program's database; give the store another path")
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -188,7 +191,7 @@ class SQLiteStore:
         match entry:
             case Accepted():
                 self._db.execute(
-                    "INSERT INTO accepted VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    "INSERT INTO accepted VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         entry.work,
                         entry.updates,
@@ -203,13 +206,14 @@ class SQLiteStore:
                         json.dumps(entry.gains),
                         entry.delta,
                         entry.at,
+                        entry.kept,
                     ),
                 )
                 self._db.execute("DELETE FROM issued WHERE work = ?", (entry.work,))
             case Issued():
                 self._db.execute(
-                    "INSERT INTO issued VALUES (?,?,?,?,?,?)",
-                    (entry.work, entry.device, entry.kind, entry.version, entry.bits, entry.deadline),
+                    "INSERT INTO issued VALUES (?,?,?,?,?,?,?)",
+                    (entry.work, entry.device, entry.kind, entry.version, entry.bits, entry.deadline, entry.kept),
                 )
             case Closed():
                 self._db.execute("DELETE FROM issued WHERE work = ?", (entry.work,))
@@ -252,11 +256,12 @@ class SQLiteStore:
         """The journal from the ``updates``-th update on, in order."""
         with self._errors():
             query = (
-                "SELECT work, updates, device, version, tau, weight, moved, loss, samples, bits, gains, delta, at "
+                "SELECT work, updates, device, version, tau, weight, moved, loss, samples, bits, gains, delta, at, "
+                "kept "
                 "FROM accepted WHERE updates >= ? ORDER BY updates"
             )
             for row in self._db.execute(query, (updates,)):
-                (work, place, device, version, tau, weight, moved, loss, samples, bits, gains, delta, at) = row
+                (work, place, device, version, tau, weight, moved, loss, samples, bits, gains, delta, at, kept) = row
                 yield Accepted(
                     work,
                     place,
@@ -271,6 +276,7 @@ class SQLiteStore:
                     tuple(json.loads(gains)),
                     delta,
                     at,
+                    kept,
                 )
 
     def is_accepted(self, work: int, device: str) -> bool:

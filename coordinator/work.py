@@ -35,12 +35,13 @@ class Work:
     bits: int
     issued: float
     deadline: float
+    kept: int | None = None  # of the largest changes; None: all are sent
     chunks: dict[int, bytes] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)  # comes with chunk 0
 
     def add(self, model: Model, index: int, update: dict[str, Any]) -> bytes | None:
         """Take chunk ``index``; the whole packed delta once all are there, else None. Raises `Refusal`."""
-        size = packed_size(model.parameters, self.bits)
+        size = packed_size(model.parameters, self.bits, self.kept)
         count = messages.chunk_count(size)
         data = update.get("data", b"")
         if update.get("chunks") != count or index >= count:
@@ -60,8 +61,12 @@ class Work:
             messages.check_ints("gains", report["gains"], 1, 65536)
         except messages.MessageError as error:
             raise Refusal("malformed", f"report: {error}") from None
-        if report["bits"] != self.bits or len(report["gains"]) != len(model.tensors):
-            raise Refusal("wrong size", f"{report['bits']} bits and {len(report['gains'])} gains were not asked for")
+        if (report["bits"], report.get("kept")) != (self.bits, self.kept):
+            raise Refusal(
+                "wrong size", f"{report['bits']} bits and {report.get('kept', 'all')} changes were not asked for"
+            )
+        if len(report["gains"]) != len(model.tensors):
+            raise Refusal("wrong size", f"{len(report['gains'])} gains are not one for each tensor")
         return report
 
 
@@ -74,9 +79,11 @@ class WorkBook:
         self._ids = itertools.count(next_id)
         self._deadlines: list[tuple[float, int]] = []
 
-    def issue(self, device: str, kind: str, version: int, bits: int, now: float, seconds: float) -> Work:
+    def issue(
+        self, device: str, kind: str, version: int, bits: int, now: float, seconds: float, kept: int | None = None
+    ) -> Work:
         """New work for ``device``, open until ``seconds`` from ``now``."""
-        work = Work(next(self._ids), device, kind, version, bits, now, now + seconds)
+        work = Work(next(self._ids), device, kind, version, bits, now, now + seconds, kept)
         self.restore(work)
         return work
 

@@ -86,7 +86,9 @@ async def run_demo(
         coordinator = Coordinator(config, on_status=on_status)
         micropython = find_micropython() if broker.tls_ca is None else None
         if micropython is not None:
-            on_start("MicroPython device: a process of its own, viper kernels, 96 KiB of heap")
+            # What the library takes, and the model.
+            heap = max(96, 64 + -(-coordinator.run_state.model.ram() // 1024))
+            on_start(f"MicroPython device: a process of its own, viper kernels, {heap} KiB of heap")
             devices -= 1
             settings = {
                 "id": MICROPYTHON_ID,
@@ -97,7 +99,7 @@ async def run_demo(
                 "password": broker.password() or "",
                 "stream": task.micropython_stream(devices, seed, folder),
             }
-            await stack.enter_async_context(micropython_device(micropython, folder, settings))
+            await stack.enter_async_context(micropython_device(micropython, folder, settings, f"{heap}wK"))
         spec = SwarmSpec(
             run=config.run.name,
             broker=broker,
@@ -141,12 +143,22 @@ async def _stop_when(stop: asyncio.Event, coordinator: Coordinator) -> None:
     coordinator.stop()
 
 
+def evaluation_device(config: Config) -> IntegerDevice:
+    """A device as those of the run, with the learning rate of its evaluations."""
+    learning = config.learning
+    return IntegerDevice(
+        Model(config.run.model, config.run.weights),
+        beta=config.evaluation.beta or learning.beta,
+        bits=learning.bits,
+        top=learning.top,
+        encoding=learning.encoding,
+    )
+
+
 def summary(config: Config, task: Task, weights: Weights, devices: int, seed: int) -> dict[str, Any]:
     """What the unseen devices 0 to ``devices`` - 1 make of ``weights``: an evaluation round without the network."""
     settings = config.evaluation
-    device = IntegerDevice(
-        Model(config.run.model), beta=settings.beta or config.learning.beta, bits=config.learning.bits
-    )
+    device = evaluation_device(config)
     unseen = [task.unseen_stream(index, seed) for index in range(devices)]
     results = evaluate(device, weights, unseen, steps=settings.steps, shots=settings.shots, queries=settings.queries)
     return EvaluationRound(0, 0, results=results).summary()

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coordinator.initialization import encode
 from tinyreptile import episodes
 from tinyreptile.learner import ONE, Learner, fixed
-from tinyreptile.model import Model
 from tinyreptile.streams import SUPPORT
 from tinyreptile.streams.sine import SineStream
 
+from .demo import evaluation_device
 from .offline import run_now, take
 
 if TYPE_CHECKING:
@@ -58,11 +57,9 @@ def draw(result: DemoResult, path: Path) -> None:
 
 
 def _learner(result: DemoResult) -> Learner:
-    settings = result.config.evaluation
-    learner = Learner(Model(result.config.run.model))
-    learner.set_rate(settings.beta or result.config.learning.beta)
-    learner.initialization[:] = encode(result.weights)
-    learner.load()
+    device = evaluation_device(result.config)
+    device.load(result.weights, 0)
+    learner: Learner = device.learner
     return learner
 
 

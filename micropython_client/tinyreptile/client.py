@@ -10,7 +10,7 @@ from .assembly import Assembly
 from .connection import wait_for
 from .learner import Learner
 from .messages import CHUNK_BYTES, MessageError
-from .model import Model, ModelError
+from .model import Model
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
 from .portable import RUNNER, ticks_diff, ticks_ms
@@ -65,6 +65,7 @@ class Client:
         self._free = None  # bytes of RAM for a model; None: not limited
         self._assembly = None  # of the learner's initialization
         self._manifest = None
+        self._prepared = None  # what the learner was made for
         self._work = None  # the newest work message
         self._work_at = 0
         self._serving = None  # the work at hand, maybe older
@@ -165,12 +166,13 @@ class Client:
     def _prepare(self, manifest):
         """A learner for the manifest's model, or `unfit` set to what stands in the way."""
         self.unfit = None
-        if self._learner and self._learner.model.spec == manifest["model"]:
+        if self._learner and self._prepared == _description(manifest):
             return
+        self._prepared = _description(manifest)
         self._learner = self._assembly = None
         self._free = self._free_ram()
         try:
-            model = Model(manifest["model"])
+            model = Model(manifest["model"], manifest["weights"])
             stream = self._stream
             if (stream.inputs, stream.outputs) != (model.inputs, model.outputs):
                 self.unfit = "the stream has %d inputs and %d outputs, the model %d and %d" % (
@@ -179,15 +181,16 @@ class Client:
                     model.inputs,
                     model.outputs,
                 )
-            elif manifest["encoding"] != messages.INITIALIZATION_ENCODING or manifest["bytes"] != 2 * model.parameters:
-                self.unfit = "the initialization's encoding %s is not known here" % manifest["encoding"]
+            elif self._free is not None and model.ram() > self._free:
+                self.unfit = "the model needs %d bytes of RAM, the device has %d" % (model.ram(), self._free)
             else:
-                if self._free is not None and model.ram() > self._free:
-                    self.unfit = "the model needs %d bytes of RAM, the device has %d" % (model.ram(), self._free)
+                learner = Learner(model, encoding=manifest["encoding"])
+                if manifest["bytes"] != len(learner.wire):
+                    self.unfit = "the initialization has %d bytes, not %d" % (manifest["bytes"], len(learner.wire))
                 else:
-                    self._learner = Learner(model)
-                    self._assembly = Assembly(self._learner.initialization)
-        except ModelError as error:
+                    self._learner = learner
+                    self._assembly = Assembly(learner.wire)
+        except ValueError as error:  # ModelError among them
             self.unfit = "this device does not know the model: %s" % error
         except MemoryError:
             self.unfit = "the model's %d bytes are not to be had in one piece each" % model.ram()
@@ -241,7 +244,7 @@ class Client:
                 if manifest["protocol"] != messages.PROTOCOL:
                     self._log("the coordinator speaks another protocol, %d" % manifest["protocol"])
                 else:
-                    changed = self._manifest is not None and manifest["model"] != self._manifest["model"]
+                    changed = self._manifest is not None and _description(manifest) != _description(self._manifest)
                     self._manifest = manifest
                     if changed and self.unfit and self._is_ready():
                         asyncio.create_task(self._reconsider())
@@ -339,6 +342,11 @@ class Client:
             self._check_current(work)
             if not undamaged:
                 raise _Lost("version %d arrived damaged" % work["version"])
+            try:
+                self._learner.receive()
+            except ValueError as error:
+                assembly.version = None
+                raise _Lost("version %d is no initialization of this model: %s" % (work["version"], error))
         self._fetched = False
         learner = self._learner
         learner.load()
@@ -349,8 +357,8 @@ class Client:
         """Learn from the stream; returns the delta and its report."""
         learner = self._learner
         loss = await episodes.train(learner, self._stream, work["steps"], self._pause)
-        delta = learner.delta(work["bits"])
-        return delta, {
+        delta = learner.delta(work["bits"], work.get("kept"))
+        report = {
             "version": self._assembly.version,
             "bits": work["bits"],
             "gains": delta.gains,
@@ -359,6 +367,9 @@ class Client:
             "ms": ticks_diff(ticks_ms(), self._work_at),
             "free": gc.mem_free() if hasattr(gc, "mem_free") else 0,
         }
+        if delta.kept is not None:
+            report["kept"] = delta.kept
+        return delta, report
 
     async def _evaluate(self, work):
         """Adapt to the stream's support samples; returns the evaluation."""
@@ -500,3 +511,8 @@ class Client:
         """End the device: `run` raises."""
         self._failure = DeviceError(text)
         self._changed.set()
+
+
+def _description(manifest):
+    """What a learner has to be made for."""
+    return manifest["model"], manifest["weights"], manifest["encoding"]

@@ -3,10 +3,17 @@
 Each tensor has its gain g; a cell's change d (int16, Q3.12) becomes q = (d g + r) >> 16, a signed number of 16, 8 or 4
 bits, rounded stochastically by the Weyl sequence r; q 65536 / g gives d back, without bias. With 16 bits the gain is
 65536 and nothing is lost. The packed cells follow one another across the tensors, in the order of the parameters.
+
+A sparse delta holds the m largest changes only, after their numbers in the Elias-Fano code: with l = floor(log2(n/m))
+of n parameters, first a bit map that has bit (i >> l) + j set for the j-th of them, cell i; then the l low bits of
+every i; then every q. Each of the three begins with a new byte and fills its bytes from the lowest bit on.
 """
 
-from .kernels import largest_change, quantize
-from .portable import view8, view16
+from array import array
+
+from . import wire as _wire
+from .model import FRACTION, WEIGHT_BITS
+from .portable import view8, view16, view32
 
 BITS = (16, 8, 4)
 
@@ -18,30 +25,47 @@ class DeltaError(ValueError):
 class Delta:
     """The delta of a learner, packed piece by piece into whatever buffer is given; it holds no copy of the weights.
 
-    The same piece packs to the same bytes each time, for as long as the weights stay as they are. ``r`` starts the
-    sequence that rounds.
+    The same piece packs to the same bytes each time, for as long as the weights stay as they are. ``fractions`` are
+    the fraction bits of each tensor's cells; ``r`` starts the sequence that rounds; ``kept`` is how many of the largest
+    changes are packed, None for all.
 
     Attributes:
         bits: 16, 8 or 4.
         gains: a list of ints, one a tensor.
+        kept: how many of the largest changes are packed; None: all.
         size: bytes of the whole packed delta.
     """
 
-    def __init__(self, model, weights, initialization, bits, r):
+    def __init__(self, model, weights, initialization, fractions, bits, r, kept=None):
         if bits not in BITS:
             raise DeltaError("a delta has one of %r bits, not %r" % (BITS, bits))
+        if kept is not None and not 1 <= kept <= model.parameters:
+            raise DeltaError("of %d changes 1 or more are kept, not %r" % (model.parameters, kept))
+        if model.weights == "int8":
+            from . import wire8 as wire
+
+            view = view8
+        else:
+            wire = _wire
+            view = view16
+        self._wire = wire
+        self._sign = 1 << (WEIGHT_BITS[model.weights] - 1)
         self.model = model
         self.bits = bits
-        self.size = packed_size(model.parameters, bits)
-        self._w = view16(weights)
-        self._base = view16(initialization)
+        self._w = view(weights)
+        self._base = view(initialization)
+        self._ups = [FRACTION - fraction for fraction in fractions]
         self._r = r & 0xFFFF
         self.gains = []
-        top = (1 << (bits - 1)) - 1
+        most = (1 << (bits - 1)) - 1
         for index in range(len(model.tensors)):
-            start, end = _range(model, index)
-            largest = largest_change(self._w, self._base, start, end)
-            self.gains.append(min(65536, (top << 16) // largest) if largest else 65536)
+            start, end = model.cells(index)
+            largest = wire.largest_change(self._w, self._base, start, end, self._sign, self._ups[index])
+            self.gains.append(min(65536, (most << 16) // largest) if largest else 65536)
+        self.kept = kept
+        if kept is not None:
+            self._choose()
+        self.size = packed_size(model.parameters, bits, self.kept)
 
     def pack(self, start, buffer):
         """Fill ``buffer`` (bytearray or memoryview) with the packed bytes from byte ``start`` on; returns their number.
@@ -49,57 +73,168 @@ class Delta:
         Raises `DeltaError` where 16-bit cells would be cut in two.
         """
         count = min(len(buffer), self.size - start)
+        if self.kept is not None:
+            return self._pack_sparse(start, buffer, count)
         if self.bits == 16 and (start | count) & 1:
             raise DeltaError("a piece of 16-bit cells has an even start and length")
         first = start * 8 // self.bits
         last = min((start + count) * 8 // self.bits, self.model.parameters)
         out = view8(buffer)
         for index in range(len(self.gains)):
-            begin, end = _range(self.model, index)
+            begin, end = self.model.cells(index)
             begin = max(begin, first)
             end = min(end, last)
             if begin < end:
-                quantize(self._w, self._base, begin, end, self.gains[index], self._r, self.bits, out, first)
+                self._wire.quantize(
+                    self._w,
+                    self._base,
+                    begin,
+                    end,
+                    self._sign,
+                    self._ups[index],
+                    self.gains[index],
+                    self._r,
+                    self.bits,
+                    out,
+                    first,
+                )
+        return count
+
+    def _count(self, least):
+        """How many cells have changed by ``least`` (Q3.12) or more."""
+        total = 0
+        for index in range(len(self.model.tensors)):
+            start, end = self.model.cells(index)
+            total += self._wire.count_changes(self._w, self._base, start, end, self._sign, self._ups[index], least)
+        return total
+
+    def _choose(self):
+        """Find how large a change must be to be kept, by bisection: no memory but a few counts."""
+        parameters = self.model.parameters
+        kept = self.kept
+        least = 0  # the largest change that at least `kept` cells reach
+        beyond = 32768
+        while beyond - least > 1:
+            middle = (least + beyond) // 2
+            if self._count(middle) >= kept:
+                least = middle
+            else:
+                beyond = middle
+        state = array("i", [0] * _wire.STATE)
+        state[_wire.LEAST] = least
+        state[_wire.LOW] = low_bits(parameters, kept)
+        state[_wire.BITS] = self.bits
+        state[_wire.ROUNDING] = self._r
+        lows, values, _ = sections(parameters, self.bits, kept)
+        state[_wire.LOWS] = 8 * lows
+        state[_wire.VALUES] = 8 * values
+        self._ties = kept - self._count(least + 1)
+        self._state = state
+
+    def _pack_sparse(self, start, buffer, count):
+        out = view8(buffer)
+        for i in range(count):
+            out[i] = 0
+        state = self._state
+        state[_wire.ENTRY] = 0
+        state[_wire.TIES] = self._ties
+        state[_wire.FIRST] = 8 * start
+        state[_wire.LAST] = 8 * (start + count)
+        cells = view32(state)
+        for index in range(len(self.gains)):
+            begin, end = self.model.cells(index)
+            self._wire.sparsify(
+                self._w, self._base, begin, end, self._sign, self._ups[index], self.gains[index], cells, out
+            )
         return count
 
 
-def packed_size(parameters, bits):
-    """Bytes of a packed delta."""
-    return (parameters * bits + 7) // 8
+def packed_size(parameters, bits, kept=None):
+    """Bytes of a packed delta, of all ``parameters`` or of the ``kept`` largest."""
+    if kept is None:
+        return (parameters * bits + 7) // 8
+    return sections(parameters, bits, kept)[2]
 
 
-def unpack(model, packed, bits, gains):
+def sections(parameters, bits, kept):
+    """Where, in bytes, the low bits and the numbers of a sparse delta begin, and where it ends."""
+    low = low_bits(parameters, kept)
+    lows = (((parameters - 1) >> low) + 1 + kept + 7) // 8
+    values = lows + (kept * low + 7) // 8
+    return lows, values, values + (kept * bits + 7) // 8
+
+
+def low_bits(parameters, kept):
+    """How many low bits of each cell's number a sparse delta holds apart."""
+    low = 0
+    while kept << (low + 1) <= parameters:
+        low += 1
+    return low
+
+
+def unpack(model, packed, bits, gains, kept=None):
     """The changes as a list of floats in units of 2^-12, one a parameter: the inverse of `Delta.pack`.
 
     A plain reference that runs anywhere; a coordinator has its vectorised equal in `coordinator.deltas`. Raises
     `DeltaError` where sizes or gains don't fit the model.
     """
-    if bits not in BITS or len(gains) != len(model.tensors) or len(packed) != packed_size(model.parameters, bits):
-        raise DeltaError(
-            "%d bytes at %r bits and %d gains are no delta of this model" % (len(packed), bits, len(gains))
-        )
-    for gain in gains:
-        if not 1 <= gain <= 65536:
-            raise DeltaError("a gain lies between 1 and 65536, not %r" % gain)
-    changes = []
-    for index, gain in enumerate(gains):
-        start, end = _range(model, index)
-        for i in range(start, end):
-            if bits == 16:
-                q = packed[2 * i] | packed[2 * i + 1] << 8
-            elif bits == 8:
-                q = packed[i]
-            else:
-                q = packed[i >> 1] >> (4 * (i & 1)) & 15
-            if q >> (bits - 1):
-                q -= 1 << bits
-            changes.append(q * 65536 / gain)
+    check(model, len(packed), bits, gains, kept)
+    parameters = model.parameters
+    if kept is None:
+        numbers = range(parameters)
+        at = 0
+    else:
+        lows, at, _ = sections(parameters, bits, kept)
+        low = low_bits(parameters, kept)
+        numbers = []
+        for i in range(8 * lows):
+            if packed[i >> 3] >> (i & 7) & 1:
+                j = len(numbers)
+                if j == kept:
+                    raise DeltaError("the numbers of the kept changes are damaged")
+                numbers.append((i - j) << low | _read(packed, 8 * lows + j * low, low))
+        check_numbers(numbers, parameters, kept)
+    changes = [0.0] * parameters
+    for j, i in enumerate(numbers):
+        q = _read(packed, 8 * at + j * bits, bits)
+        if q >> (bits - 1):
+            q -= 1 << bits
+        changes[i] = q * 65536 / gains[_tensor(model, i)]
     return changes
 
 
-def _range(model, index):
-    """First cell of tensor ``index`` and the first after it."""
-    start = model.tensors[index][1]
-    if index + 1 < len(model.tensors):
-        return start, model.tensors[index + 1][1]
-    return start, model.parameters
+def check(model, size, bits, gains, kept):
+    """Raises `DeltaError` where ``size`` bytes, ``bits``, ``gains`` or ``kept`` don't fit the model."""
+    if bits not in BITS or len(gains) != len(model.tensors):
+        raise DeltaError("%r bits and %d gains are no delta of this model" % (bits, len(gains)))
+    for gain in gains:
+        if not 1 <= gain <= 65536:
+            raise DeltaError("a gain lies between 1 and 65536, not %r" % gain)
+    if kept is not None and not 1 <= kept <= model.parameters:
+        raise DeltaError("%d of %d changes can't be kept" % (kept, model.parameters))
+    if size != packed_size(model.parameters, bits, kept):
+        raise DeltaError("%d bytes are no delta of %d numbers at %d bits" % (size, model.parameters, bits))
+
+
+def check_numbers(numbers, parameters, kept):
+    """Raises `DeltaError` where ``numbers``, as they were unpacked, are not ``kept`` growing numbers of cells."""
+    if len(numbers) != kept or numbers[-1] >= parameters:
+        raise DeltaError("the numbers of the kept changes are damaged")
+    for i in range(1, len(numbers)):
+        if numbers[i] <= numbers[i - 1]:
+            raise DeltaError("the numbers of the kept changes are damaged")
+
+
+def _read(packed, at, bits):
+    """``bits`` bits from bit ``at`` on."""
+    value = 0
+    for i in range(bits):
+        value |= (packed[(at + i) >> 3] >> ((at + i) & 7) & 1) << i
+    return value
+
+
+def _tensor(model, cell):
+    index = len(model.tensors) - 1
+    while model.tensors[index][1] > cell:
+        index -= 1
+    return index

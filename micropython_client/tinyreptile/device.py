@@ -1,6 +1,7 @@
 """A device from its configuration file: it joins the run that the file names and stays with it."""
 
 import asyncio
+import gc
 import json
 
 from .client import Client, DeviceError
@@ -112,6 +113,7 @@ def main(path):
     """Run the device until it is stopped; returns a process's exit code."""
     try:
         client = make_client(load_config(path))
+        gc.collect()  # what was read to get here must not lie between what stays and a model's buffers
         try:
             asyncio.run(client.run())
         except KeyboardInterrupt:

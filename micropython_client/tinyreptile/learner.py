@@ -7,8 +7,9 @@ initialization.
 import math
 from array import array
 
-from . import kernels
-from .portable import view16, view32
+from .kernels import RANDOM, RATE, RATE_SHIFT
+from .model import FRACTION, LEAST_FRACTION, WEIGHT_BITS
+from .portable import view8, view16, view32
 
 ONE = 1024  # 1.0 in Q5.10, the format of inputs, targets and outputs
 
@@ -26,37 +27,80 @@ def fixed(value):
 class Learner:
     """The buffers of one model, and the steps on them.
 
+    ``seed`` starts the stochastic rounding. ``encoding`` is that of the initializations to come: "int16" (Q3.12) or
+    "int8" (for each tensor its fraction bits, one byte, then one byte a parameter); 8-bit weights need "int8".
+
     Attributes:
-        initialization: bytearray of `model.parameters` little-endian int16, Q3.12: what the last fetch brought.
-        weights: bytearray of the same size and format: what is being learned.
+        wire: memoryview that takes an initialization as it comes over the wire; `receive` follows.
+        initialization: what was received last, in the format of the weights.
+        weights: bytearray of the parameters, little-endian: what is being learned.
         x: memoryview of `model.inputs` int16 cells, Q5.10: the sample to learn from is written here.
         y: array('h'): its target, Q5.10 an output; or its label in cell 0.
 
-    ``seed`` starts the stochastic rounding.
+    Raises ValueError for an encoding that does not go with the model's weights.
     """
 
-    def __init__(self, model, seed=1):
+    def __init__(self, model, seed=1, encoding="int16"):
+        narrow = model.weights == "int8"
+        if encoding not in WEIGHT_BITS or (narrow and encoding != "int8"):
+            raise ValueError("an initialization of %s is nothing for weights of %s" % (encoding, model.weights))
+        if narrow:
+            from . import kernels8 as kernels
+        else:
+            from . import kernels
         self.model = model
-        self.weights = bytearray(2 * model.parameters)
-        self.initialization = bytearray(2 * model.parameters)
+        self._kernels = kernels
+        size = WEIGHT_BITS[model.weights] // 8
+        view = view8 if narrow else view16
+        header = model.header_bytes()
+        self.weights = bytearray(size * model.parameters)
+        self._received = bytearray(header + size * model.parameters)
+        self.initialization = memoryview(self._received)[header:]
+        self.wire = memoryview(self._received)
+        self._widen = encoding == "int8" and not narrow
+        if self._widen:
+            # It is received at the end of its place, and widened from the front on.
+            self.wire = self.wire[model.parameters - len(model.tensors) :]
         self._activations = array("h", bytes(2 * model.activations))
+        self._sums = array("i", bytes(4 * model.scratch()))
         self._plan = model.plan()
+        self.fractions = bytearray([FRACTION] * len(model.tensors))
         self.y = array("h", bytes(2 * model.target_cells()))
         self.x = memoryview(self._activations)[: model.inputs]
         self._outputs = memoryview(self._activations)[model.activations - model.outputs :]
         self._classes = model.outputs if model.loss == "cross_entropy" else 0
         # Squared errors are summed in Q16 by the kernel; a loss is their mean.
         self._loss_unit = 65536.0 * (1 if self._classes else model.outputs)
-        self._w = view16(self.weights)
+        self._w = view(self.weights)
         self._a = view16(self._activations)
+        self._s = view32(self._sums)
         self._y = view16(self.y)
         self._p = view32(self._plan)
         self.seed(seed)
         self.set_rate(0.0)
 
+    def receive(self):
+        """`wire` holds a whole initialization: make it the one to `load`. Raises ValueError if it can't be one."""
+        if self._widen:
+            from .wire import widen
+
+            tensors = self.model.tensors
+            parameters = self.model.parameters
+            fractions = bytes(self.wire[: len(tensors)])
+            _check_fractions(fractions)
+            cells = view8(self._received)
+            for index in range(len(tensors)):
+                start, end = self.model.cells(index)
+                widen(cells, start, end, parameters, FRACTION - fractions[index])
+        elif self.model.weights == "int8":
+            fractions = self.wire[: len(self.fractions)]
+            _check_fractions(fractions)
+            self.fractions[:] = fractions
+            self.model.scale(self._plan, self.fractions)
+
     def seed(self, seed):
         """Restart the sequence that rounds the updates."""
-        self._plan[kernels.RANDOM] = seed & 0xFFFF
+        self._plan[RANDOM] = seed & 0xFFFF
 
     def set_rate(self, beta):
         """Use learning rate ``beta``, 0 to 1; raises ValueError outside."""
@@ -71,8 +115,8 @@ class Learner:
         while scale and scale < 16384.0 and shift < 30:
             scale *= 2.0
             shift += 1
-        self._plan[kernels.RATE] = min(32767, int(scale + 0.5))
-        self._plan[kernels.RATE_SHIFT] = shift
+        self._plan[RATE] = min(32767, int(scale + 0.5))
+        self._plan[RATE_SHIFT] = shift
 
     def load(self):
         """Begin from `initialization`: copy it into `weights`."""
@@ -86,19 +130,19 @@ class Learner:
         label that is no class.
         """
         self._take(x, y)
-        return kernels.step(self._p, self._w, self._a, self._y) / self._loss_unit
+        return self._kernels.step(self._p, self._w, self._w, self._a, self._s, self._y) / self._loss_unit
 
     def evaluate(self, x, y):
         """(loss, predicted label) of one sample without learning from it; a regression's label is -1."""
         self._take(x, y)
-        kernels.forward(self._p, self._w, self._a)
+        self._kernels.forward(self._p, self._w, self._a, self._s)
         label = -1
         if self._classes:
             label = 0
             for i in range(1, self._classes):
                 if self._outputs[i] > self._outputs[label]:
                     label = i
-        return kernels.loss(self._p, self._a, self._y) / self._loss_unit, label
+        return self._kernels.loss(self._p, self._a, self._y) / self._loss_unit, label
 
     def predict(self, x):
         """Outputs for ``x`` (Q5.10): memoryview of int16, linear values in Q5.10 or probabilities in 15 bits.
@@ -107,14 +151,17 @@ class Learner:
         """
         if x is not self.x:
             _copy(x, self.x, "inputs")
-        kernels.forward(self._p, self._w, self._a)
+        self._kernels.forward(self._p, self._w, self._a, self._s)
         return self._outputs
 
-    def delta(self, bits):
-        """What was learned since `load`, quantized to ``bits``: a `delta.Delta` that packs itself piece by piece."""
+    def delta(self, bits, kept=None):
+        """What was learned since `load`, in ``bits`` each: a `delta.Delta` that packs itself piece by piece.
+
+        Of all changes only the ``kept`` largest, if that is given.
+        """
         from .delta import Delta
 
-        return Delta(self.model, self.weights, self.initialization, bits, self._plan[kernels.RANDOM])
+        return Delta(self.model, self.weights, self.initialization, self.fractions, bits, self._plan[RANDOM], kept)
 
     def _take(self, x, y):
         if x is not self.x:
@@ -130,3 +177,9 @@ def _copy(values, cells, what):
         raise ValueError("a sample of this model has %d %s, not %d" % (len(cells), what, len(values)))
     for i in range(len(cells)):
         cells[i] = values[i]
+
+
+def _check_fractions(fractions):
+    for fraction in fractions:
+        if not LEAST_FRACTION <= fraction <= FRACTION:
+            raise ValueError("8-bit weights have %d to %d fraction bits, not %d" % (LEAST_FRACTION, FRACTION, fraction))

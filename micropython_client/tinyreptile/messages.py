@@ -3,12 +3,11 @@
 Everything travels over MQTT 3.1.1 at QoS 1 as MessagePack maps. ``docs/protocol.md`` explains each exchange.
 """
 
-PROTOCOL = 1
+PROTOCOL = 2
 CHUNK_BYTES = 1024  # of an initialization or a delta in one message
 MESSAGE_BYTES = CHUNK_BYTES + 512  # the longest message a device sends or reads
 MAX_ID = 32  # characters of a run's or a device's name
 ROOT = "tinyreptile"
-INITIALIZATION_ENCODING = "int16"  # little-endian Q3.12, in the order of the model's parameters
 
 TRAIN = "train"
 EVALUATE = "evaluate"
@@ -135,7 +134,8 @@ MANIFEST = (
     ("protocol", int, 0, 255, True),
     ("version", int, 0, _COUNT, True),
     ("model", list, 3, 64, True),
-    ("encoding", str, 1, 16, True),
+    ("weights", str, 1, 16, True),  # the parameters on a device: int16 or int8
+    ("encoding", str, 1, 16, True),  # the initialization on the wire: int16 or int8
     ("bytes", int, 1, _COUNT, True),
     ("crc", int, 0, (1 << 32) - 1, True),
     ("chunks", int, 1, 65535, True),
@@ -158,6 +158,7 @@ WORK = (
     ("beta", "number", 0, 1, True),  # learning rate
     ("seconds", "number", 0, 1000000, True),  # until the deadline
     ("bits", int, 4, 16, False),  # of the delta, for train
+    ("kept", int, 1, _COUNT, False),  # how many of the largest changes the delta holds, for train; absent: all
     ("shots", int, 1, 1000000, False),  # distinct support samples, for evaluate
     ("queries", int, 1, 1000000, False),  # query samples, for evaluate
 )
@@ -175,6 +176,7 @@ UPDATE = (
 REPORT = (
     ("version", int, 0, _COUNT, True),  # the initialization that was learned from
     ("bits", int, 4, 16, True),
+    ("kept", int, 1, _COUNT, False),  # how many of the largest changes the delta holds; absent: all
     ("gains", list, 1, 64, True),
     ("loss", "number", 0, 1e9, True),  # mean over the steps, before each
     ("samples", int, 1, 1000000, True),

@@ -42,12 +42,54 @@ except ImportError:
     try:
         if os.environ.get("TINYREPTILE_NUMBA") == "0":
             raise ImportError
+        import ast
+        import inspect
+        import textwrap
+
         import numba
         import numpy
 
         RUNNER = "numba"
 
+        class _Narrow(ast.NodeTransformer):
+            """Makes every value an int32, as on a board, and every index unsigned; else numba computes in 64 bits.
+
+            Narrow values and indices that can't be negative are what lets it use vector instructions.
+            """
+
+            def visit_AugAssign(self, node):
+                load = ast.parse(ast.unparse(node.target), mode="eval").body
+                value = ast.BinOp(load, node.op, node.value)
+                return self.visit(ast.copy_location(ast.Assign([node.target], value), node))
+
+            def visit_BinOp(self, node):
+                self.generic_visit(node)
+                if isinstance(node.op, (ast.LShift, ast.RShift)):
+                    # That the distance is below 32 has to be said, too.
+                    node.right = self._cast("int32", ast.BinOp(node.right, ast.BitAnd(), ast.Constant(31)))
+                return self._cast("int32", node)
+
+            def visit_Constant(self, node):
+                return self._cast("int32", node) if type(node.value) is int else node
+
+            def visit_Subscript(self, node):
+                self.generic_visit(node)
+                node.slice = self._cast("uint64", node.slice)
+                return self._cast("int32", node) if isinstance(node.ctx, ast.Load) else node
+
+            @staticmethod
+            def _cast(name, node):
+                return ast.copy_location(ast.Call(ast.Name("_" + name, ast.Load()), [node], []), node)
+
         def _compile(function):
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+            ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)
+            definition = tree.body[0]
+            definition.decorator_list = []
+            definition.body = [_Narrow().visit(statement) for statement in definition.body]
+            names = dict(function.__globals__, _int32=numba.int32, _uint64=numba.uint64)
+            exec(compile(ast.fix_missing_locations(tree), inspect.getfile(function), "exec"), names)  # noqa: S102
+            function = names[function.__name__]
             try:
                 return numba.njit(cache=True)(function)
             except RuntimeError:  # no folder to cache in: compile anew in each process

@@ -34,9 +34,13 @@ def configuration(path: Path, **tables: dict[str, Any]) -> Config:
 class Update:
     """What a device learned from ``data``, the initialization that the request ``work`` points to."""
 
-    def __init__(self, work: dict[str, Any], data: bytes, model: list[list[Any]] = MODEL, seed: int = 1) -> None:
-        learner = Learner(Model(model))
-        learner.initialization[:] = data
+    def __init__(
+        self, work: dict[str, Any], data: bytes, model: Model | None = None, seed: int = 1, encoding: str = "int16"
+    ) -> None:
+        model = model or Model(MODEL)
+        learner = Learner(model, encoding=encoding)
+        learner.wire[:] = data
+        learner.receive()
         learner.load()
         learner.seed(work["work"])
         learner.set_rate(work["beta"])
@@ -46,7 +50,7 @@ class Update:
         for _ in range(work["steps"]):
             take(stream, learner.x, learner.y)
             loss += learner.step(learner.x, learner.y) / work["steps"]
-        delta = learner.delta(work["bits"])
+        delta = learner.delta(work["bits"], work.get("kept"))
         self.packed = bytearray(delta.size)
         delta.pack(0, self.packed)
         self.work = work["work"]
@@ -59,6 +63,8 @@ class Update:
             "ms": 5,
             "free": 0,
         }
+        if "kept" in work:
+            self.report["kept"] = work["kept"]
 
     def messages(self) -> list[dict[str, Any]]:
         """Its chunks, as they go over the wire."""
@@ -106,7 +112,7 @@ class Driver:
     def publish(self) -> dict[str, Any]:
         """Put the current version on the wire; returns its manifest."""
         self.commit()
-        data = encode(self.run.weights)
+        data = encode(self.run.model, self.run.weights, self.config.learning.encoding)
         self.run.publication.begin(self.run.version, data)
         self.published[self.run.version] = data
         return self.run.published(self.run.version, data)
@@ -131,7 +137,7 @@ class Driver:
 
     def hello(self, device: str, boot: str = "b1", role: str = "train", state: str = "online", work: int = 0) -> None:
         """A device's status message."""
-        status = {"protocol": 1, "state": state, "boot": boot, "role": role, "work": work}
+        status = {"protocol": messages.PROTOCOL, "state": state, "boot": boot, "role": role, "work": work}
         self.run.take_status(device, messages.check(messages.STATUS, status))
 
     def requests(self, device: str) -> list[dict[str, Any]]:
@@ -148,7 +154,7 @@ class Driver:
     def learn(self, device: str, seed: int = 1) -> Update:
         """What ``device`` makes of its latest request."""
         work = self.requests(device)[-1]
-        return Update(work, self.published[work["version"]], self.config.run.model, seed)
+        return Update(work, self.published[work["version"]], self.run.model, seed, self.config.learning.encoding)
 
     def send(self, device: str, *chunks: dict[str, Any], first: int = 0) -> None:
         """``chunks`` arrive from ``device``."""

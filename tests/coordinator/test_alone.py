@@ -10,6 +10,7 @@ import pytest
 from coordinator.config import Config, load_config
 from coordinator.errors import CoordinatorError
 from coordinator.service import Coordinator
+from tinyreptile import messages
 
 from ..environment import Mosquitto
 from .driver import Driver
@@ -46,14 +47,16 @@ async def test_a_coordinator_goes_on_where_another_one_has_stopped(broker: Mosqu
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"protocol": 9}, "it speaks protocol 9, this coordinator 1"),
+        ({"protocol": 9}, "it speaks protocol 9, this coordinator 2"),
         ({"role": "spy"}, "its role is neither train nor evaluate"),
     ],
 )
 def test_a_device_that_does_not_belong_gets_no_work(fields: dict[str, object], problem: str, tmp_path: Path) -> None:
     driver = Driver(tmp_path / "run.sqlite")
     driver.advance()
-    driver.run.take_status("d0", {"protocol": 1, "state": "online", "boot": "b", "role": "train", "work": 0} | fields)
+    driver.run.take_status(
+        "d0", {"protocol": messages.PROTOCOL, "state": "online", "boot": "b", "role": "train", "work": 0} | fields
+    )
     driver.advance()
     assert driver.requests("d0") == []
     assert (driver.run.registry.devices["d0"].state, driver.run.registry.devices["d0"].error) == ("unfit", problem)

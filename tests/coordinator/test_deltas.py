@@ -85,7 +85,7 @@ def test_sixteen_bits_bring_a_learners_delta_to_the_coordinator_whole() -> None:
         (4, 8, "4 bytes are no delta of 3 numbers at 8 bits"),
         (3, 16, "3 bytes are no delta of 3 numbers at 16 bits"),
         (1, 4, "1 bytes are no delta of 3 numbers at 4 bits"),
-        (3, 7, "3 bytes are no delta of 3 numbers at 7 bits"),
+        (3, 7, "7 bits and 2 gains are no delta of this model"),
     ],
 )
 def test_bytes_that_are_no_delta_of_the_model_are_refused(size: int, bits: int, said: str) -> None:
@@ -95,5 +95,5 @@ def test_bytes_that_are_no_delta_of_the_model_are_refused(size: int, bits: int, 
 
 @pytest.mark.parametrize("gains", [[], [1], [1, 1, 1], [0, 1], [1, 65537], [-1, 1]])
 def test_gains_that_do_not_fit_are_refused(gains: list[int]) -> None:
-    with pytest.raises(DeltaError, match="2 gains, each from 1 to 65536"):
+    with pytest.raises(DeltaError, match=r"gains are no delta of this model|between 1 and 65536"):
         unpack(THREE, bytes(3), 8, gains)

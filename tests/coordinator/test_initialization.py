@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from coordinator.initialization import PIN_ROUND_TRIPS, PIN_SECONDS, Publication, decode, encode, random_weights
+from coordinator.initialization import (
+    HEADROOM,
+    PIN_ROUND_TRIPS,
+    PIN_SECONDS,
+    Publication,
+    decode,
+    encode,
+    encoded_size,
+    random_weights,
+)
 from tinyreptile import messages
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
@@ -22,7 +31,7 @@ DATA = b"\1\0" * 10
 def publish(publication: Publication, version: int, data: bytes = DATA) -> int:
     """Put a version on the wire; returns the slot that was written."""
     slot, _ = publication.begin(version, data)
-    publication.finish(version, data, MODEL)
+    publication.finish(version, data, Model(MODEL), "int16")
     return slot
 
 
@@ -36,32 +45,76 @@ def published(*versions: int) -> Publication:
 # Encoding
 
 
+def line(parameters: int) -> Model:
+    """A model of so many parameters."""
+    return Model([["input", parameters - 1], ["dense", 1], ["squared_error"]])
+
+
 def test_what_a_cell_can_hold_comes_back_exactly() -> None:
-    cells = np.arange(-32767, 32768)
-    assert np.array_equal(decode(encode(cells / 4096)), cells / 4096)
+    cells = np.append(np.arange(-32767, 32768), 0)
+    model = Model([["input", 4095], ["dense", 16], ["squared_error"]])
+    assert np.array_equal(decode(model, encode(model, cells / 4096)), cells / 4096)
 
 
 def test_weights_are_little_endian_q3_12() -> None:
-    assert encode(np.array([1.0, -1.0, 1 / 4096, 0.0625])) == bytes.fromhex("0010 00f0 0100 0001")
+    assert encode(line(4), np.array([1.0, -1.0, 1 / 4096, 0.0625])) == bytes.fromhex("0010 00f0 0100 0001")
 
 
 def test_weights_are_rounded_to_nearest() -> None:
     cells = np.array([0.49, 0.51, -0.49, -0.51, 7.6, -7.6])
-    assert (decode(encode(cells / 4096)) * 4096).tolist() == [0, 1, 0, -1, 8, -8]
+    assert (decode(line(6), encode(line(6), cells / 4096)) * 4096).tolist() == [0, 1, 0, -1, 8, -8]
 
 
 @pytest.mark.parametrize(("weight", "cell"), [(7.9999, 32767), (8, 32767), (1e9, 32767), (-8, -32767), (-1e9, -32767)])
 def test_weights_beyond_the_range_saturate_with_their_sign(weight: float, cell: int) -> None:
-    assert decode(encode(np.array([weight]))).tolist() == [cell / 4096]
+    assert decode(line(2), encode(line(2), np.array([weight, 0]))).tolist() == [cell / 4096, 0]
 
 
 def test_a_learner_reads_what_was_encoded() -> None:
     model = Model(MODEL)
     weights = random_weights(model.tensors, model.parameters, 1)
     learner = Learner(model)
-    learner.initialization[:] = encode(weights)
+    learner.wire[:] = encode(model, weights)
+    learner.receive()
     learner.load()
-    assert np.abs(decode(bytes(learner.weights)) - weights).max() <= 0.5 / 4096
+    assert np.abs(decode(model, bytes(learner.weights)) - weights).max() <= 0.5 / 4096
+
+
+@pytest.mark.parametrize("spread", [0.001, 0.02, 0.3, 1.0, 5.0])
+def test_eight_bit_weights_are_off_by_half_of_their_tensors_unit(spread: float) -> None:
+    model = Model(MODEL, "int8")
+    weights = np.random.default_rng(1).uniform(-spread, spread, model.parameters)
+    data = encode(model, weights, "int8")
+    again = decode(model, data, "int8")
+    for index, fraction in enumerate(data[: len(model.tensors)]):
+        part = slice(*model.cells(index))
+        assert np.abs(again[part] - weights[part]).max() <= 0.5 / 2**fraction
+        # The unit is as fine as the largest weight and its room to grow allow, or the finest that there is.
+        assert fraction in (4, 12) or np.abs(weights[part]).max() * HEADROOM * 2 ** (fraction + 1) > 127
+
+
+@pytest.mark.parametrize("weights_format", ["int16", "int8"])
+def test_a_learner_of_either_format_reads_eight_bit_weights(weights_format: str) -> None:
+    model = Model(MODEL, weights_format)
+    data = encode(model, random_weights(model.tensors, model.parameters, 1), "int8")
+    learner = Learner(model, encoding="int8")
+    learner.wire[:] = data
+    learner.receive()
+    learner.load()
+    published = decode(model, data, "int8")
+    if weights_format == "int16":
+        assert np.array_equal(decode(model, bytes(learner.weights)), published)
+    else:
+        assert bytes(learner.weights) == data[len(model.tensors) :]
+
+
+@pytest.mark.parametrize("encoding", ["int16", "int8"])
+def test_bytes_of_another_size_are_no_initialization(encoding: str) -> None:
+    model = Model(MODEL)
+    data = encode(model, np.zeros(model.parameters), encoding)
+    assert len(data) == encoded_size(model, encoding)
+    with pytest.raises(ValueError, match=f"bytes are no {encoding} initialization"):
+        decode(model, data + b"\0", encoding)
 
 
 def test_a_first_initialization_lies_within_its_layers_bounds_and_fills_them() -> None:
@@ -98,11 +151,12 @@ def test_the_manifest_describes_what_lies_in_the_slot() -> None:
     publication = Publication(FETCH)
     data = bytes(3000)
     slot, chunks = publication.begin(3, data)
-    manifest = messages.check(messages.MANIFEST, publication.finish(3, data, MODEL))
+    manifest = messages.check(messages.MANIFEST, publication.finish(3, data, Model(MODEL), "int16"))
     assert manifest == {
-        "protocol": 1,
+        "protocol": messages.PROTOCOL,
         "version": 3,
         "model": MODEL,
+        "weights": "int16",
         "encoding": "int16",
         "bytes": 3000,
         "crc": crc32(data),
@@ -120,7 +174,7 @@ def test_a_version_counts_as_published_only_once_it_is_all_written() -> None:
     slot = publication.slot
     publication.begin(1, b"\2\0")
     assert (publication.version, publication.slot, publication.crc) == (0, slot, crc32(DATA))
-    publication.finish(1, b"\2\0", MODEL)
+    publication.finish(1, b"\2\0", Model(MODEL), "int16")
     assert (publication.version, publication.slot, publication.crc) == (1, 1 - slot, crc32(b"\2\0"))
 
 

@@ -60,7 +60,7 @@ async def test_what_is_fetched_is_the_initialization_as_devices_get_it(broker: M
     model, version, weights = await fetch(config)
     assert model.spec == BIG
     assert version == 5
-    assert np.array_equal(weights, decode(encode(coordinator.run_state.weights)))
+    assert np.array_equal(weights, decode(model, encode(model, coordinator.run_state.weights)))
 
 
 async def test_an_initialization_that_is_damaged_is_not_fetched(broker: Mosquitto, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ MODEL = Model(BIG)
 
 
 RUNNING: dict[str, Any] = {
-    "protocol": 1,
+    "protocol": messages.PROTOCOL,
     "state": "running",
     "boot": "b1",
     "run": "r",
@@ -164,17 +164,18 @@ def test_a_whole_run_status_is_taken() -> None:
 def written(config: Config, version: int, **fields: Any) -> dict[str, Any]:
     """(topic, message) of a whole version in slot 0, the manifest last; each of its weights tells the version."""
     topics = messages.RunTopics(config.run.name)
-    data = encode(np.full(MODEL.parameters, version / 4096))
+    data = encode(MODEL, np.full(MODEL.parameters, version / 4096))
     size = messages.CHUNK_BYTES
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     stamp = {"version": version, "crc": crc32(data)}
-    manifest = {"protocol": 1, "model": BIG, "encoding": "int16", "bytes": len(data), "chunks": len(pieces), "slot": 0}
+    manifest = {"protocol": messages.PROTOCOL, "model": BIG, "weights": "int16", "encoding": "int16", "slot": 0}
+    manifest |= {"bytes": len(data), "chunks": len(pieces)}
     found: dict[str, Any] = {topics.chunk(0, i): stamp | {"data": piece} for i, piece in enumerate(pieces)}
     return found | {topics.init: stamp | manifest | fields}
 
 
 def status(state: str = "online", **fields: Any) -> dict[str, Any]:
-    return {"protocol": 1, "state": state, "boot": "b1"} | fields
+    return {"protocol": messages.PROTOCOL, "state": state, "boot": "b1"} | fields
 
 
 async def retain(config: Config, by_topic: dict[str, Any]) -> None:
@@ -271,7 +272,7 @@ async def test_an_initialization_of_another_size_than_its_models_is_none(
 async def test_a_model_that_is_not_known_here_is_told(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path)
     await retain(config, written(config, 1, model=[["input", 1], ["transformer", 8], ["squared_error"]]))
-    with pytest.raises(CoordinatorError, match="the run's model is not known here: a layer is"):
+    with pytest.raises(CoordinatorError, match="the run's model is not known here: no layer is written"):
         await fetch(config, 0.3)
 
 

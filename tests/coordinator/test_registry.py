@@ -13,7 +13,7 @@ from tinyreptile.messages import EVALUATE, TRAIN
 
 
 def hello(registry: Registry, device: str, state: str = "online", boot: str = "b1", **fields: Any) -> Device:
-    status = {"protocol": 1, "state": state, "boot": boot} | fields
+    status = {"protocol": messages.PROTOCOL, "state": state, "boot": boot} | fields
     return registry.take_status(device, messages.check(messages.STATUS, status))
 
 

@@ -908,7 +908,7 @@ def test_a_run_ends_with_an_evaluation_of_its_last_version(start: StartRun) -> N
     assert not driver.run.finished
     (request,) = driver.requests("e0")
     assert request["version"] == 2
-    assert encode(driver.run.weights) == driver.published[2]
+    assert encode(driver.run.model, driver.run.weights) == driver.published[2]
     driver.send("e0", evaluation(request["work"], 2))
     driver.advance()
     assert driver.run.finished
@@ -1002,7 +1002,7 @@ def test_what_is_published_is_the_initialization_rounded_to_int16(start: StartRu
     driver = start(devices=1)
     driver.answer("d0")
     driver.advance()
-    published = decode(driver.published[1])
+    published = decode(driver.run.model, driver.published[1])
     assert np.max(np.abs(published - driver.run.weights)) <= 0.5 / 4096
 
 

@@ -80,5 +80,5 @@ def test_the_last_batch_moves_the_initialization_though_it_is_short(tmp_path: Pa
     deltas = [unpack(driver.run.model, u.packed, u.report["bits"], u.report["gains"]) for u in updates]
     assert np.allclose(driver.run.weights, start + 0.5 * np.mean(deltas, axis=0), atol=1e-12)
     assert (driver.run.version, driver.run.finished) == (1, True)
-    assert np.allclose(decode(driver.published[1]), driver.run.weights, atol=1 / 4096)
+    assert np.allclose(decode(driver.run.model, driver.published[1]), driver.run.weights, atol=1 / 4096)
     driver.close()

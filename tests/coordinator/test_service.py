@@ -275,8 +275,8 @@ async def test_devices_never_mix_versions_while_versions_change_quickly(
     loaded: list[bytes] = []
     load = Learner.load
 
-    def recorded_encode(weights: Any) -> bytes:
-        data = encode(weights)
+    def recorded_encode(*arguments: Any) -> bytes:
+        data = encode(*arguments)
         published.add(data)
         return data
 

@@ -6,73 +6,159 @@ from array import array
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from tinyreptile import kernels
+from tinyreptile.batch import BatchLearner
 from tinyreptile.learner import Learner
-from tinyreptile.model import MAX_LAYERS, MAX_PARAMETERS, MAX_WIDTH, Model, ModelError
+from tinyreptile.model import MAX_LAYERS, MAX_PARAMETERS, MAX_SUM, Model, ModelError
+
+from .networks import FORMATS, random_models
 
 SINE = [["input", 1], ["dense", 32, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]]
 CLASSES = [["input", 7], ["dense", 3, "relu"], ["dense", 5], ["cross_entropy"]]
+IMAGES = [
+    ["input", 9, 8, 2],
+    ["conv2d", 6, 3, 2, 1, "relu"],
+    ["depthwise2d", 3, 1, 1],
+    ["average"],
+    ["dense", 5],
+    ["cross_entropy"],
+]
+SERIES = [
+    ["input", 20, 3],
+    ["depthwise1d", 5, 2, 2],
+    ["conv1d", 4, 3, 3, 0],
+    ["flatten"],
+    ["dense", 2],
+    ["squared_error"],
+]
 
 MODELS = [
     SINE,
     CLASSES,
+    IMAGES,
+    SERIES,
     [["input", 1], ["dense", 1], ["squared_error"]],
-    [["input", MAX_WIDTH], ["dense", 3], ["squared_error"]],
+    [["input", MAX_SUM], ["dense", 3], ["squared_error"]],
     [["input", 2], *[["dense", 2, "relu"]] * (MAX_LAYERS - 1), ["dense", 2], ["cross_entropy"]],
 ]
+
+weights_of = pytest.mark.parametrize("weights", FORMATS)
+encoding_of = pytest.mark.parametrize(
+    ("weights", "encoding"), [("int16", "int16"), ("int16", "int8"), ("int8", "int8")]
+)
 
 
 def test_parameters_lie_layer_by_layer_weights_before_biases() -> None:
     model = Model(CLASSES)
     assert model.tensors == [
-        ("dense0.weight", 0, (3, 7)),
+        ("dense0.weight", 0, (7, 3)),
         ("dense0.bias", 21, (3,)),
-        ("dense1.weight", 24, (5, 3)),
+        ("dense1.weight", 24, (3, 5)),
         ("dense1.bias", 39, (5,)),
     ]
     assert (model.parameters, model.activations, model.inputs, model.outputs) == (44, 15, 7, 5)
+    assert [model.cells(index) for index in range(4)] == [(0, 21), (21, 24), (24, 39), (39, 44)]
+
+
+def test_kernels_lie_tap_by_tap_inputs_before_outputs() -> None:
+    model = Model(IMAGES)
+    assert model.tensors == [
+        ("conv0.weight", 0, (3, 3, 2, 6)),
+        ("conv0.bias", 108, (6,)),
+        ("depthwise1.weight", 114, (3, 3, 6)),
+        ("depthwise1.bias", 168, (6,)),
+        ("dense3.weight", 174, (6, 5)),
+        ("dense3.bias", 204, (5,)),
+    ]
+    assert (model.parameters, model.activations) == (209, 9 * 8 * 2 + 2 * 5 * 4 * 6 + 6 + 5)
+    assert (model.shape, model.inputs, model.outputs) == ((9, 8, 2), 144, 5)
+
+
+def test_a_series_is_an_image_of_one_row() -> None:
+    model = Model(SERIES)
+    assert [shape for _, _, shape in model.tensors] == [(1, 5, 3), (3,), (1, 3, 3, 4), (4,), (12, 2), (2,)]
+    assert [(layer.out_height, layer.out_width) for layer in model.layers] == [(1, 10), (1, 3), (1, 1)]
 
 
 def test_the_sine_network_has_the_parameters_of_the_literature() -> None:
     assert Model(SINE).parameters == 1153
 
 
-def test_weights_lie_row_by_row() -> None:
+def test_the_multiplications_of_a_step_are_counted_at_most() -> None:
+    assert Model(SINE).multiplications() == 3 * (32 + 32 * 32 + 32) - 32
+    convolution, depthwise, dense = 20 * 6 * 9 * 2, 20 * 6 * 9, 30
+    assert Model(IMAGES).multiplications() == 2 * convolution + 3 * (depthwise + 20 * 6 + dense)
+
+
+def test_dense_weights_lie_input_by_input() -> None:
     learner = Learner(Model([["input", 3], ["dense", 2], ["squared_error"]]))
     # y0 = 1 x0 + 2 x1 + 3 x2 + 0.5, y1 = -x2
-    weights = [4096, 8192, 12288, 0, 0, -4096, 2048, 0]
+    weights = [4096, 0, 8192, 0, 12288, -4096, 2048, 0]
     learner.weights[:] = array("h", weights).tobytes()
     assert list(learner.predict(array("h", [1024, 512, 256]))) == [1024 + 1024 + 768 + 512, -256]
 
 
-@pytest.mark.parametrize("spec", MODELS)
-def test_ram_is_to_the_byte_what_a_learner_allocates(spec: list[Any]) -> None:
-    learner = Learner(Model(spec))
+def allocated(learner: Learner) -> int:
+    """Bytes of all buffers that hang on a learner."""
     buffers = [value for value in vars(learner).values() if isinstance(value, (bytearray, array))]
-    assert len({id(buffer) for buffer in buffers}) == 5
-    allocated = sum(len(b) * (b.itemsize if isinstance(b, array) else 1) for b in buffers)
-    assert learner.model.ram() == allocated
+    assert len({id(buffer) for buffer in buffers}) == len(buffers)
+    return sum(len(b) * (b.itemsize if isinstance(b, array) else 1) for b in buffers)
 
 
+@encoding_of
 @pytest.mark.parametrize("spec", MODELS)
-def test_a_plans_cells_stay_inside_the_buffers(spec: list[Any]) -> None:
-    model = Model(spec)
+def test_ram_is_to_the_byte_what_a_learner_allocates(spec: list[Any], weights: str, encoding: str) -> None:
+    model = Model(spec, weights)
+    assert model.ram() == allocated(Learner(model, encoding=encoding))
+
+
+@encoding_of
+@pytest.mark.parametrize("shots", [1, 20])
+@pytest.mark.parametrize("spec", MODELS)
+def test_ram_with_a_batch_is_to_the_byte_what_a_batch_learner_allocates(
+    spec: list[Any], shots: int, weights: str, encoding: str
+) -> None:
+    model = Model(spec, weights)
+    learner = BatchLearner(model, shots, encoding=encoding)
+    assert model.ram(shots) == learner.ram() == allocated(learner)
+
+
+@settings(max_examples=100, deadline=None)
+@given(random_models())
+def test_a_plans_cells_stay_inside_the_buffers(model: Model) -> None:
     plan = model.plan()
-    at = kernels.HEADER
-    for _ in range(plan[kernels.LAYERS]):
-        n_in, n_out = plan[at + kernels.N_IN], plan[at + kernels.N_OUT]
-        assert plan[at + kernels.WEIGHTS] + n_in * n_out == plan[at + kernels.BIASES]
-        assert plan[at + kernels.BIASES] + n_out <= model.parameters
-        assert plan[at + kernels.X] + n_in == plan[at + kernels.Y]
-        assert plan[at + kernels.Y] + n_out <= model.activations
+    at, end, x = kernels.HEADER, 0, 0
+    for layer in model.layers:
+        inputs = plan[at + kernels.HEIGHT] * plan[at + kernels.WIDTH] * plan[at + kernels.CHANNELS]
+        outputs = plan[at + kernels.OUT_HEIGHT] * plan[at + kernels.OUT_WIDTH] * plan[at + kernels.OUT_CHANNELS]
+        assert plan[at + kernels.X] == x
+        assert plan[at + kernels.Y] == x + inputs
+        assert plan[at + kernels.Y] + outputs <= model.activations
+        if layer.kind != kernels.AVERAGE:
+            weights = plan[at + kernels.KERNEL_HEIGHT] * plan[at + kernels.KERNEL_WIDTH] * plan[at + kernels.CHANNELS]
+            if layer.kind != kernels.DEPTHWISE:
+                weights *= plan[at + kernels.OUT_CHANNELS]
+            assert plan[at + kernels.WEIGHTS] == end
+            assert plan[at + kernels.BIASES] == end + weights
+            end += weights + plan[at + kernels.OUT_CHANNELS]
+        x += inputs
         at += kernels.FIELDS
+    assert end == model.parameters
     assert at == len(plan)
+    assert plan[kernels.LAYERS] == len(model.layers)
     assert plan[kernels.OUTPUT] + plan[kernels.OUTPUTS] == model.activations
 
 
+def test_deltas_go_back_to_a_relu_to_a_linear_layer_and_never_to_the_sample() -> None:
+    plan = Model(IMAGES).plan()
+    backs = [plan[kernels.HEADER + kernels.FIELDS * i + kernels.BACK] for i in range(4)]
+    assert backs == [0, kernels.BEHIND_RELU, kernels.LINEAR, kernels.LINEAR]
+
+
 def test_a_model_of_tuples_is_the_same_model() -> None:
-    assert Model(tuple(tuple(item) for item in SINE)).tensors == Model(SINE).tensors
+    assert Model(tuple(tuple(item) for item in IMAGES)).tensors == Model(IMAGES).tensors
 
 
 def test_the_largest_number_of_parameters_is_allowed() -> None:
@@ -81,38 +167,107 @@ def test_the_largest_number_of_parameters_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(
+    "layer", [["dense", 1], ["conv1d", 1, 1, 1, 0], ["depthwise1d", 1, 1, 0], ["conv2d", 1, 1, 1, 0], ["average"]]
+)
+def test_sums_of_the_largest_safe_length_are_allowed(layer: list[Any]) -> None:
+    shapes = {"dense": [[MAX_SUM]], "conv1d": [[1, MAX_SUM], [MAX_SUM, 1]], "depthwise1d": [[MAX_SUM, 1]]}
+    for shape in shapes.get(layer[0], [[63, 65, 1]]):
+        last = [["average"]] if layer[0] not in ("dense", "average") else []
+        Model([["input", *shape], layer, *last, ["dense", 1], ["squared_error"]])
+
+
+HEAD = [["dense", 1], ["squared_error"]]
+LONG = MAX_SUM + 1
+
+
+@pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        (None, "a model is a list"),
+        (None, r'a model is a list: \["input", n\], one or more layers, a loss'),
         ({}, "a model is a list"),
         ([], "a model is a list"),
         ([["input", 1], ["squared_error"]], "a model is a list"),
-        ([["input", 1], "dense", ["squared_error"]], "begins with a name"),
+        ([["input", 1], "dense", ["squared_error"]], "a list that begins with a name, not 'dense'"),
         ([["input", 1], [], ["squared_error"]], "begins with a name"),
         ([["input", 1], [3, 3], ["squared_error"]], "begins with a name"),
-        ([["dense", 1], ["dense", 1], ["squared_error"]], "begins with"),
+        ([["dense", 1], ["dense", 1], ["squared_error"]], r'begins with \["input", n\]'),
         ([["input"], ["dense", 1], ["squared_error"]], "begins with"),
         ([["input", 0], ["dense", 1], ["squared_error"]], "begins with"),
         ([["input", -1], ["dense", 1], ["squared_error"]], "begins with"),
         ([["input", True], ["dense", 1], ["squared_error"]], "begins with"),
         ([["input", 1.0], ["dense", 1], ["squared_error"]], "begins with"),
-        ([["input", MAX_WIDTH + 1], ["dense", 1], ["squared_error"]], "begins with"),
-        ([["input", 1, 1], ["dense", 1], ["squared_error"]], "begins with"),
-        ([["input", 1], ["dense", MAX_WIDTH + 1], ["squared_error"]], "a layer is"),
-        ([["input", 1], ["dense", 0], ["squared_error"]], "a layer is"),
-        ([["input", 1], ["dense"], ["squared_error"]], "a layer is"),
-        ([["input", 1], ["conv", 1], ["squared_error"]], "a layer is"),
-        ([["input", 1], ["dense", 1, "tanh"], ["dense", 1], ["squared_error"]], "a layer is"),
-        ([["input", 1], ["dense", 1, "relu", 1], ["dense", 1], ["squared_error"]], "a layer is"),
-        ([["input", 1], ["dense", [1]], ["squared_error"]], "a layer is"),
-        ([["input", 1], ["dense", 1], ["hinge"]], "ends with"),
+        ([["input", "1"], ["dense", 1], ["squared_error"]], "begins with"),
+        ([["input", 1 << 16], ["dense", 1], ["squared_error"]], "begins with"),
+        ([["input", 1, 1, 1, 1], ["dense", 1], ["squared_error"]], "begins with"),
+        ([["input", 4, 0], ["flatten"], *HEAD], "begins with"),
+        ([["input", 1], ["dense", 1], ["hinge"]], r"ends with one of \[\['cross_entropy'\], \['squared_error'\]\]"),
         ([["input", 1], ["dense", 1], ["squared_error", 1]], "ends with"),
         ([["input", 1], ["dense", 1], ["dense", 1]], "ends with"),
+        ([["input", 1], *[["dense", 1]] * (MAX_LAYERS + 1), ["squared_error"]], "at most 16 layers, not 17"),
+        # Names and their numbers
+        ([["input", 1], ["dense"], ["squared_error"]], "no layer is written.*docs/protocol.md"),
+        ([["input", 1], ["conv", 1], ["squared_error"]], "no layer is written"),
+        ([["input", 1], ["dense", 1, "tanh"], *HEAD], "no layer is written"),
+        ([["input", 1], ["dense", 1, "relu", 1], *HEAD], "no layer is written"),
+        ([["input", 1], ["relu"], *HEAD], "no layer is written"),
+        ([["input", 4, 1], ["conv1d", 2, 3, 1], ["flatten"], *HEAD], "no layer is written"),
+        ([["input", 4, 1], ["conv1d", 2, 3, 1, 0, 0], ["flatten"], *HEAD], "no layer is written"),
+        ([["input", 4, 1], ["depthwise1d", 2, 3, 1, 0], ["flatten"], *HEAD], "no layer is written"),
+        ([["input", 4, 1], ["average", "relu"], *HEAD], "no layer is written"),
+        ([["input", 4, 1], ["average", 2], *HEAD], "no layer is written"),
+        ([["input", 4, 1], ["flatten", 2], *HEAD], "no layer is written"),
+        ([["input", 4, 1], ["flatten", "relu"], *HEAD], "no layer is written"),
+        # Shapes
+        ([["input", 4, 1], *HEAD], r'shape \(4, 1\); put \["flatten"\] or \["average"\] before it'),
+        ([["input", 4], ["conv1d", 1, 1, 1, 0], *HEAD], r"can't follow inputs of the shape \(4,\)"),
+        ([["input", 4, 1], ["conv2d", 1, 1, 1, 0], ["flatten"], *HEAD], "can't follow"),
+        ([["input", 4, 4, 1], ["conv1d", 1, 1, 1, 0], ["flatten"], *HEAD], "can't follow"),
+        ([["input", 4, 4, 1], ["depthwise1d", 1, 1, 0], ["flatten"], *HEAD], "can't follow"),
+        ([["input", 4, 1], ["flatten"], ["depthwise1d", 1, 1, 0], *HEAD], "can't follow"),
+        ([["input", 4], ["average"], *HEAD], "can't follow"),
+        ([["input", 4, 1], ["average"], ["average"], *HEAD], "can't follow"),
+        ([["input", 4, 1], ["conv1d", 2, 5, 1, 0], ["flatten"], *HEAD], "the kernel is larger than its inputs"),
+        ([["input", 9, 2, 1], ["depthwise2d", 5, 1, 1], ["flatten"], *HEAD], "the kernel is larger than its inputs"),
+        # Numbers
+        ([["input", 1], ["dense", 0], ["squared_error"]], f"the outputs of a dense layer are 1 to {MAX_SUM}"),
+        ([["input", 1], ["dense", [1]], ["squared_error"]], "the outputs of a dense layer are"),
+        ([["input", 1], ["dense", True], ["squared_error"]], "the outputs of a dense layer are"),
+        ([["input", 1], ["dense", 1 << 16], ["squared_error"]], "the outputs of a dense layer are"),
+        *(
+            ([["input", 9, 9, 1], ["conv2d", *numbers], ["flatten"], *HEAD], "the padding is less than the kernel")
+            for numbers in ([0, 3, 1, 1], [1, 0, 1, 0], [1, 3, 0, 1], [1, 3, 1, 3], [1, 3, 1, -1], [1, 3, 1, True])
+        ),
+        ([["input", 9, 9, 1], ["depthwise2d", 3, 1, 1.0], ["flatten"], *HEAD], "the padding is less than the kernel"),
+        ([["input", 9, 9, 1], ["depthwise2d", 3, "2", 1], ["flatten"], *HEAD], "kernel and stride are 1 or more"),
+        # Sums
+        ([["input", LONG], *HEAD], f"its {LONG} inputs of an output.*at most {MAX_SUM}.*fewer channels"),
+        ([["input", 1], ["dense", LONG], *HEAD], f"its {LONG} outputs that an input takes part in.*fewer outputs"),
+        ([["input", 3, 3, 456], ["conv2d", 1, 3, 1, 0], ["flatten"], *HEAD], "its 4104 inputs of an output"),
+        ([["input", 3, 3, 1], ["conv2d", 456, 3, 1, 0], ["average"], *HEAD], "its 4104 outputs that an input takes"),
+        ([["input", 64, 64, 1], ["conv2d", 1, 3, 1, 1], ["average"], *HEAD], "its 4096 positions.*larger stride"),
+        ([["input", LONG, 1], ["depthwise1d", 1, 1, 0], ["average"], *HEAD], f"its {LONG} positions"),
+        ([["input", LONG, 1], ["depthwise1d", LONG, 1, 0], ["average"], *HEAD], f"its {LONG} inputs of an output"),
+        ([["input", LONG, 1], ["average"], *HEAD], f"its {LONG} inputs of an output"),
+        # Heads and sizes
+        (
+            [["input", 4, 1], ["conv1d", 1, 1, 1, 0], ["squared_error"]],
+            r"shape \(4, 1\): end with a dense layer, or av",
+        ),
+        ([["input", 4, 1], ["flatten"], ["squared_error"]], "end with a dense layer, or average or flatten"),
         ([["input", 1], ["dense", 1, "relu"], ["squared_error"]], "last layer has no ReLU"),
-        ([["input", 1], *[["dense", 1]] * (MAX_LAYERS + 1), ["squared_error"]], "at most 16 layers"),
-        ([["input", 1023], ["dense", 1025], ["squared_error"]], "parameters; at most 1048576"),
+        ([["input", 4, 1], ["conv1d", 1, 1, 1, 0, "relu"], ["flatten"], ["squared_error"]], "last layer has no ReLU"),
+        ([["input", 256, 256, 1], ["conv2d", 1, 9, 9, 0], ["flatten"], *HEAD], "at most 65535 inputs and 4095 outputs"),
+        ([["input", LONG, 2], ["conv1d", 2, 2, 2, 0], ["flatten"], ["squared_error"]], "and 4095 outputs"),
+        ([["input", 1023], ["dense", 1025], *HEAD], "parameters; at most 1048576"),
+        ([["input", 4, 1], ["average"], ["squared_error"]], "no parameters: give it a dense or a convolutional layer"),
     ],
 )
 def test_a_list_that_no_device_can_run_is_refused(spec: Any, complaint: str) -> None:
     with pytest.raises(ModelError, match=complaint):
         Model(spec)
+
+
+@pytest.mark.parametrize("weights", ["int4", "", None, 8, "float32"])
+def test_weights_of_another_format_are_refused(weights: Any) -> None:
+    with pytest.raises(ModelError, match="weights are int16 or int8"):
+        Model(SINE, weights)

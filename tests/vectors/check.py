@@ -12,6 +12,7 @@ import sys
 from binascii import crc32, hexlify, unhexlify
 
 from tinyreptile import kernels, messages, portable
+from tinyreptile.batch import BatchLearner
 from tinyreptile.delta import Delta, unpack
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
@@ -26,56 +27,99 @@ def numbers(seed):
         yield state >> 16
 
 
-def cells(count, span, source):
-    """``count`` int16 values from -span to span as a bytearray."""
-    result = bytearray(2 * count)
+def cells(size, count, span, source):
+    """``count`` values of ``size`` bytes from -span to span as a bytearray."""
+    result = bytearray(size * count)
     for i in range(count):
         value = next(source) % (2 * span + 1) - span
-        result[2 * i] = value & 0xFF
-        result[2 * i + 1] = value >> 8 & 0xFF
+        for byte in range(size):
+            result[size * i + byte] = value >> (8 * byte) & 0xFF
     return result
+
+
+def scales(model, source):
+    """Fraction bits of each tensor, 4 to 12."""
+    return [4 + next(source) % 9 for _ in model.tensors]
+
+
+def begin(learner, case, source):
+    """Give the learner an initialization of the case's encoding."""
+    model = learner.model
+    at = 0
+    if case["encoding"] == "int8":
+        for fraction in scales(model, source):
+            learner.wire[at] = fraction
+            at += 1
+    size = 1 if case["encoding"] == "int8" else 2
+    learner.wire[at:] = cells(size, model.parameters, case["span"], source)
+    learner.receive()
+    learner.load()
+    learner.set_rate(case["beta"])
+
+
+def draw_sample(model, case, source, x, y):
+    """Fill ``x``, one cell in four with a zero, and ``y``."""
+    for i in range(model.inputs):
+        value = next(source)
+        x[i] = value % (2 * case["inputs"] + 1) - case["inputs"] if value & 3 else 0
+    if model.loss == "cross_entropy":
+        y[0] = ((x[0] > 0) + (x[1] > x[2])) % model.outputs
+    else:
+        for i in range(model.outputs):
+            y[i] = min(32767, ((x[0] * x[0]) >> 10) - 700 * i)
 
 
 def learn(case):
     """Losses and checksums of a training."""
-    model = Model(case["model"])
-    learner = Learner(model, case["seed"])
-    learner.set_rate(case["beta"])
+    model = Model(case["model"], case["weights"])
+    learner = Learner(model, case["seed"], case["encoding"])
     source = numbers(case["seed"])
-    learner.initialization[:] = cells(model.parameters, case["weights"], source)
-    learner.load()
+    begin(learner, case, source)
     x, y = learner.x, learner.y
     losses = []
     checksums = []
-    total = 0
+    total = 0  # of ints: a board's floats may be short
     for step in range(case["steps"]):
-        for i in range(model.inputs):
-            x[i] = next(source) % (2 * case["inputs"] + 1) - case["inputs"]
-        if model.loss == "cross_entropy":
-            y[0] = (x[0] > 0) + (x[1] > x[2])
-        else:
-            for i in range(model.outputs):
-                y[i] = min(32767, ((x[0] * x[0]) >> 10) - 700 * i)
-        total += kernels.step(learner._p, learner._w, learner._a, learner._y)
+        draw_sample(model, case, source, x, y)
+        total += learner._kernels.step(learner._p, learner._w, learner._w, learner._a, learner._s, learner._y)
         if (step + 1) % case["every"] == 0:
             losses.append(total)
             checksums.append(crc32(learner.weights) & 0xFFFFFFFF)
             total = 0
     return {
         "rate": [learner._plan[kernels.RATE], learner._plan[kernels.RATE_SHIFT]],
+        "ram": model.ram(),
         "losses": losses,
         "checksums": checksums,
         "outputs": list(learner.predict(x)),
     }
 
 
+def learn_batches(case):
+    """Checksums of a training on stored samples."""
+    model = Model(case["model"], case["weights"])
+    learner = BatchLearner(model, case["shots"], case["seed"], case["encoding"])
+    source = numbers(case["seed"])
+    begin(learner, case, source)
+    for _ in range(case["shots"]):
+        draw_sample(model, case, source, learner.x, learner.y)
+        learner.store(learner.x, learner.y)
+    checksums = []
+    for _ in range(case["epochs"]):
+        learner.train(case["batch"], 1)
+        checksums.append(crc32(learner.weights) & 0xFFFFFFFF)
+    return {"ram": learner.ram(), "checksums": checksums}
+
+
 def pack_delta(case):
     """Gains and bytes of a delta, packed in pieces, and what unpacks from them."""
-    model = Model(case["model"])
+    model = Model(case["model"], case["weights"])
     source = numbers(case["seed"])
-    base = cells(model.parameters, case["weights"], source)
-    weights = cells(model.parameters, case["weights"], source)
-    delta = Delta(model, weights, base, case["bits"], case["seed"])
+    size = 1 if case["weights"] == "int8" else 2
+    base = cells(size, model.parameters, case["span"], source)
+    weights = cells(size, model.parameters, case["span"], source)
+    fractions = scales(model, source) if size == 1 else [12] * len(model.tensors)
+    delta = Delta(model, weights, base, fractions, case["bits"], case["seed"], case["kept"])
     packed = bytearray(delta.size)
     piece = bytearray(case["piece"])
     start = 0
@@ -83,12 +127,13 @@ def pack_delta(case):
         size = delta.pack(start, piece)
         packed[start : start + size] = memoryview(piece)[:size]
         start += size
-    halves = sum(int(value * 2) for value in unpack(model, packed, case["bits"], delta.gains))
+    values = unpack(model, packed, case["bits"], delta.gains, case["kept"])
     return {
         "gains": delta.gains,
+        "size": delta.size,
         "checksum": crc32(packed) & 0xFFFFFFFF,
         "first": text(memoryview(packed)[:16]),
-        "halves": halves,
+        "halves": sum(int(value * 2) * (i % 7 + 1) for i, value in enumerate(values)),
     }
 
 
@@ -128,6 +173,7 @@ def read_message(case):
 
 RUN = {
     "learning": learn,
+    "batches": learn_batches,
     "deltas": pack_delta,
     "packing": lambda case: pack(case["value"]),
     "reading": lambda case: read(case["packed"]),

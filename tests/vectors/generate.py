@@ -20,21 +20,99 @@ from tinyreptile.portable import RUNNER
 SINE = [["input", 1], ["dense", 32, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]]
 CLASSES = [["input", 5], ["dense", 7, "relu"], ["dense", 4], ["dense", 3], ["cross_entropy"]]
 WIDE = [["input", 37], ["dense", 3, "relu"], ["dense", 33, "relu"], ["dense", 2], ["squared_error"]]
+SEPARABLE = [
+    ["input", 9, 7, 2],
+    ["conv2d", 5, 3, 2, 1, "relu"],
+    ["depthwise2d", 3, 1, 1, "relu"],
+    ["conv2d", 6, 1, 1, 0, "relu"],
+    ["average"],
+    ["dense", 4],
+    ["cross_entropy"],
+]
+STRIDES = [
+    ["input", 8, 11, 1],
+    ["depthwise2d", 2, 1, 0],
+    ["conv2d", 4, 4, 3, 2],
+    ["depthwise2d", 3, 3, 2, "relu"],
+    ["conv2d", 3, 2, 1, 1, "relu"],
+    ["flatten"],
+    ["dense", 2],
+    ["squared_error"],
+]
+SERIES = [
+    ["input", 13, 3],
+    ["conv1d", 6, 5, 3, 2, "relu"],
+    ["depthwise1d", 3, 2, 1],
+    ["conv1d", 5, 2, 1, 0],
+    ["average"],
+    ["squared_error"],
+]
+# Sums so long that their products are shifted in 8 bits, too.
+LONG = [["input", 20, 20], ["conv1d", 130, 13, 4, 6, "relu"], ["conv1d", 3, 3, 1, 1], ["flatten"], ["squared_error"]]
+
+FORMATS = [("int16", "int16"), ("int16", "int8"), ("int8", "int8")]  # of the weights, and on the wire
+
+
+def training(
+    model: list[Any], formats: tuple[str, str], seed: int, beta: float, span: int, inputs: int, **more: int
+) -> dict[str, Any]:
+    """A case: parameters from -span to span, inputs from -inputs to inputs."""
+    weights, encoding = formats
+    case = {"model": model, "weights": weights, "encoding": encoding, "seed": seed, "beta": beta}
+    return {**case, "span": span, "inputs": inputs, **more}
+
 
 LEARNING: list[dict[str, Any]] = [
-    {"model": SINE, "seed": 1, "beta": 0.005, "weights": 1500, "inputs": 2000, "steps": 1000, "every": 250},
-    {"model": CLASSES, "seed": 2, "beta": 0.05, "weights": 3000, "inputs": 1500, "steps": 1000, "every": 250},
-    {"model": WIDE, "seed": 3, "beta": 0.01, "weights": 1200, "inputs": 1000, "steps": 200, "every": 100},
+    training(SINE, FORMATS[0], 1, 0.005, 1500, 2000, steps=1000, every=250),
+    training(CLASSES, FORMATS[0], 2, 0.05, 3000, 1500, steps=1000, every=250),
+    training(WIDE, FORMATS[0], 3, 0.01, 1200, 1000, steps=200, every=100),
+    *(
+        training(model, formats, 10 + seed, 0.01, 20 if "int8" in formats else 2500, 1500, steps=80, every=40)
+        for seed, model in enumerate((SINE, CLASSES, WIDE, SEPARABLE, STRIDES, SERIES))
+        for formats in FORMATS
+    ),
+    *(
+        training(LONG, formats, 20, 0.002, 20 if "int8" in formats else 1000, 500, steps=2, every=1)
+        for formats in FORMATS
+    ),
     # Where everything saturates.
-    {"model": CLASSES, "seed": 4, "beta": 1.0, "weights": 32767, "inputs": 32767, "steps": 50, "every": 25},
-    {"model": WIDE, "seed": 5, "beta": 1.0, "weights": 32767, "inputs": 32767, "steps": 50, "every": 25},
+    *(
+        training(model, formats, 30 + seed, 1.0, 127 if "int8" in formats else 32767, 32767, steps=40, every=20)
+        for seed, model in enumerate((CLASSES, WIDE, SEPARABLE, STRIDES, SERIES))
+        for formats in FORMATS
+    ),
+    *(
+        training(LONG, formats, 40, 1.0, 127 if "int8" in formats else 32767, 32767, steps=2, every=1)
+        for formats in FORMATS
+    ),
+]
+
+BATCHES: list[dict[str, Any]] = [
+    training(model, formats, 50, 0.02, 20 if "int8" in formats else 2500, 1500, shots=7, batch=3, epochs=4)
+    for model in (CLASSES, SEPARABLE, SERIES)
+    for formats in FORMATS
 ]
 
 DELTAS: list[dict[str, Any]] = [
-    {"model": model, "seed": seed, "weights": span, "bits": bits, "piece": piece}
+    {"model": model, "weights": "int16", "seed": seed, "span": span, "bits": bits, "kept": None, "piece": piece}
     for bits in (16, 8, 4)
     for seed, (model, span, piece) in enumerate(
         [(SINE, 300, 1024), (CLASSES, 9000, 6), (WIDE, 32767, 100)], start=60000
+    )
+] + [
+    {"model": model, "weights": weights, "seed": seed, "span": span, "bits": bits, "kept": kept, "piece": piece}
+    for bits in (16, 8, 4)
+    for seed, (model, weights, span, kept, piece) in enumerate(
+        [
+            (SINE, "int16", 300, 115, 1024),
+            (SINE, "int16", 3, 1000, 7),  # many changes alike, and cells that did not change
+            (WIDE, "int16", 32767, 1, 3),
+            (CLASSES, "int16", 9000, 60, 5),
+            (SEPARABLE, "int8", 127, None, 14),
+            (SEPARABLE, "int8", 9, 40, 13),
+            (STRIDES, "int8", 127, 150, 1),
+        ],
+        start=61000,
     )
 ]
 
@@ -47,12 +125,12 @@ PACKING: list[Any] = [
 READING: list[Any] = [*PACKING, {"a": 1, "b": {"c": 2}, "d": [3]}, 0.1]
 
 MESSAGES: list[tuple[str, Any]] = [
-    ("STATUS", {"protocol": 1, "state": "online", "boot": "0011aabb", "role": "train", "inputs": 1, "ram": 123456}),
-    ("MANIFEST", {"protocol": 1, "version": 7, "model": SINE, "encoding": "int16", "bytes": 2306, "crc": 4294967295,
-                  "chunks": 3, "slot": 1}),
+    ("STATUS", {"protocol": 2, "state": "online", "boot": "0011aabb", "role": "train", "inputs": 1, "ram": 123456}),
+    ("MANIFEST", {"protocol": 2, "version": 7, "model": SINE, "weights": "int8", "encoding": "int8", "bytes": 1159,
+                  "crc": 4294967295, "chunks": 2, "slot": 1}),
     ("CHUNK", {"version": 7, "crc": 1, "data": bytes(range(100))}),
     ("WORK", {"work": 9, "kind": "train", "version": 7, "crc": 1, "slot": 1, "steps": 32, "beta": 0.0078125,
-              "seconds": 30, "bits": 8}),
+              "seconds": 30, "bits": 8, "kept": 115}),
     ("UPDATE", {"work": 9, "chunks": 1, "report": {"version": 7, "gains": [65536, 1]}, "data": b"\x00\xff"}),
     ("ACK", {"work": 9, "accepted": False, "reason": "the work is not known"}),
 ]  # fmt: skip
@@ -64,6 +142,7 @@ def main() -> None:
         raise SystemExit("set TINYREPTILE_NUMBA=0: golden vectors come from plain Python")
     vectors: dict[str, list[dict[str, Any]]] = {
         "learning": LEARNING,
+        "batches": BATCHES,
         "deltas": DELTAS,
         "packing": [{"value": value} for value in PACKING],
         "reading": [{"packed": msgpack.packb(value).hex()} for value in READING],

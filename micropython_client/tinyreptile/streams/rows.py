@@ -28,7 +28,7 @@ class RowsStream(Stream):
         self._file = None
         self._rewind()
         try:
-            self._values()  # the file is checked once before anything relies on it
+            self._parse(self._line_of_part(), None, None)  # the file is checked before anything relies on it
         except RowsError:
             self.close()
             raise
@@ -45,14 +45,7 @@ class RowsStream(Stream):
 
     async def sample(self, x, y):
         """The next row."""
-        values = self._values()
-        for i in range(self.inputs):
-            x[i] = fixed(values[i])
-        if self._labels:
-            y[0] = int(values[self.inputs])
-        else:
-            for i in range(self.outputs):
-                y[i] = fixed(values[self.inputs + i])
+        self._parse(self._line_of_part(), x, y)
 
     def close(self):
         """Close the file."""
@@ -65,7 +58,8 @@ class RowsStream(Stream):
         self._file = open(self._path)
         self._row = self._line = self._next = 0
 
-    def _values(self):
+    def _line_of_part(self):
+        """The text of the next row that belongs to the part."""
         rewound = False
         while True:
             try:
@@ -87,22 +81,35 @@ class RowsStream(Stream):
             self._row += 1
             if self._row - 1 == self._next:
                 self._next += self._step
-                return self._parse(text)
+                return text
 
-    def _parse(self, text):
+    def _parse(self, text, x, y):
+        """Bring a row's numbers into ``x`` and ``y``, one at a time: a long row as a list would take many KB."""
         expected = self.inputs + (1 if self._labels else self.outputs)
-        try:
-            values = [float(field) for field in text.split(",")]
-        except ValueError:
-            raise RowsError("%s, line %d: not a number in %r" % (self._path, self._line, text))
-        if len(values) != expected:
-            raise RowsError("%s, line %d: %d numbers, expected %d" % (self._path, self._line, len(values), expected))
-        for value in values:
+        count = 0
+        end = -1
+        while end < len(text):
+            start = end + 1
+            end = text.find(",", start)
+            if end < 0:
+                end = len(text)
+            try:
+                value = float(text[start:end])
+            except ValueError:
+                raise RowsError("%s, line %d: not a number in %r" % (self._path, self._line, text[start:end]))
             if not -1e30 < value < 1e30:
                 raise RowsError("%s, line %d: numbers must be finite" % (self._path, self._line))
-        if self._labels and values[-1] not in range(self.outputs):
-            raise RowsError(
-                "%s, line %d: the label is %s, expected 0 to %d"
-                % (self._path, self._line, values[-1], self.outputs - 1)
-            )
-        return values
+            at = count - self.inputs
+            if self._labels and at == 0 and value not in range(self.outputs):
+                raise RowsError(
+                    "%s, line %d: the label is %s, expected 0 to %d"
+                    % (self._path, self._line, value, self.outputs - 1)
+                )
+            if x is not None and count < expected:
+                if at < 0:
+                    x[count] = fixed(value)
+                else:
+                    y[at] = int(value) if self._labels else fixed(value)
+            count += 1
+        if count != expected:
+            raise RowsError("%s, line %d: %d numbers, expected %d" % (self._path, self._line, count, expected))

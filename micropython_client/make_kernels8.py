@@ -1,0 +1,32 @@
+"""Writes the kernels for 8-bit weights from those for 16-bit ones: viper needs the width of a cell in the source.
+
+python micropython_client/make_kernels8.py
+"""
+
+from pathlib import Path
+
+LIBRARY = Path(__file__).parent / "tinyreptile"
+POINTERS = ("w", "u", "base")  # to weights
+
+
+def narrow(source: str, name: str) -> str:
+    """``source`` of the module ``name`` for 8-bit weights."""
+    _, docstring, code = source.split('"""', 2)
+    for pointer in POINTERS:
+        code = code.replace(f"{pointer}: ptr16", f"{pointer}: ptr8")
+    imported = next(line for line in code.splitlines() if line.startswith("from .portable import"))
+    words = {"ptr8", *imported.removeprefix("from .portable import ").split(", ")}
+    if ": ptr16" not in code:
+        words.discard("ptr16")
+    code = code.replace(imported, "from .portable import " + ", ".join(sorted(words, key=_natural)))
+    return f'"""`{name}` with 8-bit weights; written by make_kernels8.py, not to be edited."""{code}'
+
+
+def _natural(word: str) -> tuple[str, int]:
+    letters = word.rstrip("0123456789")
+    return letters, int(word[len(letters) :] or 0)
+
+
+if __name__ == "__main__":
+    for name in ("kernels", "wire"):
+        (LIBRARY / f"{name}8.py").write_text(narrow((LIBRARY / f"{name}.py").read_text(), name))
