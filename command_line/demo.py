@@ -14,17 +14,26 @@ from coordinator.config import BrokerConfig, Config, load_config
 from coordinator.errors import ConfigError
 
 from .console import RunProgress, configure_logging, err, out
-from .options import BrokerOption, PasswordOption, RunOption, TlsOption, UserOption, configuration
-from .swarm import DataOption
+from .options import (
+    TASK_HELP,
+    BrokerOption,
+    DataOption,
+    PasswordOption,
+    RunOption,
+    TlsOption,
+    UserOption,
+    configuration,
+)
 
 # What suits a demonstration: enough updates for a good picture in about a minute and a half, few of them stale.
-ROUNDS = {"sine": 20_000, "presence": 8_000}
+ROUNDS = {"sine": 20_000, "presence": 8_000, "omniglot": 3_000, "keywords": 2_000}
+OTHER_ROUNDS = 3_000
 SETTINGS: dict[str, Any] = {"mode": "asynchronous", "in_flight": 12, "publish_interval": 0.02, "bits": 8}
 EVALUATIONS = 20
 
 
 def command(
-    task: Annotated[str, typer.Option(help="What they learn: sine or presence.")] = "sine",
+    task: Annotated[str, typer.Option(help=TASK_HELP)] = "sine",
     devices: Annotated[
         int, typer.Option("--devices", "-n", min=2, max=1000, help="Devices, one of them MicroPython.")
     ] = 50,
@@ -54,7 +63,7 @@ def command(
     configure_logging(verbose)
     settings = task_settings(task)
     settings["learning"] = settings.get("learning", {}) | SETTINGS
-    wanted = rounds or ROUNDS[task]
+    wanted = rounds or ROUNDS.get(task, OTHER_ROUNDS)
     settings["run"] |= {"rounds": wanted, "seed": seed, "name": run or "demo"}
     settings["evaluation"] = settings.get("evaluation", {}) | {"every": max(1, wanted // EVALUATIONS)}
     if (user or password_file or tls_ca) and not broker:

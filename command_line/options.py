@@ -32,6 +32,10 @@ TlsOption = Annotated[
         "--tls-ca", help="PEM file of the authority of the broker's certificate; turns TLS on.", show_default=False
     ),
 ]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of data sets.", envvar="TINYREPTILE_DATA", show_default=False)
+]
+TASK_HELP = "What is learned: sine, presence, omniglot, keywords, or a class of yours as package.module.Class."
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")]
 
 

@@ -15,6 +15,7 @@ from coordinator.service import Coordinator
 
 from .console import RunProgress, configure_logging, loss_text, out
 from .options import (
+    TASK_HELP,
     BrokerOption,
     ConfigOption,
     PasswordOption,
@@ -34,7 +35,7 @@ def command(
     password_file: PasswordOption = None,
     tls_ca: TlsOption = None,
     task: Annotated[
-        str | None, typer.Option(help="Model and settings of a built-in task: sine or presence.", show_default=False)
+        str | None, typer.Option(help=f"Take model and settings from it. {TASK_HELP}", show_default=False)
     ] = None,
     rounds: Annotated[
         int | None, typer.Option(help="Accepted updates until the run ends; 0: never.", show_default=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,8 +15,10 @@ from coordinator.observer import watch
 
 from .console import RunProgress, configure_logging, out
 from .options import (
+    TASK_HELP,
     BrokerOption,
     ConfigOption,
+    DataOption,
     PasswordOption,
     RunOption,
     TlsOption,
@@ -25,10 +26,6 @@ from .options import (
     VerboseOption,
     configuration,
 )
-
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder of data sets.", envvar="TINYREPTILE_DATA", show_default=False)
-]
 
 
 def command(
@@ -40,7 +37,7 @@ def command(
     tls_ca: TlsOption = None,
     devices: Annotated[int, typer.Option("--devices", "-n", min=0, max=100_000, help="Training devices.")] = 50,
     evaluators: Annotated[int, typer.Option(min=0, max=10_000, help="Held-out devices for evaluation.")] = 10,
-    task: Annotated[str, typer.Option(help="What they learn: sine or presence.")] = "sine",
+    task: Annotated[str, typer.Option(help=TASK_HELP)] = "sine",
     seed: Annotated[int, typer.Option(min=0, help="Makes the fleet: the same seed, the same devices.")] = 1,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Processes to spread them over.")] = 1,
     data: DataOption = None,

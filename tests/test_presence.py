@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from array import array
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +10,11 @@ import pytest
 
 from coordinator.evaluation import EvaluationRound
 from coordinator.initialization import random_weights
-from coordinator.rules import MetaUpdate, Weights, discount, schedule
-from simulator import data
-from simulator.data import ENVIRONMENT, DataError, find, load
-from simulator.offline import IntegerDevice, evaluate, meta_train, take
-from simulator.tasks import TaskError, make_task
+from coordinator.rules import Weights
+from simulator.algorithms.fleet import Fleet
+from simulator.algorithms.tinyreptile import TinyReptile
+from simulator.data import DataError, find, load
+from simulator.offline import IntegerDevice, evaluate, take
 from simulator.tasks.presence import Presence, PresenceStream, Slice, slices
 from tinyreptile.model import Model
 from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Stream
@@ -53,60 +51,6 @@ def made_up(place: str = "room") -> Slice:
     rows[:, 0] = np.arange(200)
     time = np.arange(200)
     return Slice(place, "S1", 0, rows, (1024, 0, 1024, 0, 0), (time % 50 > 30).astype(np.uint8), time // 20 % 2 == 0)
-
-
-# Finding and checking data sets
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_data_set_is_in_the_given_folder_before_the_environment_before_the_cache(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folders = [tmp_path / part for part in ("given", "environment", "cache")]
-    for folder in folders:
-        folder.mkdir()
-        (folder / f"{name}.npz").touch()
-    monkeypatch.setenv(ENVIRONMENT, str(folders[1]))
-    monkeypatch.setattr(data, "CACHE", folders[2])
-    assert find(name, folders[0]).parent == folders[0]
-    assert find(name).parent == folders[1]
-    monkeypatch.delenv(ENVIRONMENT)
-    assert find(name).parent == folders[2]
-
-
-def test_an_absent_folder_is_an_error_that_says_who_named_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"occupancy_office: there is no folder .*nowhere, which --data names"):
-        load("occupancy_office", tmp_path / "nowhere")
-    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="which TINYREPTILE_DATA names"):
-        load("occupancy_office")
-
-
-def test_an_absent_file_is_an_error_that_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"office.npz does not exist; .* with --data DIR or TINYREPTILE_DATA$"):
-        load("occupancy_office", tmp_path)
-
-
-def test_a_damaged_file_is_an_error_that_gives_both_checksums(tmp_path: Path) -> None:
-    (tmp_path / "occupancy_office.npz").write_bytes(b"")
-    with pytest.raises(DataError, match="begins with e3b0c44298fc instead of ea81e124cb60"):
-        load("occupancy_office", tmp_path)
-
-
-def test_an_unreadable_file_is_a_data_error(tmp_path: Path) -> None:
-    (tmp_path / "occupancy_office.npz").mkdir()
-    with pytest.raises(DataError, match="can't be read"):
-        load("occupancy_office", tmp_path)
-
-
-def test_an_unknown_data_set_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(DataError, match="is one of occupancy_office, occupancy_room_nodes, not 'x'"):
-        find("x")
-
-
-def test_the_task_without_its_data_is_a_task_error(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="data set occupancy_office"):
-        make_task("presence", tmp_path)
 
 
 # Streams
@@ -220,15 +164,13 @@ def accuracy_after_adaptation(presence: Presence, weights: Weights, beta: float)
 def test_the_learned_initialization_adapts_better_than_a_random_start_at_its_own_best_rate(presence: Presence) -> None:
     model = Model(presence.model)
     settings = presence.settings["learning"]
-    fleet = [presence.train_stream(index, 1) for index in range(40)]
+    device = IntegerDevice(model, beta=settings["beta"], bits=settings["bits"])
     start = random_weights(model.tensors, model.parameters, 1)
-    learned = meta_train(
-        IntegerDevice(model, beta=settings["beta"], bits=settings["bits"]),
-        start,
-        itertools.cycle(fleet),
-        2000,
-        MetaUpdate(schedule("linear", settings["alpha"], settings["alpha_end"]), discount("constant")),
-        steps=settings["steps"],
+    learned = start.copy()
+    algorithm = TinyReptile(
+        Fleet(presence, device, 1), {name: settings[name] for name in ("steps", "alpha", "alpha_end")}, 2000
     )
+    for number in range(1, 2001):
+        algorithm.round(learned, number)
     random = max(accuracy_after_adaptation(presence, start, beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4))
     assert accuracy_after_adaptation(presence, learned, settings["beta"]) > max(0.88, random + 0.05)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tinyreptile.learner import ONE
-from tinyreptile.model import Model
 from tinyreptile.streams import TRAIN, Stream
 
+from ..imports import named_class
 from ..offline import take
 
 _ROWS = 1000  # samples of a MicroPython device that reads them from a file
@@ -52,10 +52,10 @@ class Task(ABC):
 
         Unless a task knows better: samples of the stream, written to a file of rows in ``folder``.
         """
-        model = Model(self.model)
         stream = self.train_stream(index, seed)
-        x, y = memoryview(array("h", bytes(2 * model.inputs))), array("h", bytes(2 * model.target_cells()))
-        labels = model.loss == "cross_entropy"
+        labels = self.model[-1] == ["cross_entropy"]
+        x = memoryview(array("h", bytes(2 * stream.inputs)))
+        y = array("h", bytes(2 * (1 if labels else stream.outputs)))
         path = folder / f"{self.name}-{index}.csv"
         stream.begin(TRAIN)
         with path.open("w") as file:
@@ -63,17 +63,23 @@ class Task(ABC):
                 take(stream, x, y)
                 targets = [str(y[0])] if labels else [repr(value / ONE) for value in y]
                 file.write(",".join([*(repr(value / ONE) for value in x), *targets]) + "\n")
-        return {"kind": "rows", "path": str(path), "inputs": model.inputs, "outputs": model.outputs, "labels": labels}
+        return {"kind": "rows", "path": str(path), "inputs": stream.inputs, "outputs": stream.outputs, "labels": labels}
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of task ``name``; raises `TaskError`."""
+    """The class of task ``name``, or of one of your own as "package.module.Class"; raises `TaskError`."""
+    from .keywords import Keywords
+    from .omniglot import Omniglot
     from .presence import Presence
     from .sine import Sine
 
-    classes: dict[str, type[Task]] = {"sine": Sine, "presence": Presence}
+    classes: dict[str, type[Task]] = {task.name: task for task in (Sine, Presence, Omniglot, Keywords)}
+    if "." in name:
+        return named_class(name, Task, TaskError)  # type: ignore[type-abstract]
     if name not in classes:
-        raise TaskError(f"a task is one of {', '.join(classes)}, not {name!r}")
+        raise TaskError(
+            f"a task is one of {', '.join(classes)}, or a class of yours as package.module.Class, not {name!r}"
+        )
     return classes[name]
 
 

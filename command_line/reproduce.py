@@ -1,0 +1,223 @@
+"""`tinyreptile reproduce`: the offline study, its tables and pictures."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .console import LINE_SECONDS, configure_logging, err, out
+from .options import DataOption, VerboseOption
+
+if TYPE_CHECKING:
+    from simulator.study.job import Job
+    from simulator.study.store import Store
+    from simulator.study.summary import Outcome
+    from simulator.study.workers import Event, Failed
+
+SHOWN = ("variant", "before", "after adaptation", "gradients", "bytes sent", "RAM, bytes")  # columns that fit 80 signs
+
+
+def command(
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TASK]...", help="sine, omniglot, keywords, presence, or all \\[default: all]."),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Seeds 1 to this \\[default: 5, or 2 with --quick].", show_default=False),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Serial rounds; others get as many updates \\[default: the task's].", show_default=False
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few rounds, rough figures: all in ten minutes.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Runs at the same time \\[default: the cores].", show_default=False),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of results \\[default: out/reproduce, or -quick].", show_default=False),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A variant to run; repeat for more \\[default: all].", show_default=False)
+    ] = None,
+    algorithm: Annotated[
+        list[str] | None,
+        typer.Option(help="An algorithm of yours to compare, as package.module.Class.", show_default=False),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a Dask scheduler whose workers run it.", show_default=False),
+    ] = None,
+    data: DataOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run anew what is there already.")] = False,
+    docs: Annotated[bool, typer.Option("--docs", help="Write docs/results.md and docs/results/, too.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare the algorithms on unseen devices: every variant with every seed, then tables and pictures.
+
+    What has been run is kept, and not run again: after Ctrl-C the same command goes on.
+
+    Example: [bold]tinyreptile reproduce sine presence --quick --seeds 3[/]
+    """
+    from simulator.study.experiments import EXPERIMENTS, own, plan
+    from simulator.study.store import Store
+
+    configure_logging(verbose)
+    named = list(dict.fromkeys(tasks or ["all"]))
+    names = list(EXPERIMENTS) if "all" in named else named
+    planned = plan(
+        names,
+        range(1, (seeds or (2 if quick else 5)) + 1),
+        updates=rounds,
+        quick=quick,
+        only=only,
+        extra=own(algorithm or []),
+    )
+    store = Store(folder or Path("out") / ("reproduce-quick" if quick else "reproduce"))
+    if fresh:
+        store.forget(planned)
+    missing = [job for job in planned if store.result(job) is None]
+    try:
+        failed = _run(missing, len(planned), store, data, jobs or os.cpu_count() or 1, scheduler)
+    except KeyboardInterrupt:
+        done = sum(store.result(job) is not None for job in planned)
+        err.print(
+            f"Stopped: {done} of {len(planned)} runs are in {store.runs}; the same command goes on from there.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(130) from None
+    options = [("--seeds", seeds), ("--rounds", rounds), *(("--only", n) for n in only or [])]
+    options += [("--algorithm", name) for name in algorithm or []]
+    line = ["tinyreptile", "reproduce", *named, *(["--quick"] if quick else [])]
+    _report(planned, store, docs, shlex.join(line + [f"{k}={v}" for k, v in options if v is not None]))
+    if failed:
+        _tell(failed, verbose)
+        raise typer.Exit(1)
+
+
+def _run(
+    missing: list[Job], planned: int, store: Store, data: Path | None, jobs: int, scheduler: str | None
+) -> list[Failed]:
+    """Run what is ``missing``; returns what failed."""
+    from simulator.study.checkpoint import load
+    from simulator.study.cluster import cluster
+    from simulator.study.job import check
+    from simulator.study.workers import Workers
+
+    if not missing:
+        out.print(f"All {planned} runs are in {store.runs}.", highlight=False)
+        return []
+    check(missing, data)
+    for job in missing:
+        load(store.checkpoint(job), job.settings)  # another's shows before anything runs
+    if len(missing) < planned:
+        out.print(f"{planned - len(missing)} of {planned} runs are in {store.runs} already.", highlight=False)
+    if scheduler:
+        return _follow(cluster(missing, scheduler, data), missing, store)
+    with Workers(missing, jobs, data, store.runs) as workers:
+        return _follow(workers, missing, store)
+
+
+def _follow(events: Iterable[Event], jobs: list[Job], store: Store) -> list[Failed]:
+    """Store results as they come, and show how far it all is."""
+    from simulator.study.workers import Finished
+    from simulator.study.workers import Progress as Rounds
+
+    total = sum(job.rounds for job in jobs)
+    rounds = dict.fromkeys((job.name for job in jobs), 0)
+    finished: set[str] = set()
+    failed: list[Failed] = []
+    printed = time.monotonic()
+    bar = Progress(
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=out,
+        transient=True,
+        disable=not out.is_terminal,
+    )
+    with bar:
+        line = bar.add_task(f"0/{len(jobs)} runs", total=total)
+        for event in events:
+            name = event.job.name
+            if isinstance(event, Rounds):
+                rounds[name] = event.rounds
+            else:
+                rounds[name] = event.job.rounds
+                finished.add(name)
+                if isinstance(event, Finished):
+                    store.add(event.job, event.result)
+                else:
+                    failed.append(event)
+            done = sum(rounds.values())
+            running = ", ".join(job for job, n in rounds.items() if n and job not in finished)
+            text = f"{len(finished)}/{len(jobs)} runs" + (f", {len(failed)} failed" if failed else "")
+            bar.update(line, completed=done, description=f"{text}  {running}")
+            if not out.is_terminal and time.monotonic() - printed > LINE_SECONDS:
+                printed = time.monotonic()
+                out.print(f"{done / total:.0%}, {text}: {running}", soft_wrap=True, highlight=False)
+    return failed
+
+
+def _tell(failed: list[Failed], verbose: bool) -> None:
+    """What failed and why, each reason once."""
+    reasons: dict[str, list[Failed]] = {}
+    for failure in failed:
+        reasons.setdefault(failure.reason, []).append(failure)
+    for reason, failures in reasons.items():
+        names = ", ".join(sorted(failure.job.name for failure in failures))
+        err.print(f"[bold red]failed:[/] {escape(names)}: {escape(reason)}", soft_wrap=True, highlight=False)
+        if verbose:
+            err.print(failures[0].details, markup=False, highlight=False)
+    err.print("The same command tries these again; --verbose shows where they failed.", highlight=False)
+
+
+def _report(planned: list[Job], store: Store, docs: bool, line: str) -> None:
+    """Tables on the terminal, and the files, which name the command ``line``."""
+    from simulator.study.claims import claims
+    from simulator.study.report import write_all, write_page
+    from simulator.study.summary import gather
+
+    outcomes = gather((job, result) for job in planned if (result := store.result(job)) is not None)
+    if not outcomes:
+        return
+    for task, of_task in outcomes.items():
+        out.print(_results(task, of_task))
+        rows = claims(of_task)
+        if rows:
+            table = Table("claim", "measured", "target", "met", title=f"{task}: what was to be shown")
+            for claim in rows:
+                table.add_row(claim.what, claim.value, claim.target, {True: "yes", False: "no", None: ""}[claim.met])
+            out.print(table)
+    for path in write_all(outcomes, store.out, line):
+        out.print(str(path), highlight=False, soft_wrap=True)
+    if docs:
+        out.print(str(write_page(outcomes, Path("docs/results.md"), Path("docs/results"), line)), highlight=False)
+
+
+def _results(task: str, of_task: dict[str, Outcome]) -> Table:
+    from simulator.study.report import COLUMNS
+
+    table = Table(title=f"{task}: {next(iter(of_task.values())).metric} on unseen devices")
+    for column in SHOWN:
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for outcome in of_task.values():
+        table.add_row(*(escape(COLUMNS[column](outcome).replace("*", "")) for column in SHOWN))
+    return table

@@ -1,0 +1,295 @@
+"""What is compared: for every task its budget, its evaluation, and a table of named variants.
+
+All settings are our own; the paper's were not to be had. A variant is an algorithm with what differs from the task's
+common settings. Its budget counts updates, not rounds, so that all of one budget draw equally many samples from the
+devices; what they compute with them, they are free in, and it is counted too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from simulator.algorithms import algorithm_class
+from simulator.tasks import task_class, task_settings
+
+from . import StudyError
+from .job import Job
+
+Settings = dict[str, Any]
+
+ALGORITHMS, FORMATS, WIRE, CLOCK = "algorithms", "number formats", "on the wire", "against the clock"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An algorithm with settings.
+
+    Attributes:
+        title: its name in tables and legends.
+        group: the comparison it belongs to.
+        algorithm: a name of `simulator.algorithms`, or "package.module.Class".
+        learning, device, evaluation: what differs from the task's settings.
+        budget: updates, in multiples of the task's.
+    """
+
+    title: str
+    group: str
+    algorithm: str = "tinyreptile"
+    learning: Settings = field(default_factory=dict)
+    device: Settings = field(default_factory=dict)
+    evaluation: Settings = field(default_factory=dict)
+    budget: float = 1.0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is common to a task's variants.
+
+    Attributes:
+        updates, quick: the budget of a run, and of one with ``--quick``.
+        learning: settings of the algorithms.
+        device: of the devices: weight format, delta bits, share ``top`` of a delta that is sent, learning rate beta.
+        evaluation: ``shots`` support samples, ``steps`` one-sample steps over them, ``queries``; how many ``unseen``
+            devices at the ``checkpoints`` and ``unseen_end`` at the end; numbers of steps ``at`` which the end looks;
+            learning ``rates``, of which the best on so many training devices for ``tuning`` is taken.
+        variants: by name.
+        arguments: of the task's class, beside the data's folder.
+        model: the model list; None: the task's own.
+    """
+
+    updates: int
+    quick: int
+    learning: Settings
+    device: Settings
+    evaluation: Settings
+    variants: dict[str, Variant]
+    arguments: Settings = field(default_factory=dict)
+    model: list[list[Any]] | None = None
+
+
+# Log-normal delays around one second, a tenth of all works lost: for every algorithm alike.
+DELAYS: Settings = {"median": 1.0, "sigma": 0.75, "drop": 0.1, "deadline": 10.0}
+CHECKPOINTS = 16
+
+# With --quick an evaluation has a share of its unseen devices, and the learning curve fewer points.
+QUICK_CHECKPOINTS = 5
+QUICK_SHARE = 5
+
+
+def variants(rates: list[float], batch: Settings, sgd_beta: float, joint_beta: float) -> dict[str, Variant]:
+    """The comparisons of the study.
+
+    Baselines do not learn with the rate that they adapt with: each chooses from ``rates``, on training devices.
+    ``batch`` are settings of training on stored samples, ``sgd_beta`` and ``joint_beta`` the learning rates of FedSGD's
+    one gradient and of the joint model.
+    """
+    tuned: Settings = {"rates": rates}
+    return {
+        "tinyreptile": Variant("TinyReptile", ALGORITHMS),
+        "reptile": Variant("Reptile", ALGORITHMS, "reptile", learning=batch, evaluation=tuned),
+        "tinymetafed": Variant(
+            "TinyMetaFed", ALGORITHMS, "tinymetafed", device={"bits": 4, "top": 0.1}, evaluation=tuned
+        ),
+        "fedavg": Variant("FedAvg", ALGORITHMS, "fedavg", learning=batch, evaluation=tuned),
+        "fedsgd": Variant("FedSGD", ALGORITHMS, "fedsgd", device={"beta": sgd_beta, "bits": 16}, evaluation=tuned),
+        "transfer": Variant(
+            "transfer (joint model)", ALGORITHMS, "transfer", device={"beta": joint_beta, "bits": 16}, evaluation=tuned
+        ),
+        "scratch": Variant("from scratch", ALGORITHMS, "scratch", evaluation=tuned),
+        "float32": Variant("float32 twin (PyTorch)", FORMATS, device={"format": "float32", "bits": 16}),
+        "int8": Variant("int8 weights", FORMATS, device={"format": "int8", "bits": 16}),
+        "delta-16": Variant("16-bit deltas", WIRE, device={"bits": 16}),
+        "delta-4": Variant("4-bit deltas", WIRE, device={"bits": 4}),
+        "delta-4-top-10": Variant("4-bit deltas, top 10 %", WIRE, device={"bits": 4, "top": 0.1}),
+        "asynchronous": Variant(
+            "asynchronous, 50 in flight",
+            CLOCK,
+            "asynchronous",
+            learning={"in_flight": 50, "alpha": 0.6},
+            budget=1.5,
+        ),
+        "synchronous": Variant(
+            "synchronous, meta-batch 50", CLOCK, "synchronous", learning={"meta_batch": 50, "alpha": 1.0}, budget=4.0
+        ),
+    }
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "sine": Experiment(
+        updates=20_000,
+        quick=2_000,
+        learning={"steps": 32, "alpha": 0.3, "alpha_end": 0.0, "schedule": "linear"},
+        device={"beta": 0.005, "bits": 8, "format": "int16", "encoding": "int16", "top": 1.0},
+        evaluation={
+            "steps": 32,
+            "shots": 10,
+            "queries": 50,
+            "unseen": 50,
+            "unseen_end": 500,
+            "at": [0, 1, 2, 4, 7, 10, 16, 24, 32],
+            "rates": [0.005],
+            "tuning": 50,
+        },
+        variants=variants([0.002, 0.005, 0.01, 0.02, 0.05], {"batch": 8, "epochs": 4}, 0.02, 0.005),
+    ),
+    "omniglot": Experiment(
+        updates=20_000,
+        quick=400,
+        learning={"steps": 50, "alpha": 0.3, "alpha_end": 0.0, "schedule": "linear"},
+        device={"beta": 0.02, "bits": 8, "format": "int16", "encoding": "int16", "top": 1.0},
+        evaluation={
+            "steps": 50,
+            "shots": 25,
+            "queries": 75,
+            "unseen": 20,
+            "unseen_end": 100,
+            "at": [0, 5, 10, 15, 25, 50],
+            "rates": [0.02],
+            "tuning": 20,
+        },
+        variants=variants([0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.1, 0.01),
+    ),
+    "keywords": Experiment(
+        updates=10_000,
+        quick=400,
+        learning={"steps": 40, "alpha": 0.3, "alpha_end": 0.0, "schedule": "linear"},
+        device={"beta": 0.02, "bits": 8, "format": "int16", "encoding": "int16", "top": 1.0},
+        evaluation={
+            "steps": 40,
+            "shots": 20,
+            "queries": 40,
+            "unseen": 20,
+            "unseen_end": 100,
+            "at": [0, 4, 8, 12, 20, 40],
+            "rates": [0.02],
+            "tuning": 20,
+        },
+        variants=variants([0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.1, 0.01),
+    ),
+    "presence": Experiment(
+        updates=5_000,
+        quick=1_000,
+        learning={"steps": 16, "alpha": 0.3, "alpha_end": 0.0, "schedule": "linear"},
+        device={"beta": 0.02, "bits": 8, "format": "int16", "encoding": "int16", "top": 1.0},
+        evaluation={
+            "steps": 20,
+            "shots": 10,
+            "queries": 100,
+            "unseen": 10,
+            "unseen_end": 10,
+            "at": [0, 1, 2, 4, 6, 8, 10, 14, 20],
+            "rates": [0.02],
+            "tuning": 50,
+        },
+        variants=variants([0.02, 0.05, 0.1, 0.2, 0.4], {"batch": 8, "epochs": 4}, 0.1, 0.02),
+    ),
+}
+
+
+def experiment(task: str) -> Experiment:
+    """The experiment of ``task``, or one for a task of your own, "package.module.Class", from the settings it has.
+
+    Raises `StudyError` or `TaskError`.
+    """
+    if task in EXPERIMENTS:
+        return EXPERIMENTS[task]
+    if "." not in task:
+        raise StudyError(
+            f"there is an experiment for {', '.join(EXPERIMENTS)}, for all of them, and for a task of yours as "
+            f"package.module.Class, not for {task!r}"
+        )
+    given = task_settings(task)
+    try:
+        return _experiment_of(given["learning"], given["evaluation"])
+    except KeyError as error:
+        raise StudyError(
+            f"{task}.settings has no {error}: a study needs learning.steps, beta, bits, alpha and alpha_end, and "
+            "evaluation.steps, shots and queries"
+        ) from None
+
+
+def _experiment_of(given: Settings, evaluation: Settings) -> Experiment:
+    """An experiment with a task's own tables "learning" and "evaluation"."""
+    beta, steps = given["beta"], evaluation["steps"]
+    return Experiment(
+        updates=5_000,
+        quick=500,
+        learning={name: given[name] for name in ("steps", "alpha", "alpha_end")},
+        device={"beta": beta, "bits": given["bits"], "format": "int16", "encoding": "int16", "top": 1.0},
+        evaluation={
+            **{name: evaluation[name] for name in ("steps", "shots", "queries")},
+            "unseen": 20,
+            "unseen_end": 100,
+            "at": sorted({0, steps, *(1 << i for i in range(12) if 1 << i < steps)}),
+            "rates": [beta],
+            "tuning": 20,
+        },
+        variants=variants(
+            [beta * factor for factor in (0.5, 1.0, 2.0, 5.0)], {"batch": 8, "epochs": 4}, min(1.0, 4 * beta), beta
+        ),
+    )
+
+
+def own(algorithms: Iterable[str]) -> dict[str, Variant]:
+    """Variants of ``algorithms`` of yours, each "package.module.Class"; raises `AlgorithmError`."""
+    return {
+        algorithm_class(name).__name__.lower(): Variant(algorithm_class(name).__name__, ALGORITHMS, name)
+        for name in algorithms
+    }
+
+
+def plan(
+    tasks: Iterable[str],
+    seeds: Iterable[int],
+    *,
+    updates: int | None = None,
+    quick: bool = False,
+    only: Iterable[str] | None = None,
+    extra: dict[str, Variant] | None = None,
+) -> list[Job]:
+    """All runs of ``tasks``: every variant with every one of ``seeds``.
+
+    ``updates`` override the tasks' budgets; ``only`` names the variants that are wanted; ``extra`` are more of them.
+    Raises `StudyError` for an unknown task or variant, `AlgorithmError` for a setting that an algorithm lacks.
+    """
+    seeds, only = list(seeds), list(only or [])
+    jobs = []
+    for task in tasks:
+        common = experiment(task)
+        variants = common.variants | (extra or {})
+        unknown = [name for name in only if name not in variants]
+        if unknown:
+            raise StudyError(f"{task} has no variant {unknown[0]!r}; it has {', '.join(variants)}")
+        wanted = [name for name in variants if name in only or name in (extra or {}) or not only]
+        budget = updates or (common.quick if quick else common.updates)
+        if quick:
+            few = {name: max(10, common.evaluation[name] // QUICK_SHARE) for name in ("unseen", "unseen_end")}
+            common = replace(common, evaluation=common.evaluation | few)
+        points = QUICK_CHECKPOINTS if quick else CHECKPOINTS
+        jobs += [_job(task, common, variants[n], n, seed, budget, points) for n in wanted for seed in seeds]
+    return jobs
+
+
+def _job(task: str, common: Experiment, variant: Variant, name: str, seed: int, updates: int, checkpoints: int) -> Job:
+    """One run, all its settings spelled out."""
+    algorithm = algorithm_class(variant.algorithm)
+    learning = algorithm.settings_with(common.learning | algorithm.defaults | variant.learning)
+    settings = {
+        "task": task,
+        "arguments": common.arguments,
+        "model": common.model or task_class(task).model,
+        "variant": name,
+        "seed": seed,
+        "algorithm": variant.algorithm,
+        "rounds": max(1, round(variant.budget * updates / algorithm.works(learning))),
+        "checkpoints": checkpoints,
+        "learning": learning,
+        "device": common.device | variant.device,
+        "delays": DELAYS,
+        "evaluation": common.evaluation | variant.evaluation,
+    }
+    # What JSON makes of them, so that stored ones compare equal.
+    return Job(json.loads(json.dumps(settings)), variant.title, variant.group)

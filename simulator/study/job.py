@@ -1,0 +1,214 @@
+"""One run of one variant with one seed: from its settings to its result, whoever runs it and wherever."""
+
+from __future__ import annotations
+
+import math
+import platform
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordinator.initialization import random_weights
+from coordinator.rules import Weights
+from simulator.algorithms import Algorithm, algorithm_class
+from simulator.algorithms.fleet import ANY, Counts, Delays, Fleet
+from simulator.offline import Device, Replay, adaptation
+from simulator.tasks import Task, task_class
+from tinyreptile import __version__
+from tinyreptile.model import Model
+
+from . import StudyError, checkpoint
+from .devices import make_device
+
+Result = dict[str, Any]
+Watch = Callable[[int], bool]
+
+SAVE_SECONDS = 15.0  # between two checkpoints of a job
+
+
+class Stopped(Exception):
+    """A job was told to stop, and has saved what it had."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made.
+
+    Attributes:
+        settings: all that its result depends on, stored with it: JSON's types only.
+        title, group: how its variant is called, and the comparison it belongs to.
+    """
+
+    settings: dict[str, Any]
+    title: str
+    group: str
+
+    @property
+    def name(self) -> str:
+        """Its file's name, without an ending."""
+        return f"{self.settings['task']}-{self.settings['variant']}-{self.settings['seed']}"
+
+    @property
+    def rounds(self) -> int:
+        """Rounds from beginning to end."""
+        return int(self.settings["rounds"])
+
+
+def check(jobs: Iterable[Job], data: Path | None) -> None:
+    """Raise what is wrong with the tasks, data sets or settings of ``jobs``, before any of them runs."""
+    seen = set()
+    for job in jobs:
+        s = job.settings
+        algorithm_class(s["algorithm"]).settings_with(s["learning"])
+        if s["task"] not in seen:
+            seen.add(s["task"])
+            task_class(s["task"])(data, **s["arguments"])
+
+
+def run(job: Job, data: Path | None, saved: Path | None, watch: Watch) -> Result:
+    """Run ``job`` and return its result, JSON's types only.
+
+    ``data`` is the folder of data sets. In the file ``saved`` its state is kept while it runs, and from there it goes
+    on, to the same bits; None: it is not kept. ``watch`` is told the rounds done, often, and says whether to stop:
+    then `Stopped` is raised, the state saved.
+    """
+    return _Run(job, data).finish(saved, watch)
+
+
+class _Run:
+    """The state of a run between two rounds: phi, round, counts, curve, and what the algorithm keeps."""
+
+    def __init__(self, job: Job, data: Path | None) -> None:
+        s = job.settings
+        self.job = job
+        self.task: Task = task_class(s["task"])(data, **s["arguments"])
+        self.model = Model(s["model"])
+        self.phi: Weights = random_weights(self.model.tensors, self.model.parameters, s["seed"])
+        kind = algorithm_class(s["algorithm"])
+        self.fleet = Fleet(
+            self.task,
+            make_device(s["model"], s["device"], kind.shots(s["learning"])),
+            s["seed"],
+            Delays(**s["delays"]),
+        )
+        self.algorithm: Algorithm = kind(self.fleet, s["learning"], job.rounds)
+        # Whatever trained, an unseen device adapts online.
+        self.unseen_device: Device = make_device(s["model"], s["device"])
+        self.few_unseen = list(self._unseen(s["evaluation"]["unseen"]))
+        self.training = list(self._tuning()) if len(s["evaluation"]["rates"]) > 1 else []
+        self.number = 0
+        self.training_loss = math.nan
+        self.curve: list[dict[str, Any]] = []
+
+    def finish(self, saved: Path | None, watch: Watch) -> Result:
+        """All rounds that are left, then the large evaluation."""
+        s = self.job.settings
+        if saved:
+            self._restore(saved)
+        looks = {round(self.job.rounds * i / s["checkpoints"]) for i in range(s["checkpoints"] + 1)}
+        last_save = time.monotonic()
+        if not self.curve:
+            self._look()
+        while self.number < self.job.rounds:
+            self.training_loss = self.algorithm.round(self.phi, self.number + 1)
+            self.number += 1
+            if self.number in looks:
+                self._look()
+            stop = watch(self.number)
+            if saved and (stop or time.monotonic() - last_save > SAVE_SECONDS):
+                self._save(saved)
+                last_save = time.monotonic()
+            if stop:
+                raise Stopped
+        return self._result()
+
+    def _look(self) -> None:
+        """A point of the learning curve, on a few unseen devices."""
+        evaluation = self.job.settings["evaluation"]
+        points, rate = self._adapt(self.few_unseen, [0, evaluation["steps"]])
+        self.curve.append(
+            {
+                "round": self.number,
+                **asdict(self.fleet.counts),
+                "training_loss": self.training_loss if math.isfinite(self.training_loss) else None,
+                "rate": rate,
+                "before": points[0],
+                "after": points[-1],
+            }
+        )
+
+    def _adapt(self, unseen: Iterable[Replay], at: list[int]) -> tuple[list[dict[str, Any]], float]:
+        """The mean over ``unseen`` devices after ``at`` steps, and the learning rate: the best on training devices."""
+        evaluation = self.job.settings["evaluation"]
+        device, rates = self.unseen_device, evaluation["rates"]
+        if len(rates) > 1:
+            losses = []
+            for rate in rates:
+                device.learner.set_rate(rate)
+                losses.append(adaptation(device, self.phi, self.training, [evaluation["steps"]])[0]["loss"])
+            rates = [rates[int(np.argmin(losses))]]
+        device.learner.set_rate(rates[0])
+        points = adaptation(device, self.phi, unseen, at)
+        if not all(math.isfinite(point["loss"]) for point in points):
+            raise StudyError(f"{self.job.name} diverged by round {self.number}: give it a smaller beta or alpha")
+        return points, rates[0]
+
+    def _unseen(self, devices: int) -> Iterator[Replay]:
+        """The first ``devices`` unseen ones, or as many as there are."""
+        s, evaluation = self.job.settings, self.job.settings["evaluation"]
+        for i in range(min(devices, self.task.evaluators or devices)):
+            stream = self.task.unseen_stream(i, s["seed"])
+            yield Replay.of_unseen(stream, self.unseen_device.learner, evaluation["shots"], evaluation["queries"])
+
+    def _tuning(self) -> Iterator[Replay]:
+        """Training devices to choose a learning rate on: of a piece of work, what is not support is query."""
+        s, shots = self.job.settings, self.job.settings["evaluation"]["shots"]
+        rng = random.Random(f"{s['seed']}/rates")
+        for _ in range(s["evaluation"]["tuning"]):
+            stream = self.task.train_stream(rng.randrange(self.task.devices or ANY), rng.getrandbits(31))
+            yield Replay.of_training(stream, self.unseen_device.learner, shots, max(1, s["learning"]["steps"] - shots))
+
+    def _result(self) -> Result:
+        evaluation = self.job.settings["evaluation"]
+        points, rate = self._adapt(self._unseen(evaluation["unseen_end"]), evaluation["at"])
+        device = self.fleet.device
+        return {
+            "settings": self.job.settings,
+            "versions": {"tinyreptile": __version__, "python": platform.python_version(), "numpy": np.__version__},
+            "adaptation": points,
+            "rate": rate,
+            "counts": asdict(self.fleet.counts),
+            "parameters": self.model.parameters,
+            "ram": device.ram(),
+            "multiply_accumulates": self.model.multiplications(),
+            "cpu_seconds": self.fleet.cpu_seconds,
+            "curve": self.curve,
+        }
+
+    def _save(self, path: Path) -> None:
+        record = {
+            "settings": self.job.settings,
+            "number": self.number,
+            "counts": asdict(self.fleet.counts),
+            "curve": self.curve,
+            "cpu_seconds": self.fleet.cpu_seconds,
+        }
+        checkpoint.save(path, record, {"phi": self.phi, **self.algorithm.state()})
+
+    def _restore(self, path: Path) -> None:
+        found = checkpoint.load(path, self.job.settings)
+        if found is None:
+            return
+        record, arrays = found
+        self.phi = arrays.pop("phi")
+        self.algorithm.resume(arrays)
+        self.number = record["number"]
+        for name, value in asdict(Counts(**record["counts"])).items():
+            setattr(self.fleet.counts, name, value)
+        self.curve = record["curve"]
+        self.fleet.cpu_seconds = record["cpu_seconds"]

@@ -1,0 +1,162 @@
+"""Keywords: which of a few words was said, after a few recordings of each? (Speech Commands, Warden, arXiv 1804.03209).
+
+Who speaks and what is said are both held out, so that two things can be measured apart: adaptation to unseen people who
+say the words of training, and to words that no device has trained on, said by unseen people.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.data import DataError, find, load
+from simulator.data.speech_commands import SILENCE
+from simulator.features import FrontEnd
+from tinyreptile.learner import ONE
+from tinyreptile.streams import Stream
+
+from . import Task, TaskError
+from .episodic import FixedEpisode, FreshEpisodes
+
+HELD_OUT = ("bed", "cat", "happy", "go", "stop")
+UNSEEN = ("speakers", "words")
+FRONT_END = FrontEnd()
+
+_SAMPLES = 8000
+_LIMIT = 4.0  # standard deviations
+_UNSEEN = 1  # tells the seeds of unseen devices from those of training devices
+
+
+def network(ways: int = 4, front_end: FrontEnd = FRONT_END) -> list[list[Any]]:
+    """The task's model list for ``ways`` words and maps of ``front_end``: three convolutions, one dense layer."""
+    convolutions: list[list[Any]] = [["conv2d", channels, 3, 2, 1, "relu"] for channels in (16, 24, 32)]
+    shape = ["input", front_end.frames(_SAMPLES), front_end.bands, 1]
+    return [shape, *convolutions, ["flatten"], ["dense", ways], ["cross_entropy"]]
+
+
+class Clips:
+    """A pool of words, said by groups of people.
+
+    ``rows`` int16 (clips, inputs) are the features, ``words`` and ``speakers`` (clips,) numbers from 0. A draw takes
+    words that have clips enough, and for these a group: one person after the other at random, until the group has said
+    each word often enough. All clips of the draw are of that group.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.int16], words: npt.NDArray[Any], speakers: npt.NDArray[Any]) -> None:
+        self.inputs = rows.shape[1]
+        self.rows = rows
+        self.words = words
+        self.speakers = speakers
+        self._clips = [np.flatnonzero(words == word) for word in range(int(words.max(initial=0)) + 1)]
+        self._said = np.zeros((int(speakers.max(initial=0)) + 1, len(self._clips)), int)
+        np.add.at(self._said, (speakers, words), 1)
+
+    def enough(self, count: int) -> npt.NDArray[np.intp]:
+        """The words of which there are ``count`` clips or more."""
+        return np.flatnonzero(self._said.sum(axis=0) >= count)
+
+    def draw(self, random: np.random.Generator, ways: int, count: int) -> npt.NDArray[np.int16]:
+        """``count`` clips each of ``ways`` words, all by one group of people; see `episodic.Pool`."""
+        return self.rows[self.choose(random, ways, count)]
+
+    def choose(self, random: np.random.Generator, ways: int, count: int) -> npt.NDArray[np.intp]:
+        """The clips that `draw` takes, (ways, count)."""
+        words = random.choice(self.enough(count), ways, replace=False)
+        people = random.permutation(len(self._said))
+        together = self._said[people][:, words].cumsum(axis=0)
+        group = np.zeros(len(people), bool)
+        group[people[: 1 + int(np.argmax((together >= count).all(axis=1)))]] = True
+        theirs = (self._clips[word][group[self.speakers[self._clips[word]]]] for word in words)
+        return np.stack([random.choice(clips, count, replace=False) for clips in theirs])
+
+
+class Keywords(Task):
+    """A device tells ``ways`` words of a group of people apart.
+
+    Training devices draw ``drawings`` clips each of the words of training, said by people of meta-train (167). An
+    unseen device has people of meta-test (72): ``shots`` of their clips of each word are support, ``queries`` others
+    are query. ``unseen`` says which words: those of training ("speakers": only the people are new) or those of
+    `HELD_OUT` ("words": both are). No clip is in two parts, and of identical clips one is kept.
+
+    Held out are bed, cat and happy, the only words beside the ten commands with clips enough to adapt and to ask, and
+    the last two commands in the data set's order of labels. All others are words of training, the rare ones if training
+    people have said them ``drawings`` times.
+
+    Inputs are ``front_end``'s map of frames x bands, each band in standard deviations from its mean over training's
+    clips, clipped at 4. `model` and `settings` suit the defaults; `network` gives the model for others. ``clips`` names
+    the data set.
+
+    Raises `TaskError` for impossible parameters and `DataError` where the data set is not to be had or lacks clips.
+    """
+
+    name = "keywords"
+    model: ClassVar[list[list[Any]]] = network()
+    settings: ClassVar[dict[str, dict[str, Any]]] = {
+        "learning": {"steps": 40, "beta": 0.02, "alpha": 0.3, "alpha_end": 0.0, "bits": 8},
+        "evaluation": {"steps": 40, "shots": 20, "queries": 40},
+    }
+
+    def __init__(
+        self,
+        data: Path | None = None,
+        *,
+        ways: int = 4,
+        shots: int = 5,
+        queries: int = 10,
+        drawings: int = 10,
+        unseen: str = "speakers",
+        front_end: FrontEnd = FRONT_END,
+        clips: str = "speech_commands_8k",
+    ) -> None:
+        super().__init__(data)
+        if ways < 2 or min(shots, queries, drawings) < 1:
+            raise TaskError(
+                "keywords takes 2 ways or more, and a shot, a query and a drawing or more, "
+                f"not {ways}, {shots}, {queries} and {drawings}"
+            )
+        if unseen not in UNSEEN:
+            raise TaskError(f"keywords are tried on one of {', '.join(UNSEEN)} that are unseen, not {unseen!r}")
+        self.ways = ways
+        self.shots = shots
+        self.queries = queries
+        self.drawings = drawings
+        pools = _pools(clips, find(clips, data), front_end)
+        self.train, self.unseen = pools["training"], pools[unseen]
+        for pool, count, whose in (
+            (self.train, drawings, "training"),
+            (self.unseen, shots + queries, f"unseen {unseen}"),
+        ):
+            if len(pool.enough(count)) < ways:
+                raise DataError(
+                    f"data set {clips}: only {len(pool.enough(count))} words of {whose} have {count} clips or more, "
+                    f"and {ways} are needed; take fewer ways, shots or queries, or a larger set"
+                )
+
+    def train_stream(self, index: int, seed: int) -> Stream:
+        """Device ``index``: new words and people for every piece of work."""
+        return FreshEpisodes(self.train, self.ways, self.drawings, (seed, index))
+
+    def unseen_stream(self, index: int, seed: int) -> Stream:
+        """Held-out device ``index``: always the same words and the same people, none of them training's."""
+        return FixedEpisode(self.unseen, self.ways, self.shots, self.queries, (seed, index, _UNSEEN))
+
+
+@functools.lru_cache(maxsize=2)
+def _pools(name: str, path: Path, front_end: FrontEnd) -> dict[str, Clips]:
+    """The clips of "training", of unseen "speakers" and of unseen "words", of data set ``name`` at ``path``."""
+    known = load(name, path.parent)
+    words, speakers = known["word"], known["speaker"]
+    kept = (known["first_copy"] == np.arange(len(words))) & (words != known["words"].tolist().index(SILENCE))
+    held_out = np.isin(known["words"], HELD_OUT)[words]
+    new = known["speaker_split"][speakers] == 1
+    maps = front_end(known["mulaw_table"][known["audio"]])
+    training = kept & ~new & ~held_out
+    mean, deviation = maps[training].mean(axis=(0, 1)), maps[training].std(axis=(0, 1))
+    normal = np.clip((maps - mean) / deviation, -_LIMIT, _LIMIT)
+    rows = np.rint(normal * ONE).astype(np.int16).reshape(len(maps), -1)
+    parts = {"training": training, "speakers": kept & new & ~held_out, "words": kept & new & held_out}
+    return {part: Clips(rows[chosen], words[chosen], speakers[chosen]) for part, chosen in parts.items()}

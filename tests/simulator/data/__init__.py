@@ -1,0 +1,1 @@
+"""Tests of the data sets: finding, downloading and reading them."""
