@@ -86,7 +86,8 @@ class _Run:
     def __init__(self, job: Job, data: Path | None) -> None:
         s = job.settings
         self.job = job
-        self.task: Task = task_class(s["task"])(data, **s["arguments"])
+        self.data = data
+        self.task = self._task({})
         self.model = Model(s["model"])
         self.phi: Weights = random_weights(self.model.tensors, self.model.parameters, s["seed"])
         kind = algorithm_class(s["algorithm"])
@@ -99,7 +100,7 @@ class _Run:
         self.algorithm: Algorithm = kind(self.fleet, s["learning"], job.rounds)
         # Whatever trained, an unseen device adapts online.
         self.unseen_device: Device = make_device(s["model"], s["device"])
-        self.few_unseen = list(self._unseen(s["evaluation"]["unseen"]))
+        self.few_unseen = list(self._unseen(self.task, s["evaluation"], s["evaluation"]["unseen"]))
         self.training = list(self._tuning()) if len(s["evaluation"]["rates"]) > 1 else []
         self.number = 0
         self.training_loss = math.nan
@@ -158,11 +159,15 @@ class _Run:
             raise StudyError(f"{self.job.name} diverged by round {self.number}: give it a smaller beta or alpha")
         return points, rates[0]
 
-    def _unseen(self, devices: int) -> Iterator[Replay]:
-        """The first ``devices`` unseen ones, or as many as there are."""
-        s, evaluation = self.job.settings, self.job.settings["evaluation"]
-        for i in range(min(devices, self.task.evaluators or devices)):
-            stream = self.task.unseen_stream(i, s["seed"])
+    def _task(self, arguments: dict[str, Any]) -> Task:
+        """The task, with other ``arguments`` where they are given."""
+        s = self.job.settings
+        return task_class(s["task"])(self.data, **s["arguments"] | arguments)
+
+    def _unseen(self, task: Task, evaluation: dict[str, Any], devices: int) -> Iterator[Replay]:
+        """The first ``devices`` unseen ones of ``task``, or as many as there are."""
+        for i in range(min(devices, task.evaluators or devices)):
+            stream = task.unseen_stream(i, self.job.settings["seed"])
             yield Replay.of_unseen(stream, self.unseen_device.learner, evaluation["shots"], evaluation["queries"])
 
     def _tuning(self) -> Iterator[Replay]:
@@ -175,12 +180,20 @@ class _Run:
 
     def _result(self) -> Result:
         evaluation = self.job.settings["evaluation"]
-        points, rate = self._adapt(self._unseen(evaluation["unseen_end"]), evaluation["at"])
+        devices = evaluation["unseen_end"]
+        points, rate = self._adapt(self._unseen(self.task, evaluation, devices), evaluation["at"])
+        also = {
+            name: adaptation(
+                self.unseen_device, self.phi, self._unseen(self._task(other["arguments"]), other, devices), other["at"]
+            )
+            for name, other in evaluation["also"].items()
+        }
         device = self.fleet.device
         return {
             "settings": self.job.settings,
             "versions": {"tinyreptile": __version__, "python": platform.python_version(), "numpy": np.__version__},
             "adaptation": points,
+            "also": also,
             "rate": rate,
             "counts": asdict(self.fleet.counts),
             "parameters": self.model.parameters,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .experiments import ALGORITHMS, CLOCK
-from .statistics import Estimate, estimate
+from .statistics import Estimate
 from .summary import Outcome, shown
 
 if TYPE_CHECKING:
@@ -96,9 +96,8 @@ def _learning(axes: Axes, outcomes: Sequence[Outcome]) -> None:
 
 def _adaptation(axes: Axes, outcomes: Sequence[Outcome]) -> None:
     for i, outcome in enumerate(outcomes):
-        points = list(zip(*(result["adaptation"] for result in outcome.results), strict=True))
-        y = [estimate([shown(point) for point in here]) for here in points]
-        _band(axes, [here[0]["step"] for here in points], y, i, outcome.title)
+        steps, y = zip(*outcome.points(), strict=True)
+        _band(axes, steps, y, i, outcome.title)
 
 
 def _clock(axes: Axes, outcomes: Sequence[Outcome]) -> None:

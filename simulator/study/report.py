@@ -66,6 +66,7 @@ def write_page(outcomes: Outcomes, page: Path, plots: Path, command: str) -> Pat
         names = pictures.draw(list(of_task.values()), plots)
         where = plots.relative_to(page.parent).as_posix()
         text += f"\n## {task.capitalize()}\n\n{claims_table(claims(of_task))}\n{results_table(of_task)}\n"
+        text += also_table(of_task)
         text += "".join(f"![{name.replace('-', ', ', 1)}]({where}/{name}.png)\n" for name in names)
         text += "\n" + _settings(of_task)
     write(page, text)
@@ -88,6 +89,18 @@ def results_table(of_task: Mapping[str, Outcome]) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
     lines += ["| " + " | ".join(cell(outcome) for cell in COLUMNS.values()) + " |" for outcome in of_task.values()]
     return "\n".join(lines) + "\n"
+
+
+def also_table(of_task: Mapping[str, Outcome]) -> str:
+    """What else the end looked at, as a Markdown table; empty if nothing."""
+    lines = ["| variant | on | before | after one pass | after all passes |", "|---|---|---:|---:|---:|"]
+    for outcome in of_task.values():
+        for name in outcome.also:
+            points = dict(outcome.points(name))
+            moments = (0, outcome.shots(name), max(points))
+            cells = (points[step].text(_digits(outcome)) for step in moments)
+            lines.append(f"| {outcome.title} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n" if len(lines) > 2 else ""
 
 
 def _digits(outcome: Outcome) -> int:

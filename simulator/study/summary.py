@@ -43,6 +43,21 @@ class Outcome:
         """The metric on unseen devices after they have adapted."""
         return self.score(lambda result: result["adaptation"][-1])
 
+    @property
+    def also(self) -> list[str]:
+        """What else the end looked at."""
+        return list(self.results[0]["also"])
+
+    def shots(self, also: str | None = None) -> int:
+        """Support samples that an unseen device adapts to."""
+        evaluation = self.results[0]["settings"]["evaluation"]
+        return int((evaluation["also"][also] if also else evaluation)["shots"])
+
+    def points(self, also: str | None = None) -> list[tuple[int, Estimate]]:
+        """(one-sample steps, the metric after them) of the adaptation, or of what the end looked at ``also``."""
+        of_seeds = [result["also"][also] if also else result["adaptation"] for result in self.results]
+        return [(here[0]["step"], estimate([shown(point) for point in here])) for here in zip(*of_seeds, strict=True)]
+
     def count(self, name: str) -> float:
         """The mean over the seeds of one of `simulator.algorithms.fleet.Counts`."""
         return self.over_seeds(lambda result: float(result["counts"][name])).mean

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+
+import pytest
 
 from ..environment import CLIENT, ROOT, require, run_micropython
 
@@ -76,11 +80,12 @@ def bytecode_client(folder: Path) -> Path:
     """A copy of the library whose kernels MicroPython interprets."""
     shutil.copytree(CLIENT, folder, ignore=shutil.ignore_patterns("__pycache__"))
     package = folder / "tinyreptile"
-    source = (package / "kernels.py").read_text()
-    bytecode = source.replace("@micropython.viper\n", "").replace("@micropython.native\n", "")
-    assert bytecode.count("\n") < source.count("\n") - 8
-    assert "@micropython" not in bytecode
-    (package / "kernels.py").write_text(bytecode)
+    for name, functions in {"kernels": 14, "kernels8": 14, "wire": 5, "wire8": 5}.items():
+        source = (package / f"{name}.py").read_text()
+        bytecode = source.replace("@micropython.viper\n", "").replace("@micropython.native\n", "")
+        assert bytecode.count("\n") == source.count("\n") - functions
+        assert "@micropython" not in bytecode
+        (package / f"{name}.py").write_text(bytecode)
     with (package / "portable.py").open("a") as portable:
         portable.write(BYTECODE_VIEWS)
     return folder
@@ -91,16 +96,41 @@ def test_micropython_bytecode_gives_the_golden_bits(tmp_path: Path) -> None:
     assert_equal_bits(result, "micropython")
 
 
-def test_a_changed_kernel_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "was", "becomes"),
+    [
+        ("kernels", "0x9E37", "0x9E39"),
+        ("kernels8", "0x9E37", "0x9E39"),
+        ("wire", "0x9E37", "0x9E39"),
+        ("wire8", "0x9E37", "0x9E39"),
+        ("wire", "<< up\n        at = i + i", "<< up - 1\n        at = i + i"),
+        ("kernels", "top += stride", "top += 1"),
+        ("kernels", "(q & 0xFFFF) << shift >> 2", "(q & 0x7FFF) << shift >> 2"),
+    ],
+)
+def test_a_changed_kernel_is_found(tmp_path: Path, module: str, was: str, becomes: str) -> None:
     client = tmp_path / "client"
     shutil.copytree(CLIENT, client, ignore=shutil.ignore_patterns("__pycache__"))
-    kernels = client / "tinyreptile" / "kernels.py"
+    kernels = client / "tinyreptile" / f"{module}.py"
     source = kernels.read_text()
-    kernels.write_text(source.replace("0x9E37", "0x9E39"))
+    kernels.write_text(source.replace(was, becomes))
     assert kernels.read_text() != source
     result = run_micropython(CHECK, VECTORS, client=client)
     assert result.returncode == 1
     assert "cases differ" in result.stdout
+
+
+def test_every_kind_of_layer_format_and_delta_is_among_the_vectors() -> None:
+    vectors = json.loads(VECTORS.read_text())
+    for kind in ("learning", "batches"):
+        names = {(item[0], case["weights"], case["encoding"]) for case in vectors[kind] for item in case["model"]}
+        layers = ["dense", "conv2d", "conv1d", "depthwise2d", "depthwise1d", "average"]
+        layers += ["squared_error", "cross_entropy"] + (["flatten"] if kind == "learning" else [])
+        formats = [("int16", "int16"), ("int16", "int8"), ("int8", "int8")]
+        assert names >= {(layer, *pair) for layer in layers for pair in formats}
+    deltas = {(case["bits"], case["weights"], case["kept"] is None) for case in vectors["deltas"]}
+    assert deltas == set(product((16, 8, 4), ("int16", "int8"), (True, False)))
+    assert any(case["piece"] % 2 for case in vectors["deltas"])
 
 
 def test_the_vectors_are_those_that_generate_writes(tmp_path: Path) -> None:
