@@ -84,28 +84,40 @@ QUICK_CHECKPOINTS = 5
 QUICK_SHARE = 5
 
 
-def variants(rates: list[float], batch: Settings, sgd_beta: float, joint_beta: float) -> dict[str, Variant]:
+def variants(
+    steps: int, rates: list[float], batch: Settings, batch_beta: float, sgd_beta: float, joint_beta: float
+) -> dict[str, Variant]:
     """The comparisons of the study.
 
     Baselines do not learn with the rate that they adapt with: each chooses from ``rates``, on training devices.
-    ``batch`` are settings of training on stored samples, ``sgd_beta`` and ``joint_beta`` the learning rates of FedSGD's
+    ``steps`` are a work's samples. ``batch`` are settings of training on stored ones and ``batch_beta`` its learning
+    rate, larger than an online learner's as its steps are fewer; ``sgd_beta`` and ``joint_beta`` are those of FedSGD's
     one gradient and of the joint model.
     """
     tuned: Settings = {"rates": rates}
     return {
         "tinyreptile": Variant("TinyReptile", ALGORITHMS),
-        "reptile": Variant("Reptile", ALGORITHMS, "reptile", learning=batch, evaluation=tuned),
-        "tinymetafed": Variant(
-            "TinyMetaFed", ALGORITHMS, "tinymetafed", device={"bits": 4, "top": 0.1}, evaluation=tuned
+        "reptile": Variant(
+            "Reptile", ALGORITHMS, "reptile", learning=batch, device={"beta": batch_beta}, evaluation=tuned
         ),
-        "fedavg": Variant("FedAvg", ALGORITHMS, "fedavg", learning=batch, evaluation=tuned),
+        "tinymetafed": Variant(
+            "TinyMetaFed",
+            ALGORITHMS,
+            "tinymetafed",
+            learning={"local_steps": steps // 2, "alpha": 0.6},
+            device={"bits": 4, "top": 0.1},
+            evaluation=tuned,
+        ),
+        "fedavg": Variant(
+            "FedAvg", ALGORITHMS, "fedavg", learning=batch, device={"beta": batch_beta}, evaluation=tuned
+        ),
         "fedsgd": Variant("FedSGD", ALGORITHMS, "fedsgd", device={"beta": sgd_beta, "bits": 16}, evaluation=tuned),
         "transfer": Variant(
             "transfer (joint model)", ALGORITHMS, "transfer", device={"beta": joint_beta, "bits": 16}, evaluation=tuned
         ),
         "scratch": Variant("from scratch", ALGORITHMS, "scratch", evaluation=tuned),
         "float32": Variant("float32 twin (PyTorch)", FORMATS, device={"format": "float32", "bits": 16}),
-        "int8": Variant("int8 weights", FORMATS, device={"format": "int8", "bits": 16}),
+        "int8": Variant("int8 weights", FORMATS, device={"format": "int8", "encoding": "int8"}),
         "delta-16": Variant("16-bit deltas", WIRE, device={"bits": 16}),
         "delta-4": Variant("4-bit deltas", WIRE, device={"bits": 4}),
         "delta-4-top-10": Variant("4-bit deltas, top 10 %", WIRE, device={"bits": 4, "top": 0.1}),
@@ -139,7 +151,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "tuning": 50,
             "also": {},
         },
-        variants=variants([0.002, 0.005, 0.01, 0.02, 0.05], {"batch": 8, "epochs": 4}, 0.02, 0.005),
+        variants=variants(32, [0.002, 0.005, 0.01, 0.02, 0.05], {"batch": 10, "epochs": 4}, 0.015, 0.02, 0.005),
     ),
     "omniglot": Experiment(
         updates=10_000,
@@ -166,7 +178,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         },
         # Chosen on a fifth of meta-train's characters that was held out from the rest.
         arguments={"pixels": "area", "scale": 2.0},
-        variants=variants([0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.1, 0.01)
+        variants=variants(50, [0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.06, 0.1, 0.01)
         | {
             "far": Variant(
                 "TinyReptile, larger, 20 drawings each",
@@ -207,7 +219,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 },
             },
         },
-        variants=variants([0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.1, 0.01),
+        variants=variants(40, [0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.06, 0.1, 0.01),
     ),
     "presence": Experiment(
         updates=5_000,
@@ -225,7 +237,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "tuning": 50,
             "also": {},
         },
-        variants=variants([0.02, 0.05, 0.1, 0.2, 0.4], {"batch": 8, "epochs": 4}, 0.1, 0.02),
+        variants=variants(16, [0.02, 0.05, 0.1, 0.2, 0.4], {"batch": 8, "epochs": 4}, 0.06, 0.1, 0.02),
     ),
 }
 
@@ -270,7 +282,12 @@ def _experiment_of(given: Settings, evaluation: Settings) -> Experiment:
             "also": {},
         },
         variants=variants(
-            [beta * factor for factor in (0.5, 1.0, 2.0, 5.0)], {"batch": 8, "epochs": 4}, min(1.0, 4 * beta), beta
+            given["steps"],
+            [beta * factor for factor in (0.5, 1.0, 2.0, 5.0)],
+            {"batch": 8, "epochs": 4},
+            min(1.0, 3 * beta),
+            min(1.0, 4 * beta),
+            beta,
         ),
     )
 
