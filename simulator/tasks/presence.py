@@ -88,7 +88,9 @@ class PresenceStream(Stream):
         self._rows = part.rows.reshape(-1).data
         self._labels = part.occupied.tobytes()
         self._random = random.Random(seed)
-        self._orders = {QUERY: _shuffled(part.indices(False), seed), SUPPORT: _alternating(part, seed)}
+        self._slice = part
+        self._seed = seed
+        self._orders: dict[str, Sequence[int]] = {}  # made when they are asked for: most streams only train
         self._part = TRAIN
         self._next = 0
 
@@ -96,6 +98,10 @@ class PresenceStream(Stream):
         """Support and query begin their orders anew; training goes on at random."""
         self._part = part
         self._next = 0
+        if part == QUERY and part not in self._orders:
+            self._orders[part] = _shuffled(self._slice.indices(False), self._seed)
+        elif part == SUPPORT and part not in self._orders:
+            self._orders[part] = _alternating(self._slice, self._seed)
 
     async def sample(self, x: memoryview, y: array[int]) -> None:
         """Write the next row into ``x``, Q5.10, and its label into ``y``."""
