@@ -86,7 +86,7 @@ class LearningConfig(_Table):
     encoding: Literal["int16", "int8"] = Field("int16", description="format of the initialization on the wire")
     alpha: float = Field(0.3, gt=0, le=1, description="weight of an update in the initialization, at first")
     alpha_end: float = Field(0.0, ge=0, le=1, description="and at the end of the run")
-    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="how alpha gets there")
+    schedule: Literal["constant", "linear", "cosine", "cooldown"] = Field("linear", description="how alpha gets there")
     staleness: Literal["constant", "hinge", "polynomial"] = Field(
         "polynomial", description="discount of an update that was learned from an old version (FedAsync)"
     )

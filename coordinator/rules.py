@@ -12,20 +12,28 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+COOLDOWN = 0.75  # of the run, when a cooldown begins
+
 Weights = npt.NDArray[np.float64]
 Schedule = Callable[[float], float]
 Discount = Callable[[int], float]
 
 
 def schedule(kind: str, alpha: float, alpha_end: float) -> Schedule:
-    """Alpha by the run's progress, 0 to 1: ``constant``, ``linear`` or ``cosine`` from alpha to alpha_end."""
+    """Alpha by the run's progress, 0 to 1, from alpha to alpha_end: ``constant``, ``linear``, ``cosine``, ``cooldown``.
+
+    A cooldown keeps alpha for three quarters of the run and is linear in the last: for asynchronous runs, whose
+    staleness bounds alpha, so that it has to be at work for longer.
+    """
     if kind == "constant":
         return lambda progress: alpha
     if kind == "linear":
         return lambda progress: alpha + (alpha_end - alpha) * progress
     if kind == "cosine":
         return lambda progress: alpha_end + (alpha - alpha_end) * (1 + math.cos(math.pi * progress)) / 2
-    raise ValueError(f"a schedule is constant, linear or cosine, not {kind!r}")
+    if kind == "cooldown":
+        return lambda progress: alpha + (alpha_end - alpha) * max(0.0, progress - COOLDOWN) / (1 - COOLDOWN)
+    raise ValueError(f"a schedule is constant, linear, cosine or cooldown, not {kind!r}")
 
 
 def discount(kind: str, *, exponent: float = 0.5, free: int = 10, slope: float = 0.25) -> Discount:

@@ -53,7 +53,7 @@ class Algorithm(ABC):
         "steps": 32,  # samples that a piece of work draws from its stream
         "alpha": 0.3,  # weight of what came back in the initialization, at first
         "alpha_end": 0.0,  # and at the end
-        "schedule": "linear",  # constant, linear or cosine
+        "schedule": "linear",  # constant, linear, cosine or cooldown
         "staleness": "constant",  # discount of what was learned from an old version: constant, hinge or polynomial
     }
 

@@ -125,7 +125,7 @@ def variants(
             "asynchronous, 50 in flight",
             CLOCK,
             "asynchronous",
-            learning={"in_flight": 50, "alpha": 0.6},
+            learning={"in_flight": 50, "alpha": 0.1, "schedule": "cooldown", "staleness": "constant"},
             budget=1.5,
         ),
         "synchronous": Variant(

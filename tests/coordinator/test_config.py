@@ -141,7 +141,7 @@ RANGES: list[tuple[str, str, list[Any], list[Any]]] = [
     ("learning", "bits", [16, 8, 4], [0, 2, 5, 32, "8"]),
     ("learning", "alpha", [1e-9, 1], [0, -0.1, 1.01, float("nan")]),
     ("learning", "alpha_end", [0, 0.3], [-0.1, 1.01, float("nan")]),
-    ("learning", "schedule", ["constant", "linear", "cosine"], ["step"]),
+    ("learning", "schedule", ["constant", "linear", "cosine", "cooldown"], ["step"]),
     ("learning", "staleness", ["constant", "hinge", "polynomial"], ["none"]),
     ("learning", "staleness_exponent", [0, 10], [-0.1, 10.1]),
     ("learning", "hinge_free", [0, 10**6], [-1]),

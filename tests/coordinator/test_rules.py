@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.rules import MetaUpdate, discount, schedule
 
-KINDS = ["constant", "linear", "cosine"]
+KINDS = ["constant", "linear", "cosine", "cooldown"]
 PROGRESS = np.linspace(0, 1, 101)
 
 
@@ -24,12 +24,12 @@ def test_a_schedule_begins_at_alpha(kind: str) -> None:
     assert schedule(kind, 0.7, 0.1)(0.0) == pytest.approx(0.7, rel=1e-15)
 
 
-@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("kind", ["linear", "cosine", "cooldown"])
 def test_a_schedule_ends_at_alpha_end(kind: str) -> None:
     assert schedule(kind, 0.7, 0.1)(1.0) == pytest.approx(0.1, rel=1e-15)
 
 
-@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("kind", ["linear", "cosine", "cooldown"])
 def test_a_schedule_ends_at_exactly_zero(kind: str) -> None:
     assert schedule(kind, 0.3, 0.0)(1.0) == 0.0
 
@@ -46,6 +46,11 @@ def test_alpha_never_rises(kind: str) -> None:
 
 def test_the_linear_schedule_is_a_line() -> None:
     assert [schedule("linear", 0.5, 0.1)(p) for p in (0.25, 0.5, 0.75)] == pytest.approx([0.4, 0.3, 0.2])
+
+
+def test_a_cooldown_is_constant_for_three_quarters_then_a_line() -> None:
+    values = [schedule("cooldown", 0.5, 0.1)(p) for p in (0.0, 0.3, 0.75, 0.875)]
+    assert values == pytest.approx([0.5, 0.5, 0.5, 0.3])
 
 
 def test_the_cosine_schedule_is_half_a_wave() -> None:
@@ -80,7 +85,7 @@ def test_an_older_update_never_counts_more(kind: str) -> None:
 
 
 def test_an_unknown_schedule_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="constant, linear or cosine, not 'step'"):
+    with pytest.raises(ValueError, match="constant, linear, cosine or cooldown, not 'step'"):
         schedule("step", 1, 0)
 
 
