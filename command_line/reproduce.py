@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import time
@@ -90,6 +91,15 @@ def command(
     if fresh:
         store.forget(planned)
     missing = [job for job in planned if store.result(job) is None]
+    if not only and not scheduler and importlib.util.find_spec("torch") is None:
+        twins = [job for job in missing if job.settings["device"]["format"] == "float32"]
+        if twins:
+            text = (
+                f"PyTorch is missing, and {len(twins)} runs with it are left out; pip install torch==2.13.0 brings it."
+            )
+            out.print(text, highlight=False, soft_wrap=True)
+            planned = [job for job in planned if job not in twins]
+            missing = [job for job in missing if job not in twins]
     try:
         failed = _run(missing, len(planned), store, data, jobs or os.cpu_count() or 1, scheduler)
     except KeyboardInterrupt:

@@ -102,8 +102,7 @@ class RowsStream(Stream):
             at = count - self.inputs
             if self._labels and at == 0 and value not in range(self.outputs):
                 raise RowsError(
-                    "%s, line %d: the label is %s, expected 0 to %d"
-                    % (self._path, self._line, value, self.outputs - 1)
+                    "%s, line %d: the label is %s, expected 0 to %d" % (self._path, self._line, value, self.outputs - 1)
                 )
             if x is not None and count < expected:
                 if at < 0:
