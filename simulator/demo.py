@@ -97,6 +97,7 @@ async def run_demo(
                 "port": broker.port,
                 "user": broker.user or "",
                 "password": broker.password() or "",
+                "weights": config.run.weights,
                 "stream": task.micropython_stream(devices, seed, folder),
             }
             await stack.enter_async_context(micropython_device(micropython, folder, settings, f"{heap}wK"))

@@ -5,8 +5,8 @@ It takes the memory of the stored samples and of a third array of parameters, wh
 
 from array import array
 
-from .kernels import BATCH, RANDOM
 from .learner import Learner
+from .plan import BATCH, RANDOM
 from .portable import view8, view16
 
 

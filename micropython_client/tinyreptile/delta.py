@@ -11,7 +11,6 @@ every i; then every q. Each of the three begins with a new byte and fills its by
 
 from array import array
 
-from . import wire as _wire
 from .model import FRACTION, WEIGHT_BITS
 from .portable import view8, view16, view32
 
@@ -46,7 +45,8 @@ class Delta:
 
             view = view8
         else:
-            wire = _wire
+            from . import wire
+
             view = view16
         self._wire = wire
         self._sign = 1 << (WEIGHT_BITS[model.weights] - 1)
@@ -110,6 +110,7 @@ class Delta:
 
     def _choose(self):
         """Find how large a change must be to be kept, by bisection: no memory but a few counts."""
+        wire = self._wire
         parameters = self.model.parameters
         kept = self.kept
         least = 0  # the largest change that at least `kept` cells reach
@@ -120,14 +121,14 @@ class Delta:
                 least = middle
             else:
                 beyond = middle
-        state = array("i", [0] * _wire.STATE)
-        state[_wire.LEAST] = least
-        state[_wire.LOW] = low_bits(parameters, kept)
-        state[_wire.BITS] = self.bits
-        state[_wire.ROUNDING] = self._r
+        state = array("i", [0] * wire.STATE)
+        state[wire.LEAST] = least
+        state[wire.LOW] = low_bits(parameters, kept)
+        state[wire.BITS] = self.bits
+        state[wire.ROUNDING] = self._r
         lows, values, _ = sections(parameters, self.bits, kept)
-        state[_wire.LOWS] = 8 * lows
-        state[_wire.VALUES] = 8 * values
+        state[wire.LOWS] = 8 * lows
+        state[wire.VALUES] = 8 * values
         self._ties = kept - self._count(least + 1)
         self._state = state
 
@@ -135,11 +136,12 @@ class Delta:
         out = view8(buffer)
         for i in range(count):
             out[i] = 0
+        wire = self._wire
         state = self._state
-        state[_wire.ENTRY] = 0
-        state[_wire.TIES] = self._ties
-        state[_wire.FIRST] = 8 * start
-        state[_wire.LAST] = 8 * (start + count)
+        state[wire.ENTRY] = 0
+        state[wire.TIES] = self._ties
+        state[wire.FIRST] = 8 * start
+        state[wire.LAST] = 8 * (start + count)
         cells = view32(state)
         for index in range(len(self.gains)):
             begin, end = self.model.cells(index)

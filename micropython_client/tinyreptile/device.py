@@ -1,14 +1,12 @@
 """A device from its configuration file: it joins the run that the file names and stays with it."""
 
-import asyncio
 import gc
 import json
 
-from .client import Client, DeviceError
-from .messages import MessageError
+from .learner import kernels_for
+from .model import WEIGHT_BITS
 from .streams.rows import RowsError, RowsStream
 from .streams.sine import SineStream
-from .tls import tls_context
 
 
 class ConfigError(Exception):
@@ -28,6 +26,7 @@ KEYS = {
     "password": (str, ""),
     "tls_ca": (str, ""),
     "keepalive": (int, 30),
+    "weights": (str, "int16"),
     "stream": (dict, None),
 }
 
@@ -60,6 +59,8 @@ def load_config(path):
         if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
             raise ConfigError("%s: %s lies between %d and %d, not %d" % ((path, key) + RANGES[key] + (value,)))
         config[key] = value
+    if config["weights"] not in WEIGHT_BITS:
+        raise ConfigError("%s: weights are int16 or int8, not %r" % (path, config["weights"]))
     return config
 
 
@@ -90,6 +91,9 @@ def make_stream(options):
 
 def make_client(config):
     """The device that ``config`` describes; raises `ConfigError`."""
+    from .client import Client
+    from .tls import tls_context
+
     try:
         tls = tls_context(config["tls_ca"]) if config["tls_ca"] else None
     except (OSError, ValueError):
@@ -112,7 +116,20 @@ def make_client(config):
 def main(path):
     """Run the device until it is stopped; returns a process's exit code."""
     try:
-        client = make_client(load_config(path))
+        config = load_config(path)
+    except ConfigError as error:
+        print("error: %s" % error)
+        return 1
+    # MicroPython compiles the kernels while little else is loaded: for a moment that takes more than anything after it.
+    gc.collect()
+    kernels_for(config["weights"])
+    import asyncio
+
+    from .client import DeviceError
+    from .messages import MessageError
+
+    try:
+        client = make_client(config)
         gc.collect()  # what was read to get here must not lie between what stays and a model's buffers
         try:
             asyncio.run(client.run())

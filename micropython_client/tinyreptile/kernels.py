@@ -18,7 +18,8 @@ Rules of the source, so that every compiler makes the same of it: cells are load
 put together of its halves; ints are 32 bits wide on boards and under numba, 64 on x64; a local keeps one type; no
 division; literals below 2^30 (from there on they are objects on boards); what is stored is masked.
 
-A *plan* (array of int32) drives everything: a header, then `FIELDS` cells for each layer. `model.Model` writes it.
+A *plan* (array of int32) drives everything: a header, then `FIELDS` cells for each layer. `model.Model` writes it;
+the numbers of its cells are those of `plan`.
 
 ``kernels8.py`` is this file with 8-bit weights; ``make_kernels8.py`` writes it.
 """

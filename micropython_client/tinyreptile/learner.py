@@ -7,8 +7,8 @@ initialization.
 import math
 from array import array
 
-from .kernels import RANDOM, RATE, RATE_SHIFT
 from .model import FRACTION, LEAST_FRACTION, WEIGHT_BITS
+from .plan import RANDOM, RATE, RATE_SHIFT
 from .portable import view8, view16, view32
 
 ONE = 1024  # 1.0 in Q5.10, the format of inputs, targets and outputs
@@ -44,12 +44,8 @@ class Learner:
         narrow = model.weights == "int8"
         if encoding not in WEIGHT_BITS or (narrow and encoding != "int8"):
             raise ValueError("an initialization of %s is nothing for weights of %s" % (encoding, model.weights))
-        if narrow:
-            from . import kernels8 as kernels
-        else:
-            from . import kernels
         self.model = model
-        self._kernels = kernels
+        self._kernels = kernels_for(model.weights)
         size = WEIGHT_BITS[model.weights] // 8
         view = view8 if narrow else view16
         header = model.header_bytes()
@@ -177,6 +173,15 @@ def _copy(values, cells, what):
         raise ValueError("a sample of this model has %d %s, not %d" % (len(cells), what, len(values)))
     for i in range(len(cells)):
         cells[i] = values[i]
+
+
+def kernels_for(weights):
+    """The module of the kernels for "int16" or "int8" ``weights``; of the two, a device loads one."""
+    if weights == "int8":
+        from . import kernels8 as kernels
+    else:
+        from . import kernels
+    return kernels
 
 
 def _check_fractions(fractions):

@@ -17,7 +17,7 @@ them stand the layers, each of the first four with ``"relu"`` at its end or with
 
 from array import array
 
-from . import kernels
+from . import plan
 
 MAX_SUM = 4095  # products of one sum: from 4096 on the pre-shift of a product would be all its fraction
 MAX_LAYERS = 16
@@ -28,7 +28,7 @@ FRACTION = 12  # fraction bits of a 16-bit weight
 LEAST_FRACTION = 4  # of an 8-bit weight, which may have up to FRACTION
 
 WEIGHT_BITS = {"int16": 16, "int8": 8}
-LOSSES = {"squared_error": kernels.SQUARED_ERROR, "cross_entropy": kernels.CROSS_ENTROPY}
+LOSSES = {"squared_error": plan.SQUARED_ERROR, "cross_entropy": plan.CROSS_ENTROPY}
 
 
 class ModelError(ValueError):
@@ -52,11 +52,11 @@ class Layer:
         # Outputs that one input takes part in.
         reach = -(-self.kernel_height // stride) * -(-self.kernel_width // stride)
         positions = self.out_height * self.out_width
-        if kind == kernels.DEPTHWISE:
+        if kind == plan.DEPTHWISE:
             self.weight_shape = (self.kernel_height, self.kernel_width, self.channels)
             self.sums = (taps, reach, positions)
             self.scratch = (taps + 1) * self.channels
-        elif kind == kernels.AVERAGE:
+        elif kind == plan.AVERAGE:
             self.weight_shape = ()
             self.sums = (self.height * self.width, 1, 1)
             self.scratch = 0
@@ -64,7 +64,7 @@ class Layer:
             self.weight_shape = (self.kernel_height, self.kernel_width, self.channels, self.out_channels)
             self.sums = (taps * self.channels, reach * self.out_channels, positions)
             self.scratch = max(self.out_channels + taps * self.channels + 1, taps * self.out_channels + positions + 1)
-        if kind == kernels.DENSE:
+        if kind == plan.DENSE:
             self.weight_shape = self.weight_shape[2:]
 
     def inputs(self):
@@ -77,7 +77,7 @@ class Layer:
 
     def multiplications(self):
         """Multiply-accumulates of a forward pass, at most: zeros are passed over."""
-        if self.kind == kernels.AVERAGE:
+        if self.kind == plan.AVERAGE:
             return self.inputs()
         return self.sums[0] * self.outputs()
 
@@ -115,7 +115,7 @@ class Model:
         for index, layer in enumerate(self.layers):
             layer.x = x
             x += layer.inputs()
-            if layer.kind == kernels.AVERAGE:
+            if layer.kind == plan.AVERAGE:
                 continue
             name = "%s%d" % (_NAMES[layer.kind], index)
             layer.weights = offset
@@ -134,8 +134,8 @@ class Model:
             raise ModelError("the model has %d parameters; at most %d are allowed" % (offset, MAX_PARAMETERS))
 
     def plan(self):
-        """The model as the kernels read it: an array('i') of `kernels.HEADER` + `kernels.FIELDS` cells a layer."""
-        k = kernels
+        """The model as the kernels read it: an array('i') of `plan.HEADER` + `plan.FIELDS` cells a layer."""
+        k = plan
         cells = array("i", [0] * (k.HEADER + k.FIELDS * len(self.layers)))
         cells[k.OUTPUT] = self.activations - self.outputs
         cells[k.OUTPUTS] = self.outputs
@@ -169,34 +169,34 @@ class Model:
         self.scale(cells, [FRACTION] * len(self.tensors))
         return cells
 
-    def scale(self, plan, fractions):
-        """Fit the shifts in ``plan`` to weights of so many ``fractions`` bits, one number a tensor.
+    def scale(self, cells, fractions):
+        """Fit the shifts in the plan ``cells`` to weights of so many ``fractions`` bits, one number a tensor.
 
         No sum leaves int32. A product of a 16-bit weight (or of two 16-bit numbers) stays below 2^30, for neither a
         weight nor a delta is ever -32768; one of an 8-bit weight stays within 2^22. n of them, each shifted by s, stay
         within 2^31 - 2^(30-s) for the one, within 2^30 for the other; the rounding constants and the bias that join the
         sum are smaller than what that leaves. So does a pair, which is summed before it is shifted.
         """
-        k = kernels
+        k = plan
         at = k.HEADER
         tensor = 0
         for layer in self.layers:
             products, reach, positions = layer.sums
             if layer.kind == k.AVERAGE:
                 shift = _pre_shift(products, 16)
-                plan[at + k.SHIFT] = shift
-                plan[at + k.RECIPROCAL] = ((1 << (15 + shift)) // products + 1) >> 1
+                cells[at + k.SHIFT] = shift
+                cells[at + k.RECIPROCAL] = ((1 << (15 + shift)) // products + 1) >> 1
             else:
                 weight, bias = fractions[tensor : tensor + 2]
                 bits = WEIGHT_BITS[self.weights]
-                plan[at + k.SHIFT] = _pre_shift(products, bits)
-                plan[at + k.POST] = weight - plan[at + k.SHIFT]
-                plan[at + k.BIAS_SHIFT] = 10 + weight - bias
-                plan[at + k.BACK_SHIFT] = _pre_shift(reach, bits)
-                plan[at + k.BACK_POST] = weight - plan[at + k.BACK_SHIFT]
-                plan[at + k.SUM_SHIFT] = _pre_shift(positions, 16)
-                plan[at + k.STEP] = 28 - weight
-                plan[at + k.BIAS_STEP] = 18 - bias
+                cells[at + k.SHIFT] = _pre_shift(products, bits)
+                cells[at + k.POST] = weight - cells[at + k.SHIFT]
+                cells[at + k.BIAS_SHIFT] = 10 + weight - bias
+                cells[at + k.BACK_SHIFT] = _pre_shift(reach, bits)
+                cells[at + k.BACK_POST] = weight - cells[at + k.BACK_SHIFT]
+                cells[at + k.SUM_SHIFT] = _pre_shift(positions, 16)
+                cells[at + k.STEP] = 28 - weight
+                cells[at + k.BIAS_STEP] = 18 - bias
                 tensor += 2
             at += k.FIELDS
 
@@ -215,7 +215,7 @@ class Model:
             + 2 * self.activations
             + 4 * self.scratch()
             + 2 * self.target_cells()
-            + 4 * (kernels.HEADER + kernels.FIELDS * len(self.layers))
+            + 4 * (plan.HEADER + plan.FIELDS * len(self.layers))
             + (size * self.parameters + batch * sample if batch else 0)
         )
 
@@ -242,7 +242,7 @@ class Model:
         return total - self.layers[0].multiplications()
 
 
-_NAMES = {kernels.DENSE: "dense", kernels.CONVOLUTION: "conv", kernels.DEPTHWISE: "depthwise"}
+_NAMES = {plan.DENSE: "dense", plan.CONVOLUTION: "conv", plan.DEPTHWISE: "depthwise"}
 
 
 def _pre_shift(n, bits):
@@ -276,10 +276,10 @@ def _check(spec):
         layer = _layer(item, shape)
         _check_sums(item, layer)
         shape = (layer.out_height, layer.out_width, layer.out_channels)[-len(shape) :]
-        if layer.kind == kernels.AVERAGE:
+        if layer.kind == plan.AVERAGE:
             shape = shape[-1:]
         layers.append(layer)
-    if not layers or layers[-1].kind != kernels.DENSE and len(shape) != 1:
+    if not layers or layers[-1].kind != plan.DENSE and len(shape) != 1:
         raise ModelError("the outputs have the shape %s: end with a dense layer, or average or flatten" % (shape,))
     if layers[-1].relu:
         raise ModelError("the last layer has no ReLU: its outputs go to the head")
@@ -303,13 +303,13 @@ def _layer(item, shape):
             )
         if not _are_sizes(numbers):
             raise ModelError("%r: the outputs of a dense layer are 1 to %d" % (item, MAX_SUM))
-        return Layer(kernels.DENSE, (1, 1) + shape, (1, 1, numbers[0]), (1, 1), 1, (0, 0), relu)
+        return Layer(plan.DENSE, (1, 1) + shape, (1, 1, numbers[0]), (1, 1), 1, (0, 0), relu)
     dimensions = len(shape) - 1
     if dimensions < 1 or name[-2:] in ("1d", "2d") and name[-2:] != "%dd" % dimensions:
         raise ModelError("%r can't follow inputs of the shape %s" % (item, shape))
     height, width, channels = (1,) * (2 - dimensions) + shape
     if name == "average":
-        return Layer(kernels.AVERAGE, (height, width, channels), (1, 1, channels), (1, 1), 1, (0, 0), False)
+        return Layer(plan.AVERAGE, (height, width, channels), (1, 1, channels), (1, 1), 1, (0, 0), False)
     outputs = numbers[0] if len(numbers) == 4 else channels
     kernel, stride, pad = numbers[-3:]
     if not _are_sizes((outputs, kernel, stride)) or not _is_int(pad) or not 0 <= pad < kernel:
@@ -319,7 +319,7 @@ def _layer(item, shape):
     columns = (width + 2 * pad - kernel) // stride + 1
     if rows < 1 or columns < 1:
         raise ModelError("%r: the kernel is larger than its inputs of the shape %s" % (item, shape))
-    kind = kernels.CONVOLUTION if len(numbers) == 4 else kernels.DEPTHWISE
+    kind = plan.CONVOLUTION if len(numbers) == 4 else plan.DEPTHWISE
     return Layer(
         kind, (height, width, channels), (rows, columns, outputs), (kernel_height, kernel), stride, (pad_y, pad), relu
     )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from coordinator.rules import Weights
 from simulator.offline import Device
-from tinyreptile import kernels
+from tinyreptile import plan
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
 
@@ -95,15 +95,15 @@ class TwinLearner:
         values = torch.frombuffer(x, dtype=torch.int16) / ONE
         parameters = iter(self.weights)
         for layer in self.model.layers:
-            if layer.kind == kernels.AVERAGE:
+            if layer.kind == plan.AVERAGE:
                 values = values.view(-1, layer.channels).mean(0)
                 continue
             weight, bias = next(parameters), next(parameters)
-            if layer.kind == kernels.DENSE:
+            if layer.kind == plan.DENSE:
                 values = torch.addmv(bias, weight.T, values.reshape(-1))
             else:
                 image = values.view(1, layer.height, layer.width, layer.channels).permute(0, 3, 1, 2)
-                depthwise = layer.kind == kernels.DEPTHWISE
+                depthwise = layer.kind == plan.DEPTHWISE
                 # Ours end in channels: (rows, columns, inputs, outputs); PyTorch's begin with outputs, inputs.
                 kernel = weight.permute(2, 0, 1).unsqueeze(1) if depthwise else weight.permute(3, 2, 0, 1)
                 pad = (layer.pad_y, layer.pad_x)

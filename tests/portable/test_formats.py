@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyreptile import kernels, plan
 from tinyreptile.learner import Learner
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
 
@@ -150,3 +151,9 @@ def test_the_kernels_for_8_bits_are_those_that_their_writer_makes(name: str) -> 
     assert (PACKAGE / f"{name}8.py").read_text() == written
     assert ": ptr8" in written
     assert not any(f"{pointer}: ptr16" in written for pointer in ("w", "u", "base"))
+
+
+def test_the_kernels_constants_are_the_plans() -> None:
+    names = [name for name in vars(plan) if name.isupper()]
+    assert len(names) > 40
+    assert {name: getattr(kernels, name) for name in names} == {name: getattr(plan, name) for name in names}
