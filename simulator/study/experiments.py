@@ -177,8 +177,6 @@ EXPERIMENTS: dict[str, Experiment] = {
                 },
             },
         },
-        # Chosen on a sixth of meta-train's characters that was held out from the rest.
-        arguments={"pixels": "area", "scale": 2.0},
         variants=variants(50, [0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.06, 0.1, 0.01)
         | {
             "far": Variant(

@@ -61,8 +61,8 @@ class Omniglot(Task):
     degrees, each turn a class of its own. Unseen devices have characters of meta-test (423), upright: ``shots``
     drawings of each are support, the other ``20 - shots`` are query.
 
-    ``pixels`` says how a drawing becomes ``side`` x ``side`` inputs: "binary", 28x28 only, takes the nearest pixel, 1
-    for ink and 0 for paper; "area" takes the share of ink in the pixel's area, in steps of 1/255. An input is
+    ``pixels`` says how a drawing becomes ``side`` x ``side`` inputs: "area" takes the share of ink in the pixel's area,
+    in steps of 1/255; "binary", 28x28 only, takes the nearest pixel, 1 for ink and 0 for paper. An input is
     (pixel - ``offset``) * ``scale``.
 
     `model` and `settings` suit the defaults; `network` gives the model for other ways and sides.
@@ -73,7 +73,7 @@ class Omniglot(Task):
     name = "omniglot"
     model: ClassVar[list[list[Any]]] = network()
     settings: ClassVar[dict[str, dict[str, Any]]] = {
-        "learning": {"steps": 50, "beta": 0.05, "alpha": 0.3, "alpha_end": 0.0, "bits": 8},
+        "learning": {"steps": 50, "beta": 0.02, "alpha": 0.3, "alpha_end": 0.0, "bits": 8},
         "evaluation": {"steps": 50, "shots": 25, "queries": 75},
     }
 
@@ -84,10 +84,10 @@ class Omniglot(Task):
         ways: int = 5,
         shots: int = 5,
         drawings: int = 10,
-        pixels: str = "binary",
+        pixels: str = "area",
         side: int = SMALL,
         offset: float = 0.0,
-        scale: float = 1.0,
+        scale: float = 2.0,
     ) -> None:
         super().__init__(data)
         _check(ways, shots, drawings, pixels, side)

@@ -11,7 +11,7 @@ import pytest
 
 from simulator.data import DataError, find, load
 from simulator.data.omniglot import unpack
-from simulator.tasks import TaskError, make_task, task_settings
+from simulator.tasks import TaskError, task_settings
 from simulator.tasks.omniglot import Drawings, Omniglot, area, network
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
@@ -24,9 +24,7 @@ from ..streams import distances, samples
 @pytest.fixture(scope="module")
 def omniglot() -> Omniglot:
     need("omniglot28")
-    task = make_task("omniglot")
-    assert isinstance(task, Omniglot)
-    return task
+    return Omniglot(pixels="binary", scale=1.0)
 
 
 def need(name: str) -> None:
@@ -126,7 +124,7 @@ def test_a_binary_pixel_is_one_for_ink_and_zero_for_paper(omniglot: Omniglot) ->
 
 
 def test_pixels_are_moved_and_scaled(omniglot: Omniglot) -> None:
-    moved = Omniglot(offset=0.25, scale=2.0)
+    moved = Omniglot(pixels="binary", offset=0.25, scale=2.0)
     assert set(np.unique(samples(moved.train_stream(0, 1), TRAIN, 50)[0]).tolist()) == {-ONE // 2, 3 * ONE // 2}
 
 
@@ -155,9 +153,9 @@ def test_area_pixels_keep_the_ink_of_a_drawing() -> None:
 @pytest.mark.parametrize(
     ("parameters", "known"),
     [
-        ({"ways": 5, "shots": 1}, 0.376),
-        ({"ways": 5, "shots": 5}, 0.540),
-        ({"ways": 20, "shots": 1}, 0.178),
+        ({"ways": 5, "shots": 1, "pixels": "binary"}, 0.376),
+        ({"ways": 5, "shots": 5, "pixels": "binary"}, 0.540),
+        ({"ways": 20, "shots": 1, "pixels": "binary"}, 0.178),
         ({"ways": 5, "shots": 1, "pixels": "area", "side": 35}, 0.423),
     ],
 )
@@ -200,7 +198,7 @@ def test_the_settings_adapt_to_all_of_the_support_and_ask_all_of_the_query() -> 
         ({"shots": 20}, "1 to 19 shots"),
         ({"drawings": 21}, "1 to 20 drawings"),
         ({"pixels": "grey"}, "one of binary, area, not 'grey'"),
-        ({"side": 14}, "28x28, or with pixels='area'"),
+        ({"pixels": "binary", "side": 14}, "28x28, or with pixels='area'"),
         ({"pixels": "area", "side": 106}, "not 106x106"),
     ],
 )
