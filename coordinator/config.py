@@ -127,7 +127,7 @@ class Config(_Table):
     @model_validator(mode="after")
     def _encodable(self) -> Config:
         if self.run.weights == "int8" and self.learning.encoding != "int8":
-            raise ValueError('learning.encoding: "int8" it must be where run.weights are "int8"')
+            raise ValueError('learning.encoding must be "int8" where run.weights is "int8"')
         return self
 
     def store_path(self) -> Path:
@@ -204,4 +204,4 @@ def _sentence(source: str, item: Any) -> str:
     given = (
         "" if isinstance(item["input"], dict | list) or item["type"] == "value_error" else f", not {item['input']!r}"
     )
-    return f"{source}: {key}: {text}{given}"
+    return ": ".join(part for part in (source, key, text + given) if part)

@@ -330,3 +330,10 @@ def test_a_password_file_that_can_not_be_read_is_told(tmp_path: Path, content: b
     with pytest.raises(ConfigError) as caught:
         password(path)
     assert str(caught.value) == f"broker.password_file: {path} can't be read; its first line must be the password"
+
+
+def test_eight_bit_weights_need_an_initialization_of_eight_bits() -> None:
+    text = complaint(run={"weights": "int8"})
+    assert text == 'command line: learning.encoding must be "int8" where run.weights is "int8"'
+    config = load_config(None, {"run": {"weights": "int8"}, "learning": {"encoding": "int8"}})
+    assert config.run.weights == "int8"
