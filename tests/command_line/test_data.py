@@ -17,6 +17,7 @@ import pytest
 
 from simulator.data import DATA_SETS, load
 
+from ..environment import hear_ctrl_c
 from ..simulator.data.server import Server
 from .test_command import tinyreptile, wait_until
 
@@ -113,7 +114,9 @@ def test_ctrl_c_leaves_a_part_from_which_the_same_command_goes_on(server: Server
     server.hold_after = 1_000_000
     command = [sys.executable, "-c", SCRIPT, "data", "fetch", "occupancy_office", "--folder", str(tmp_path)]
     part = tmp_path / "archives" / "office.zip.part"
-    process = subprocess.Popen(command, env=environment(server), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment(server), stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
     try:
         wait_until(lambda: part.exists() and part.stat().st_size > 500_000)
         process.send_signal(signal.SIGINT)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ..environment import hear_ctrl_c
+
 COMMAND = [sys.executable, "-c", "from command_line.main import main; main()", "reproduce"]
 ENVIRONMENT = os.environ | {"COLUMNS": "200"}
 TINY = ("sine", "--quick", "--seeds", "2", "--only", "tinyreptile", "--only", "scratch", "--jobs", "2")
@@ -116,6 +118,7 @@ def test_ctrl_c_keeps_what_there_is_and_the_same_command_goes_on(tmp_path: Path)
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     runs = tmp_path / "out" / "reproduce" / "runs"
     assert process.stdout
