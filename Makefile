@@ -15,7 +15,9 @@ export TINYREPTILE_DATA ?= $(abspath $(wildcard ../shared/data))
 demo: .venv
 	.venv/bin/tinyreptile demo --task $(TASK) $(DEMO_OPTIONS)
 
+# PyTorch, which takes long to come and is only compared with, is for continuous integration and for who has it.
 test: .venv system-packages
+	@if [ "$$CI" = true ]; then .venv/bin/python -m pip install --quiet -r requirements-bench.txt; fi
 	.venv/bin/python -m pytest
 
 check: .venv

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -100,6 +101,7 @@ def command(
             out.print(text, highlight=False, soft_wrap=True)
             planned = [job for job in planned if job not in twins]
             missing = [job for job in missing if job not in twins]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     try:
         failed = _run(missing, len(planned), store, data, jobs or os.cpu_count() or 1, scheduler)
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tinyreptile import messages
-from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
+from tinyreptile.model import FRACTION, LEAST_FRACTION, WEIGHT_BITS, Model
 
 from .deltas import UNIT
 from .rules import Weights
@@ -67,7 +67,9 @@ def decode(model: Model, data: bytes, encoding: str = "int16") -> Weights:
 
 
 def encoded_size(model: Model, encoding: str) -> int:
-    """Bytes of an encoded initialization."""
+    """Bytes of an encoded initialization; raises ValueError for an encoding that is not known here."""
+    if encoding not in WEIGHT_BITS:
+        raise ValueError(f"an initialization is encoded as {' or '.join(WEIGHT_BITS)}, not as {encoding!r}")
     return int(2 * model.parameters if encoding == "int16" else len(model.tensors) + model.parameters)
 
 

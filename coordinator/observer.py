@@ -13,7 +13,7 @@ import aiomqtt
 
 from tinyreptile import messages
 from tinyreptile.messages import MessageError
-from tinyreptile.model import Model, ModelError
+from tinyreptile.model import Model
 
 from .config import BrokerConfig, Config
 from .errors import CoordinatorError
@@ -110,7 +110,7 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
                     break
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None
-    except ModelError as error:
+    except ValueError as error:  # ModelError among them
         raise CoordinatorError(f"the run's model is not known here: {error}") from None
     raise CoordinatorError(
         f"run {config.run.name} has published no initialization at {config.broker.host}:{config.broker.port}; "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import importlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +29,12 @@ def require(condition: object, what: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"absent in CI: {what}")
     pytest.skip(what)
+
+
+def need_module(name: str) -> Any:
+    """The module ``name``; the test is skipped where it is not installed."""
+    require(importlib.util.find_spec(name), f"needs the Python package {name}")
+    return importlib.import_module(name)
 
 
 def find_program(name: str) -> str | None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,7 +109,15 @@ def test_a_mistake_is_told_in_a_sentence(arguments: tuple[str, ...], words: str,
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_keeps_what_there_is_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda process: os.killpg(process.pid, signal.SIGINT),  # as a terminal does: the whole group
+        lambda process: process.terminate(),  # as a service manager does
+    ],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_what_ends_it_keeps_what_there_is_and_the_same_command_goes_on(end: Any, tmp_path: Path) -> None:
     arguments = ["sine", "--rounds", "2000000", "--seeds", "1", "--only", "tinyreptile", "--only", "scratch"]
     process = subprocess.Popen(
         [*COMMAND, *arguments],
@@ -123,7 +132,7 @@ def test_ctrl_c_keeps_what_there_is_and_the_same_command_goes_on(tmp_path: Path)
     runs = tmp_path / "out" / "reproduce" / "runs"
     assert process.stdout
     next(line for line in process.stdout if "sine-tinyreptile-1" in line)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
+    end(process)
     _, stderr = process.communicate(timeout=40)
     assert process.returncode == 130
     assert "the same command goes on from there" in " ".join(stderr.split())

@@ -276,6 +276,13 @@ async def test_a_model_that_is_not_known_here_is_told(broker: Mosquitto, tmp_pat
         await fetch(config, 0.3)
 
 
+async def test_an_encoding_that_is_not_known_here_is_told(broker: Mosquitto, tmp_path: Path) -> None:
+    config = run_config(broker, tmp_path)
+    await retain(config, written(config, 1, encoding="float32"))
+    with pytest.raises(CoordinatorError, match="an initialization is encoded as int16 or int8, not as 'float32'"):
+        await fetch(config, 0.3)
+
+
 async def test_malformed_retained_messages_beside_good_ones_are_passed_over(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path)
     topics = messages.RunTopics(config.run.name)

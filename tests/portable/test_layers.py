@@ -12,6 +12,7 @@ import pytest
 from benchmarks.float_twin import FloatTwin, flat
 from tinyreptile.model import Model
 
+from ..environment import need_module
 from .float_bounds import can_be_told, error_bounds
 from .networks import FORMATS, NETWORKS, Q10, Q18, Drawn, draw, mean_step
 
@@ -60,7 +61,7 @@ def test_a_step_is_the_float_gradient_step_within_what_the_formats_allow(name: s
 
 def gradient_by_pytorch(spec: list[list[Any]], twin: FloatTwin, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The gradient of the twin's loss, flat, by PyTorch's own layers and its autograd."""
-    torch = pytest.importorskip("torch", reason="PyTorch is compared where it is installed")
+    torch = need_module("torch")
     parameters = [
         torch.tensor(part, requires_grad=True)
         for weight, bias in zip(twin.weights, twin.biases, strict=True)

@@ -22,6 +22,8 @@ from simulator.tasks.sine import Sine
 from tinyreptile.delta import packed_size
 from tinyreptile.model import Model
 
+from ..environment import need_module
+
 TASK = Sine()
 MODEL = Model(TASK.model)
 STEPS = 8
@@ -233,7 +235,7 @@ def test_fedavg_puts_the_mean_of_the_devices_weights_in_place_of_the_initializat
 
 
 def test_fedsgd_moves_by_one_mean_gradient() -> None:
-    pytest.importorskip("torch")
+    need_module("torch")
     from simulator.study.float_twin import TwinDevice
 
     algorithm = make(FedSGD, {"clients": 1}, bits=16, beta=0.05)

@@ -24,6 +24,8 @@ from simulator.study.workers import Event, Failed, Finished, Progress, Workers
 from simulator.tasks import TaskError
 from simulator.tasks.sine import Sine
 
+from ..environment import need_module
+
 SMALL = {"steps": 4, "shots": 4, "queries": 4, "unseen": 2, "unseen_end": 3, "at": [0, 4], "tuning": 2}
 
 
@@ -253,7 +255,7 @@ def test_workers_that_are_closed_save_what_they_have(tmp_path: Path) -> None:
 
 
 def test_jobs_run_on_a_dask_cluster(tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed")
+    distributed = need_module("distributed")
     jobs = [small(seed=1), fragile("raise", 2)]
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local:
         ended = ends(cluster(jobs, local.scheduler_address, None))
@@ -265,7 +267,7 @@ def test_jobs_run_on_a_dask_cluster(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed")
+    need_module("distributed")
     monkeypatch.setattr("simulator.study.cluster._CONNECT_SECONDS", 0.5)
     with pytest.raises(StudyError, match=r"no Dask scheduler answers at tcp://127.0.0.1:1 .*dask worker"):
         list(cluster([small()], "tcp://127.0.0.1:1", None))

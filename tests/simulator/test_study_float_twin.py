@@ -13,6 +13,8 @@ from simulator.study.devices import make_device
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
 
+from ..environment import need_module
+
 SETTINGS: dict[str, Any] = {"format": "float32", "encoding": "int16", "bits": 16, "top": 1.0, "beta": 0.05}
 SPECS: dict[str, list[list[Any]]] = {
     "dense": [["input", 6], ["dense", 8, "relu"], ["dense", 2], ["squared_error"]],
@@ -44,7 +46,7 @@ def samples(model: Model, count: int) -> list[tuple[list[int], list[int]]]:
 
 @pytest.mark.parametrize("name", list(SPECS))
 def test_the_twin_learns_what_the_integer_learner_does_up_to_its_rounding(name: str) -> None:
-    pytest.importorskip("torch")
+    need_module("torch")
     model = Model(SPECS[name])
     twin, device = make_device(SPECS[name], SETTINGS), IntegerDevice(model, beta=0.05, bits=16)
     weights = random_weights(model.tensors, model.parameters, 1)
@@ -65,7 +67,7 @@ def test_the_twin_learns_what_the_integer_learner_does_up_to_its_rounding(name: 
 
 
 def test_the_twin_takes_weights_and_gives_them_back() -> None:
-    pytest.importorskip("torch")
+    need_module("torch")
     model = Model(SPECS["conv2d"])
     twin = make_device(SPECS["conv2d"], SETTINGS)
     weights = random_weights(model.tensors, model.parameters, 1)
