@@ -218,7 +218,23 @@ EXPERIMENTS: dict[str, Experiment] = {
                 },
             },
         },
-        variants=variants(40, [0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.06, 0.1, 0.01),
+        variants=variants(40, [0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.06, 0.1, 0.01)
+        | {
+            "far": Variant(
+                "TinyReptile, larger, 20 clips each, moved at random",
+                FAR,
+                learning={"steps": 80},
+                arguments={"drawings": 20, "time_shift": 3, "frequency_shift": 1},
+                model=[
+                    ["input", 49, 20, 1],
+                    *(["conv2d", channels, 3, 2, 1, "relu"] for channels in (24, 32, 48, 40)),
+                    ["flatten"],
+                    ["dense", 4],
+                    ["cross_entropy"],
+                ],
+                budget=4.0,
+            ),
+        },
     ),
     "presence": Experiment(
         updates=5_000,

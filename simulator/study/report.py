@@ -21,6 +21,7 @@ _INTRODUCTION = """\
 # Results
 
 Made by `{command}`; edit the study, not this page. Versions: {versions}. Settings are our own.
+What a row of the claims needs alone, `tinyreptile reproduce TASK` makes with the options in its last column.
 
 Means over {seeds} with 95 % confidence intervals (Student's t). Unseen devices adapt online, by one-sample steps over
 their support samples, whatever algorithm the initialization is from; accuracies are balanced, means over the classes.
@@ -77,10 +78,11 @@ def claims_table(rows: Sequence[Claim]) -> str:
     """The claims as a Markdown table."""
     if not rows:
         return ""
-    lines = ["| claim | measured | target | met |", "|---|---|---|---|"]
+    lines = ["| claim | measured | target | met | alone with |", "|---|---|---|---|---|"]
     for claim in rows:
         met = {True: "yes", False: "**no**", None: ""}[claim.met]
-        lines.append(f"| {claim.what} | {claim.value} | {claim.target} | {met} |")
+        alone = f"`{' '.join(f'--only {name}' for name in claim.variants)}`" if claim.variants else ""
+        lines.append(f"| {claim.what} | {claim.value} | {claim.target} | {met} | {alone} |")
     return "\n".join(lines) + "\n"
 
 

@@ -20,7 +20,7 @@ from tinyreptile.learner import ONE
 from tinyreptile.streams import Stream
 
 from . import Task, TaskError
-from .episodic import FixedEpisode, FreshEpisodes
+from .episodic import FixedEpisode, FreshEpisodes, Pool
 
 HELD_OUT = ("bed", "cat", "happy", "go", "stop")
 UNSEEN = ("speakers", "words")
@@ -74,6 +74,31 @@ class Clips:
         return np.stack([random.choice(clips, count, replace=False) for clips in theirs])
 
 
+class Shifted:
+    """``pool``, every clip that is drawn moved at random, by up to ``frames`` in time and ``bands`` in frequency.
+
+    The map's first or last frame or band is repeated where it is wanting. ``shape`` is the map's (frames, bands).
+    """
+
+    def __init__(self, pool: Clips, shape: tuple[int, int], frames: int, bands: int) -> None:
+        self.inputs = pool.inputs
+        self._pool = pool
+        self._shape = shape
+        self._by = frames, bands
+
+    def draw(self, random: np.random.Generator, ways: int, count: int) -> npt.NDArray[np.int16]:
+        """As `Clips.draw`."""
+        rows = self._pool.draw(random, ways, count)
+        clips = np.arange(ways * count)[:, None, None]
+        frames, bands = (
+            np.clip(np.arange(size) + random.integers(-by, by, len(clips), endpoint=True)[:, None], 0, size - 1)
+            for size, by in zip(self._shape, self._by, strict=True)
+        )
+        maps = rows.reshape(len(clips), *self._shape)
+        shifted: npt.NDArray[np.int16] = maps[clips, frames[:, :, None], bands[:, None, :]]
+        return shifted.reshape(rows.shape)
+
+
 class Keywords(Task):
     """A device tells ``ways`` words of a group of people apart.
 
@@ -84,7 +109,8 @@ class Keywords(Task):
 
     Held out are bed, cat and happy, the only words beside the ten commands with clips enough to adapt and to ask, and
     the last two commands in the data set's order of labels. All others are words of training, the rare ones if training
-    people have said them ``drawings`` times.
+    people have said them ``drawings`` times. ``time_shift`` frames and ``frequency_shift`` bands, training's clips are
+    moved at most, at random (`Shifted`): more of few recordings.
 
     Inputs are ``front_end``'s map of frames x bands, each band in standard deviations from its mean over training's
     clips, clipped at 4. `model` and `settings` suit the defaults; `network` gives the model for others. ``clips`` names
@@ -108,6 +134,8 @@ class Keywords(Task):
         shots: int = 5,
         queries: int = 10,
         drawings: int = 10,
+        time_shift: int = 0,
+        frequency_shift: int = 0,
         unseen: str = "speakers",
         front_end: FrontEnd = FRONT_END,
         clips: str = "speech_commands_8k",
@@ -118,6 +146,12 @@ class Keywords(Task):
                 "keywords takes 2 ways or more, and a shot, a query and a drawing or more, "
                 f"not {ways}, {shots}, {queries} and {drawings}"
             )
+        shape = front_end.frames(_SAMPLES), front_end.bands
+        if not (0 <= time_shift < shape[0] and 0 <= frequency_shift < shape[1]):
+            raise TaskError(
+                f"maps of {shape[0]} frames and {shape[1]} bands are shifted by 0 or more, and fewer, "
+                f"not by {time_shift} frames and {frequency_shift} bands"
+            )
         if unseen not in UNSEEN:
             raise TaskError(f"keywords are tried on one of {', '.join(UNSEEN)} that are unseen, not {unseen!r}")
         self.ways = ways
@@ -126,6 +160,9 @@ class Keywords(Task):
         self.drawings = drawings
         pools = _pools(clips, find(clips, data), front_end)
         self.train, self.unseen = pools["training"], pools[unseen]
+        self._drawn: Pool = self.train
+        if time_shift or frequency_shift:
+            self._drawn = Shifted(self.train, shape, time_shift, frequency_shift)
         for pool, count, whose in (
             (self.train, drawings, "training"),
             (self.unseen, shots + queries, f"unseen {unseen}"),
@@ -138,7 +175,7 @@ class Keywords(Task):
 
     def train_stream(self, index: int, seed: int) -> Stream:
         """Device ``index``: new words and people for every piece of work."""
-        return FreshEpisodes(self.train, self.ways, self.drawings, (seed, index))
+        return FreshEpisodes(self._drawn, self.ways, self.drawings, (seed, index))
 
     def unseen_stream(self, index: int, seed: int) -> Stream:
         """Held-out device ``index``: always the same words and the same people, none of them training's."""

@@ -19,7 +19,7 @@ from simulator.study.experiments import EXPERIMENTS, own, plan
 from simulator.study.job import Job, Stopped, check, run
 from simulator.study.statistics import estimate
 from simulator.study.store import Store
-from simulator.study.summary import gather, seconds_to
+from simulator.study.summary import Outcome, gather, seconds_to
 from simulator.study.workers import Event, Failed, Finished, Progress, Workers
 from simulator.tasks import TaskError
 from simulator.tasks.sine import Sine
@@ -302,6 +302,26 @@ def test_claims_are_made_of_what_was_run(outcomes: Any) -> None:
     assert claims({}) == []
 
 
+def test_the_larger_networks_claims_name_one_pass_and_all() -> None:
+    result = {
+        "settings": {"evaluation": {"shots": 25, "also": {"5-way 1-shot": {"shots": 5}}}},
+        "adaptation": [{"step": step, "loss": 0.1, "accuracy": step / 100} for step in (0, 25, 96)],
+        "also": {"5-way 1-shot": [{"step": step, "loss": 0.1, "accuracy": step / 100} for step in (0, 5, 50)]},
+        "ram": 200_000,
+        "parameters": 50_000,
+    }
+    rows = claims({"far": Outcome("omniglot", "far", "Larger", "far", [result])})
+    told = {claim.what: (claim.value, claim.target, claim.met) for claim in rows if "published" not in claim.what}
+    assert list(told.values()) == [
+        ("25.0", "", None),
+        ("96.0", "≥ 95", True),
+        ("5.0", "", None),
+        ("50.0", "≥ 86", False),
+        ("200,000", "≤ 196,608", False),
+    ]
+    assert [claim.value for claim in rows if "published" in claim.what] == ["98.90", "95.39"]
+
+
 def test_time_to_a_loss_lies_between_two_checkpoints(outcomes: Any) -> None:
     outcome = outcomes["sine"]["tinyreptile"]
     seconds, losses = outcome.curve("seconds", lambda point: point["after"]["loss"])
@@ -318,6 +338,7 @@ def test_the_report_is_a_page_tables_and_pictures(outcomes: Any, tmp_path: Path)
     page = (tmp_path / "results.md").read_text()
     assert "Made by `tinyreptile reproduce sine`" in page
     assert "| TinyReptile |" in page
+    assert "| `--only delta-4 --only delta-16` |" in page
     for line in page.splitlines():
         if line.startswith("!["):
             assert (tmp_path / line.split("(")[1].rstrip(")")).stat().st_size > 1000

@@ -12,7 +12,7 @@ import pytest
 from simulator.data import DataError, find, load, save
 from simulator.features import FrontEnd
 from simulator.tasks import TaskError, make_task, task_settings
-from simulator.tasks.keywords import HELD_OUT, UNSEEN, Clips, Keywords, network
+from simulator.tasks.keywords import HELD_OUT, UNSEEN, Clips, Keywords, Shifted, network
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
 from tinyreptile.streams import QUERY, SUPPORT, TRAIN
@@ -59,6 +59,24 @@ def test_every_person_comes_into_some_group() -> None:
 def test_words_with_too_few_clips_are_not_drawn() -> None:
     assert made_up().enough(1).tolist() == [0, 1, 2, 3]
     assert made_up().enough(2).tolist() == [0, 1, 2]
+
+
+def test_a_shifted_clip_is_moved_by_no_more_than_is_allowed_and_its_edge_repeated() -> None:
+    shape = frames, bands = 7, 5
+    numbers = np.arange(frames * bands, dtype=np.int16)
+    pool = Clips(np.tile(numbers, (3, 1)), np.arange(3), np.zeros(3, int))
+    shifted = Shifted(pool, shape, 2, 1)
+    assert shifted.inputs == pool.inputs
+    allowed = {
+        numbers.reshape(shape)[np.clip(np.arange(frames) + down, 0, 6)][:, np.clip(np.arange(bands) + right, 0, 4)]
+        .astype(np.int16)
+        .tobytes(): (down, right)
+        for down in range(-2, 3)
+        for right in range(-1, 2)
+    }
+    random = np.random.default_rng(1)
+    drawn = [clip for _ in range(60) for clip in shifted.draw(random, 3, 1).reshape(3, -1)]
+    assert {allowed[clip.tobytes()] for clip in drawn} == set(allowed.values())
 
 
 # The task on its data
@@ -126,6 +144,16 @@ def test_streams_give_clips_of_their_own_pool(keywords: Keywords) -> None:
         assert (len(support), len(query)) == (20, 40)
         assert support | query <= clips(keywords.unseen.rows)
         assert not support & query
+
+
+def test_only_trainings_clips_are_shifted() -> None:
+    need()
+    plain, shifted = Keywords(), Keywords(time_shift=3, frequency_shift=1)
+    training = clips(samples(shifted.train_stream(0, 1), TRAIN, 40)[0])
+    assert len(training - clips(plain.train.rows)) > 30
+    for part in (SUPPORT, QUERY):
+        ours, theirs = (samples(task.unseen_stream(0, 1), part, 20)[0] for task in (shifted, plain))
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_every_word_of_an_unseen_device_is_asked_equally_often(keywords: Keywords) -> None:
@@ -199,6 +227,11 @@ def test_the_task_is_known_by_its_name() -> None:
     [
         ({"ways": 1}, "2 ways or more"),
         ({"queries": 0}, "a query"),
+        (
+            {"time_shift": 49},
+            "49 frames and 20 bands are shifted by 0 or more, and fewer, not by 49 frames and 0 bands",
+        ),
+        ({"frequency_shift": -1}, "not by 0 frames and -1 bands"),
         ({"unseen": "people"}, "one of speakers, words that are unseen, not 'people'"),
     ],
 )
