@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shlex
@@ -74,24 +75,21 @@ def command(
 
     Example: [bold]tinyreptile reproduce sine presence --quick --seeds 3[/]
     """
+    from simulator.study import StudyError
     from simulator.study.experiments import EXPERIMENTS, own, plan
     from simulator.study.store import Store
 
     configure_logging(verbose)
-    named = list(dict.fromkeys(tasks or ["all"]))
-    names = list(EXPERIMENTS) if "all" in named else named
-    planned = plan(
-        names,
-        range(1, (seeds or (2 if quick else 5)) + 1),
-        updates=rounds,
-        quick=quick,
-        only=only,
-        extra=own(algorithm or []),
+    names = dict.fromkeys(name for given in tasks or ["all"] for name in (EXPERIMENTS if given == "all" else [given]))
+    extra = own(algorithm or [])
+    plan_of = functools.partial(
+        plan, seeds=range(1, (seeds or (2 if quick else 5)) + 1), updates=rounds, quick=quick, extra=extra
     )
+    planned = plan_of(names, only=only)
+    if docs and not Path("docs").is_dir():
+        raise StudyError("--docs writes into the folder docs of the project, and there is none here")
     store = Store(folder or Path("out") / ("reproduce-quick" if quick else "reproduce"))
-    if fresh:
-        store.forget(planned)
-    missing = [job for job in planned if store.result(job) is None]
+    missing = planned if fresh else [job for job in planned if store.result(job) is None]
     if not only and not scheduler and importlib.util.find_spec("torch") is None:
         twins = [job for job in missing if job.settings["device"]["format"] == "float32"]
         if twins:
@@ -103,43 +101,51 @@ def command(
             missing = [job for job in missing if job not in twins]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     try:
-        failed = _run(missing, len(planned), store, data, jobs or os.cpu_count() or 1, scheduler)
+        failed = _run(missing, len(planned), store, data, jobs or os.cpu_count() or 1, scheduler, fresh)
     except KeyboardInterrupt:
         done = sum(store.result(job) is not None for job in planned)
         err.print(
-            f"Stopped: {done} of {len(planned)} runs are in {store.runs}; the same command goes on from there.",
+            f"Stopped: {done} of {len(planned)} runs are in {store.runs}; the same command "
+            f"{'without --fresh ' if fresh else ''}goes on from there.",
             highlight=False,
             soft_wrap=True,
         )
         raise typer.Exit(130) from None
-    options = [("--seeds", seeds), ("--rounds", rounds), *(("--only", n) for n in only or [])]
-    options += [("--algorithm", name) for name in algorithm or []]
-    line = ["tinyreptile", "reproduce", *named, *(["--quick"] if quick else [])]
-    _report(planned, store, docs, shlex.join(line + [f"{k}={v}" for k, v in options if v is not None]))
+    _show(planned, store)
+    # The files have everything that fits, what this command was not about, too.
+    everything = plan_of(dict.fromkeys([*EXPERIMENTS, *names]))
+    options = [("--seeds", seeds), ("--rounds", rounds), *(("--algorithm", name) for name in algorithm or [])]
+    line = [*(["--quick"] if quick else []), *(f"{k}={v}" for k, v in options if v is not None)]
+    _write(everything, store, docs, line)
     if failed:
         _tell(failed, verbose)
         raise typer.Exit(1)
 
 
 def _run(
-    missing: list[Job], planned: int, store: Store, data: Path | None, jobs: int, scheduler: str | None
+    missing: list[Job], planned: int, store: Store, data: Path | None, jobs: int, scheduler: str | None, fresh: bool
 ) -> list[Failed]:
-    """Run what is ``missing``; returns what failed."""
-    from simulator.study.checkpoint import load
+    """Run what is ``missing``, ``fresh`` without what there is of it; returns what failed."""
     from simulator.study.cluster import cluster
-    from simulator.study.job import check
+    from simulator.study.job import check, saved_state
     from simulator.study.workers import Workers
 
     if not missing:
         out.print(f"All {planned} runs are in {store.runs}.", highlight=False)
         return []
+    # Whatever can be wrong shows before anything runs, or is removed.
     check(missing, data)
-    for job in missing:
-        load(store.checkpoint(job), job.settings)  # another's shows before anything runs
+    if not fresh:
+        for job in missing:
+            saved_state(job, store.checkpoint(job))
+    ends = cluster(missing, scheduler, data) if scheduler else None
+    store.prepare()
+    if fresh:
+        store.forget(missing)
     if len(missing) < planned:
         out.print(f"{planned - len(missing)} of {planned} runs are in {store.runs} already.", highlight=False)
-    if scheduler:
-        return _follow(cluster(missing, scheduler, data), missing, store)
+    if ends:
+        return _follow(ends, missing, store)
     with Workers(missing, jobs, data, store.runs) as workers:
         return _follow(workers, missing, store)
 
@@ -201,16 +207,12 @@ def _tell(failed: list[Failed], verbose: bool) -> None:
     err.print("The same command tries these again; --verbose shows where they failed.", highlight=False)
 
 
-def _report(planned: list[Job], store: Store, docs: bool, line: str) -> None:
-    """Tables on the terminal, and the files, which name the command ``line``."""
+def _show(planned: list[Job], store: Store) -> None:
+    """Tables on the terminal."""
     from simulator.study.claims import claims
-    from simulator.study.report import write_all, write_page
     from simulator.study.summary import gather
 
-    outcomes = gather((job, result) for job in planned if (result := store.result(job)) is not None)
-    if not outcomes:
-        return
-    for task, of_task in outcomes.items():
+    for task, of_task in gather((job, result) for job in planned if (result := store.result(job))).items():
         out.print(_results(task, of_task))
         rows = claims(of_task)
         if rows:
@@ -218,10 +220,31 @@ def _report(planned: list[Job], store: Store, docs: bool, line: str) -> None:
             for claim in rows:
                 table.add_row(claim.what, claim.value, claim.target, {True: "yes", False: "no", None: ""}[claim.met])
             out.print(table)
-    for path in write_all(outcomes, store.out, line):
+
+
+def _write(everything: list[Job], store: Store, docs: bool, options: list[str]) -> None:
+    """The files, which name the command that makes all of them, with ``options``."""
+    from simulator.study.experiments import EXPERIMENTS
+    from simulator.study.report import write_all, write_page
+    from simulator.study.summary import gather
+
+    found = [(job, result) for job in everything if (result := store.fitting(job))]
+    outcomes = gather(found)
+    if not outcomes:
+        return
+    missing: dict[str, list[str]] = {}
+    for task, of_task in outcomes.items():
+        titles = {job.settings["variant"]: job.title for job in everything if job.settings["task"] == task}
+        missing[task] = [title for name, title in titles.items() if name not in of_task]
+    tasks = list(outcomes)
+    if set(EXPERIMENTS) <= set(tasks):
+        tasks = ["all", *(task for task in tasks if task not in EXPERIMENTS)]
+    line = shlex.join(["tinyreptile", "reproduce", *tasks, *options])
+    for path in write_all(outcomes, missing, store.out, line):
         out.print(str(path), highlight=False, soft_wrap=True)
     if docs:
-        out.print(str(write_page(outcomes, Path("docs/results.md"), Path("docs/results"), line)), highlight=False)
+        page = write_page(outcomes, missing, Path("docs/results.md"), Path("docs/results"), line)
+        out.print(str(page), highlight=False)
 
 
 def _results(task: str, of_task: dict[str, Outcome]) -> Table:

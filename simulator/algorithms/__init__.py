@@ -17,6 +17,7 @@ import numpy.typing as npt
 from coordinator.rules import MetaUpdate, Weights, discount, schedule
 
 from ..imports import named_class
+from .fleet import AlgorithmError as AlgorithmError
 from .fleet import Fleet
 
 State = dict[str, npt.NDArray[Any]]
@@ -32,10 +33,6 @@ BUILT_IN = {
     "transfer": "simulator.algorithms.transfer.Transfer",
     "scratch": "simulator.algorithms.scratch.Scratch",
 }
-
-
-class AlgorithmError(Exception):
-    """An algorithm that is not there, or a setting it does not have; the text says what there is."""
 
 
 class Algorithm(ABC):

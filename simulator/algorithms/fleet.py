@@ -25,6 +25,10 @@ Pause = Callable[[], Awaitable[None]]
 ANY = 1 << 16  # devices of a task that has any number
 
 
+class AlgorithmError(Exception):
+    """An algorithm that is not there, or a setting that it lacks, or a use that is not meant; the text says which."""
+
+
 @dataclass
 class Counts:
     """What a run has cost since its beginning.
@@ -103,8 +107,13 @@ class Work:
         return loss
 
     def store(self, shots: int) -> None:
-        """Draw ``shots`` new samples and keep them as the device's support set."""
+        """Draw ``shots`` new samples and keep them as the device's support set.
+
+        Raises `AlgorithmError` where the algorithm's `shots` has said that there are none.
+        """
         learner, stream = self._device.learner, self._stream()
+        if not hasattr(learner, "store"):
+            raise AlgorithmError("this algorithm stores samples: let the algorithm's `shots` say how many")
         learner.clear()
         stream.begin(TRAIN)
         for _ in range(shots):

@@ -16,7 +16,7 @@ class TinyMetaFed(Algorithm):
     online from ``steps`` samples. On the first ``local_steps`` it reconstructs the local layers from those first
     values while the global ones rest (partial local reconstruction); on the others it learns the global layers while
     the local ones rest. Of the global change the device sends the largest share ``top`` (a setting of the device), and
-    alpha follows a cosine (learning-rate schedule).
+    alpha follows a cosine (learning-rate schedule). An unseen device adapts as all others do here, with all its layers.
     """
 
     defaults: ClassVar[dict[str, Any]] = {"local_layers": 1, "local_steps": 8, "schedule": "cosine"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import zipfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,36 +18,49 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Write ``content`` into ``path``; a reader sees all of it, or what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
+    """Write ``content`` into ``path``; a reader sees all of it, or what was there before. Raises `StudyError`."""
+    with _replace(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def save(path: Path, record: dict[str, Any], arrays: Arrays) -> None:
-    """Keep ``record`` (JSON's types, with "settings") and ``arrays`` in ``path``, an .npz file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    """Keep ``record`` (JSON's types, with "settings") and ``arrays`` in ``path``, an .npz file; as `write`."""
     content: dict[str, Any] = {"record": json.dumps(record), **arrays}
-    with part.open("wb") as file:
+    with _replace(path) as file:
         np.savez(file, **content)
-    part.replace(path)
 
 
-def load(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], Arrays] | None:
-    """What `save` kept in ``path``, None if it is not there; raises `StudyError` for one with other ``settings``."""
+@contextlib.contextmanager
+def _replace(path: Path) -> Iterator[BinaryIO]:
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise StudyError(f"{path} can't be written: {error.strerror}; name another folder with --out") from None
+
+
+def load(path: Path, settings: dict[str, Any], keys: Collection[str]) -> tuple[dict[str, Any], Arrays] | None:
+    """What `save` kept in ``path``, None if it is not there.
+
+    Raises `StudyError` for one with other ``settings``, or that is damaged: that is one without all ``keys``, too, be
+    they the record's or names of arrays.
+    """
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = dict(file)
         record: dict[str, Any] = json.loads(str(arrays.pop("record")))
-    except (OSError, ValueError, KeyError) as error:
-        raise StudyError(
-            f"{path} is no checkpoint of a study ({error}): delete it, or begin anew with --fresh"
-        ) from None
-    same_settings(path, record["settings"], settings)
+        stored = record["settings"]
+        whole = isinstance(stored, dict) and record.keys() | arrays.keys() >= set(keys)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        whole = False
+    if not whole:
+        raise StudyError(f"{path} is damaged, or no checkpoint of a study: delete it, or begin anew with --fresh")
+    same_settings(path, stored, settings)
     return record, arrays
 
 

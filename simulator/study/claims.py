@@ -90,6 +90,8 @@ def _accuracy(outcomes: Mapping[str, Outcome]) -> Iterator[Claim]:
         a, b = outcomes[one], outcomes[other]
         titles = f"{_name(a)} against {_name(b)}, after adaptation"
         if a.metric == "accuracy":
+            if not a.seeds & b.seeds:
+                continue
             difference = _difference(a, b)
             yield Claim(
                 f"{titles}: accuracy, difference in points",
@@ -112,7 +114,7 @@ def _accuracy(outcomes: Mapping[str, Outcome]) -> Iterator[Claim]:
 def _difference(one: Outcome, other: Outcome) -> Estimate:
     """One's score after adaptation minus the other's, seed by seed: what a seed gives to both cancels."""
     scores = [{r["settings"]["seed"]: shown(r["adaptation"][-1]) for r in o.results} for o in (one, other)]
-    return estimate([scores[0][seed] - scores[1][seed] for seed in scores[0].keys() & scores[1].keys()])
+    return estimate([scores[0][seed] - scores[1][seed] for seed in one.seeds & other.seeds])
 
 
 def _cost(outcomes: Mapping[str, Outcome]) -> Iterator[Claim]:

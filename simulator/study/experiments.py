@@ -7,9 +7,12 @@ devices; what they compute with them, they are free in, and it is counted too.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from simulator.algorithms import algorithm_class
@@ -308,11 +311,17 @@ def _experiment_of(given: Settings, evaluation: Settings) -> Experiment:
 
 
 def own(algorithms: Iterable[str]) -> dict[str, Variant]:
-    """Variants of ``algorithms`` of yours, each "package.module.Class"; raises `AlgorithmError`."""
-    return {
-        algorithm_class(name).__name__.lower(): Variant(algorithm_class(name).__name__, ALGORITHMS, name)
-        for name in algorithms
-    }
+    """Variants of ``algorithms`` of yours, each "package.module.Class", by the classes' names in small letters.
+
+    Raises `AlgorithmError`, and `StudyError` for two of one name.
+    """
+    variants: dict[str, Variant] = {}
+    for name in dict.fromkeys(algorithms):
+        title = algorithm_class(name).__name__
+        if title.lower() in variants:
+            raise StudyError(f"there are two algorithms {title}: give them different names")
+        variants[title.lower()] = Variant(title, ALGORITHMS, name)
+    return variants
 
 
 def plan(
@@ -333,6 +342,9 @@ def plan(
     jobs = []
     for task in tasks:
         common = experiment(task)
+        taken = [name for name in extra or {} if name in common.variants]
+        if taken:
+            raise StudyError(f"{task} has a variant {taken[0]!r} already: give your class another name")
         variants = common.variants | (extra or {})
         unknown = [name for name in only if name not in variants]
         if unknown:
@@ -367,5 +379,14 @@ def _job(task: str, common: Experiment, variant: Variant, name: str, seed: int, 
         "delays": DELAYS,
         "evaluation": common.evaluation | variant.evaluation,
     }
+    sources = {name: _source(name) for name in (task, variant.algorithm) if "." in name}
+    if sources:
+        settings["source"] = sources
     # What JSON makes of them, so that stored ones compare equal.
     return Job(json.loads(json.dumps(settings)), variant.title, variant.group)
+
+
+def _source(name: str) -> str:
+    """What tells one state of a user's own file from another: the first digits of its SHA-256."""
+    path = sys.modules[name.rpartition(".")[0]].__file__
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else "unknown"

@@ -39,7 +39,7 @@ class TwinLearner:
             import torch
         except ImportError:
             raise StudyError(
-                "the float32 twin needs PyTorch: pip install torch==2.13.0, or leave its variants out with --only"
+                "the float32 twin needs PyTorch: pip install torch==2.13.0, or don't name it with --only"
             ) from None
         self._torch = torch
         torch.set_num_threads(1)  # one sample is no work for two, and jobs share the cores

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,11 +24,14 @@ from tinyreptile.model import Model
 
 from . import StudyError, checkpoint
 from .devices import make_device
+from .result import Cost, Look, Point, Result
 
-Result = dict[str, Any]
 Watch = Callable[[int], bool]
 
 SAVE_SECONDS = 15.0  # between two checkpoints of a job
+SAVED = ("number", "counts", "curve", "cpu_seconds", "phi")  # what is in one, beside the settings
+
+_IN_FLIGHT = 100  # pieces of work whose samples are drawn, and whose round is still to come
 
 
 class Stopped(Exception):
@@ -58,6 +61,12 @@ class Job:
         """Rounds from beginning to end."""
         return int(self.settings["rounds"])
 
+    @property
+    def looks(self) -> list[int]:
+        """The rounds after which the learning curve has a point, from 0 to the last."""
+        points: int = self.settings["checkpoints"]
+        return sorted({round(self.rounds * i / points) for i in range(points + 1)})
+
 
 def check(jobs: Iterable[Job], data: Path | None) -> None:
     """Raise what is wrong with the tasks, data sets or settings of ``jobs``, before any of them runs."""
@@ -68,6 +77,11 @@ def check(jobs: Iterable[Job], data: Path | None) -> None:
         if s["task"] not in seen:
             seen.add(s["task"])
             task_class(s["task"])(data, **s["arguments"])
+
+
+def saved_state(job: Job, path: Path) -> tuple[dict[str, Any], checkpoint.Arrays] | None:
+    """The record and arrays from which ``job`` goes on, None if there are none; raises `StudyError` for others."""
+    return checkpoint.load(path, job.settings, SAVED)
 
 
 def run(job: Job, data: Path | None, saved: Path | None, watch: Watch) -> Result:
@@ -104,20 +118,21 @@ class _Run:
         self.training = list(self._tuning()) if len(s["evaluation"]["rates"]) > 1 else []
         self.number = 0
         self.training_loss = math.nan
-        self.curve: list[dict[str, Any]] = []
+        self.curve: list[Look] = []
 
     def finish(self, saved: Path | None, watch: Watch) -> Result:
         """All rounds that are left, then the large evaluation."""
-        s = self.job.settings
         if saved:
             self._restore(saved)
-        looks = {round(self.job.rounds * i / s["checkpoints"]) for i in range(s["checkpoints"] + 1)}
+        looks = set(self.job.looks)
         last_save = time.monotonic()
         if not self.curve:
             self._look()
         while self.number < self.job.rounds:
             self.training_loss = self.algorithm.round(self.phi, self.number + 1)
             self.number += 1
+            if not np.isfinite(self.phi).all():
+                raise StudyError(f"{self.job.name} diverged in round {self.number}: give it a smaller beta or alpha")
             if self.number in looks:
                 self._look()
             stop = watch(self.number)
@@ -131,11 +146,12 @@ class _Run:
     def _look(self) -> None:
         """A point of the learning curve, on a few unseen devices."""
         evaluation = self.job.settings["evaluation"]
+        self._check_budget()
         points, rate = self._adapt(self.few_unseen, [0, evaluation["steps"]])
         self.curve.append(
             {
                 "round": self.number,
-                **asdict(self.fleet.counts),
+                **cast("Cost", asdict(self.fleet.counts)),
                 "training_loss": self.training_loss if math.isfinite(self.training_loss) else None,
                 "rate": rate,
                 "before": points[0],
@@ -143,7 +159,18 @@ class _Run:
             }
         )
 
-    def _adapt(self, unseen: Iterable[Replay], at: list[int]) -> tuple[list[dict[str, Any]], float]:
+    def _check_budget(self) -> None:
+        """What is compared has drawn as many samples as the others: as many as its `works` has promised."""
+        learning, samples = self.job.settings["learning"], self.fleet.counts.samples
+        works = self.algorithm.works(learning)
+        if samples > learning["steps"] * (2 * works * self.number + _IN_FLIGHT):
+            raise StudyError(
+                f"{self.job.name} has drawn {samples:,} samples in {self.number:,} rounds, but by "
+                f"{type(self.algorithm).__name__}.works a round has {works} pieces of work of {learning['steps']} "
+                "samples; let works say how many there are, so that every algorithm gets equally many samples"
+            )
+
+    def _adapt(self, unseen: Iterable[Replay], at: list[int]) -> tuple[list[Point], float]:
         """The mean over ``unseen`` devices after ``at`` steps, and the learning rate: the best on training devices."""
         evaluation = self.job.settings["evaluation"]
         device, rates = self.unseen_device, evaluation["rates"]
@@ -157,7 +184,7 @@ class _Run:
         points = adaptation(device, self.phi, unseen, at)
         if not all(math.isfinite(point["loss"]) for point in points):
             raise StudyError(f"{self.job.name} diverged by round {self.number}: give it a smaller beta or alpha")
-        return points, rates[0]
+        return cast("list[Point]", points), rates[0]
 
     def _task(self, arguments: dict[str, Any]) -> Task:
         """The task, with other ``arguments`` where they are given."""
@@ -189,7 +216,7 @@ class _Run:
             for name, other in evaluation["also"].items()
         }
         device = self.fleet.device
-        return {
+        result = {
             "settings": self.job.settings,
             "versions": {"tinyreptile": __version__, "python": platform.python_version(), "numpy": np.__version__},
             "adaptation": points,
@@ -202,6 +229,7 @@ class _Run:
             "cpu_seconds": self.fleet.cpu_seconds,
             "curve": self.curve,
         }
+        return cast("Result", result)
 
     def _save(self, path: Path) -> None:
         record = {
@@ -214,7 +242,7 @@ class _Run:
         checkpoint.save(path, record, {"phi": self.phi, **self.algorithm.state()})
 
     def _restore(self, path: Path) -> None:
-        found = checkpoint.load(path, self.job.settings)
+        found = saved_state(self.job, path)
         if found is None:
             return
         record, arrays = found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+FEWEST_FOR_A_BAND = 3  # with two values, Student's t is 13 standard errors: the bands would hide all lines
+
+
+Styles = Mapping[str, tuple[str, str]]  # colour and marker of a variant, by its name
+
 
 def draw(outcomes: Sequence[Outcome], folder: Path) -> list[str]:
     """Draw the pictures of one task into ``folder``; returns their names, without endings."""
@@ -30,7 +35,12 @@ def draw(outcomes: Sequence[Outcome], folder: Path) -> list[str]:
     task, metric = outcomes[0].task, _label(outcomes[0])
     algorithms = [o for o in outcomes if o.group == ALGORITHMS]
     clock = [o for o in outcomes if o.group == CLOCK or o.name == "tinyreptile"]
-    pictures: list[tuple[str, Sequence[Outcome], Callable[[Axes, Sequence[Outcome]], None], dict[str, Any]]] = [
+    # A variant looks the same in all pictures.
+    styles = {
+        o.name: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
+        for i, o in enumerate(outcomes)
+    }
+    pictures: list[tuple[str, Sequence[Outcome], Callable[[Axes, Sequence[Outcome], Styles], None], dict[str, Any]]] = [
         ("learning", algorithms, _learning, {"xlabel": "samples that the training devices have seen"}),
         ("adaptation", algorithms, _adaptation, {"xlabel": "one-sample steps on the unseen device"}),
         ("clock", clock, _clock, {"xlabel": "simulated seconds", "xscale": "log"}),
@@ -50,7 +60,7 @@ def draw(outcomes: Sequence[Outcome], folder: Path) -> list[str]:
             continue
         with mpl.rc_context(style):
             figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-            picture(axes, shown_here)
+            picture(axes, shown_here, styles)
             axes.set(ylabel=metric, title=f"{task}: unseen devices", **axes_settings)
             _limit(axes, shown_here)
             axes.grid(alpha=0.25)
@@ -75,55 +85,59 @@ def _limit(axes: Axes, outcomes: Sequence[Outcome]) -> None:
         axes.set(yscale="log", ylim=(0.7 * min(means), 1.4 * max(means)))
 
 
-def _band(axes: Axes, x: Sequence[float], y: Sequence[Estimate], index: int, label: str) -> None:
+def _band(axes: Axes, x: Sequence[float], y: Sequence[Estimate], outcome: Outcome, styles: Styles) -> None:
     """A line through the means, and a band of the 95 % intervals."""
     means = np.array([e.mean for e in y])
-    halves = np.nan_to_num(np.array([e.half for e in y]))
-    colour = COLOURS[index % len(COLOURS)]
-    axes.plot(x, means, color=colour, marker=MARKERS[index % len(MARKERS)], ms=4, lw=1.8, label=label)
-    # A loss is drawn to a logarithmic scale, where an interval that reaches 0 has no lower end.
-    axes.fill_between(x, np.maximum(means - halves, 1e-3 * means), means + halves, color=colour, alpha=0.15, lw=0)
+    colour, marker = styles[outcome.name]
+    axes.plot(x, means, color=colour, marker=marker, ms=4, lw=1.8, label=outcome.title)
+    if len(outcome.results) >= FEWEST_FOR_A_BAND:
+        halves = np.array([e.half for e in y])
+        # A loss is drawn to a logarithmic scale, where an interval that reaches 0 has no lower end.
+        axes.fill_between(x, np.maximum(means - halves, 1e-3 * means), means + halves, color=colour, alpha=0.15, lw=0)
 
 
-def _learning(axes: Axes, outcomes: Sequence[Outcome]) -> None:
+def _learning(axes: Axes, outcomes: Sequence[Outcome], styles: Styles) -> None:
     end = max(outcome.count("samples") for outcome in outcomes)
-    for i, outcome in enumerate(outcomes):
+    for outcome in outcomes:
         x, y = outcome.curve("samples", lambda point: shown(point["after"]))
         if x[-1] == 0:  # from scratch: nothing changes it
-            x, y = [0.0, end], [outcome.after, outcome.after]
-        _band(axes, x, y, i, outcome.title)
+            x, y = [0.0, end], [y[0], y[0]]
+        _band(axes, x, y, outcome, styles)
 
 
-def _adaptation(axes: Axes, outcomes: Sequence[Outcome]) -> None:
-    for i, outcome in enumerate(outcomes):
+def _adaptation(axes: Axes, outcomes: Sequence[Outcome], styles: Styles) -> None:
+    for outcome in outcomes:
         steps, y = zip(*outcome.points(), strict=True)
-        _band(axes, steps, y, i, outcome.title)
+        _band(axes, steps, y, outcome, styles)
 
 
-def _clock(axes: Axes, outcomes: Sequence[Outcome]) -> None:
-    for i, outcome in enumerate(outcomes):
+def _clock(axes: Axes, outcomes: Sequence[Outcome], styles: Styles) -> None:
+    for outcome in outcomes:
         x, y = outcome.curve("seconds", lambda point: shown(point["after"]))
-        _band(axes, x[1:], y[1:], i, outcome.title)
+        _band(axes, x[1:], y[1:], outcome, styles)
 
 
-def _bytes(axes: Axes, outcomes: Sequence[Outcome]) -> None:
-    _points(axes, [o for o in outcomes if o.count("bytes_up")], lambda outcome: outcome.count("bytes_up"))
+def _bytes(axes: Axes, outcomes: Sequence[Outcome], styles: Styles) -> None:
+    sent = [outcome for outcome in outcomes if outcome.count("bytes_up")]
+    _points(axes, sent, lambda outcome: outcome.count("bytes_up"), styles)
 
 
-def _ram(axes: Axes, outcomes: Sequence[Outcome]) -> None:
+def _ram(axes: Axes, outcomes: Sequence[Outcome], styles: Styles) -> None:
     # A joint model is trained elsewhere, and from scratch nothing is trained before the device's own adaptation.
-    _points(axes, outcomes, lambda outcome: outcome.results[0]["ram"])
+    on_devices = [outcome for outcome in outcomes if outcome.name not in ("transfer", "scratch")]
+    _points(axes, on_devices, lambda outcome: outcome.results[0]["ram"], styles)
 
 
-def _points(axes: Axes, outcomes: Sequence[Outcome], x: Callable[[Outcome], float]) -> None:
-    for i, outcome in enumerate(outcomes):
+def _points(axes: Axes, outcomes: Sequence[Outcome], x: Callable[[Outcome], float], styles: Styles) -> None:
+    for outcome in outcomes:
+        colour, marker = styles[outcome.name]
         after = outcome.after
         axes.errorbar(
             [x(outcome)],
             [after.mean],
             yerr=np.nan_to_num([after.half]),
-            fmt=MARKERS[i // len(COLOURS) * 3 + i % 3],
-            color=COLOURS[i % len(COLOURS)],
+            fmt=marker,
+            color=colour,
             ms=7,
             capsize=3,
             ls="none",

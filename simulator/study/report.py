@@ -13,9 +13,11 @@ from typing import Any
 from . import pictures
 from .checkpoint import write
 from .claims import Claim, claims
+from .result import Point
 from .summary import Outcome
 
 Outcomes = Mapping[str, Mapping[str, Outcome]]  # by task, by variant
+Missing = Mapping[str, Sequence[str]]  # titles of variants without a result, by task
 
 _INTRODUCTION = """\
 # Results
@@ -23,11 +25,12 @@ _INTRODUCTION = """\
 Made by `{command}`; edit the study, not this page. Versions: {versions}. Settings are our own.
 What a row of the claims needs alone, `tinyreptile reproduce TASK` makes with the options in its last column.
 
-Means over {seeds} with 95 % confidence intervals (Student's t). Unseen devices adapt online, by one-sample steps over
-their support samples, whatever algorithm the initialization is from; accuracies are balanced, means over the classes.
-Variants of one budget draw equally many samples from the devices' streams; how many gradients they compute of them is
-told. *RAM* is what a training device's buffers take, stored samples included. *Multiply-accumulates* are of one update,
-*time* is its processor time where this was run, other jobs beside it; both are for ratios only.
+Means over {seeds} with 95 % confidence intervals (Student's t); the mean decides whether a target is met. Unseen
+devices adapt online, by one-sample steps over their support samples, whatever algorithm the initialization is from;
+accuracies are balanced, means over the classes. Variants of one budget draw equally many samples from the devices'
+streams; how many gradients they compute of them is told. *RAM* is what a training device's buffers take, stored
+samples included. *Multiply-accumulates* are of one update, *time* is its processor time where this was run, other jobs
+beside it; both are for ratios only.
 """
 
 # A column: its title, and what it says of an outcome.
@@ -46,28 +49,31 @@ COLUMNS: dict[str, Callable[[Outcome], str]] = {
 }
 
 
-def write_all(outcomes: Outcomes, out: Path, command: str) -> list[Path]:
+def write_all(outcomes: Outcomes, missing: Missing, out: Path, command: str) -> list[Path]:
     """Write results.md, .csv, .json, curves.csv and plots/ into ``out``; returns what a reader may want to open."""
-    page = write_page(outcomes, out / "results.md", out / "plots", command)
+    page = write_page(outcomes, missing, out / "results.md", out / "plots", command)
     write(out / "results.csv", _csv(_rows(outcomes)))
     write(out / "curves.csv", _csv(_curve_rows(outcomes)))
     write(out / "results.json", json.dumps(_summary(outcomes, command), indent=1) + "\n")
     return [page, out / "results.csv", out / "results.json", out / "plots"]
 
 
-def write_page(outcomes: Outcomes, page: Path, plots: Path, command: str) -> Path:
+def write_page(outcomes: Outcomes, missing: Missing, page: Path, plots: Path, command: str) -> Path:
     """Write the Markdown ``page``, its pictures into the folder ``plots`` beside or below it."""
     results = [result for of_task in outcomes.values() for outcome in of_task.values() for result in outcome.results]
-    seeds = max(len(outcome.results) for of_task in outcomes.values() for outcome in of_task.values())
+    seeds = sorted({len(outcome.results) for of_task in outcomes.values() for outcome in of_task.values()})
+    number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     versions = sorted({", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results})
     text = _INTRODUCTION.format(
-        command=command, versions="; ".join(versions), seeds="one seed" if seeds == 1 else f"{seeds} seeds"
+        command=command, versions="; ".join(versions), seeds="one seed" if seeds == [1] else f"{number} seeds"
     )
     for task, of_task in outcomes.items():
         names = pictures.draw(list(of_task.values()), plots)
         where = plots.relative_to(page.parent).as_posix()
-        text += f"\n## {task.capitalize()}\n\n{claims_table(claims(of_task))}\n{results_table(of_task)}\n"
-        text += also_table(of_task)
+        text += f"\n## {task if '.' in task else task.capitalize()}\n\n{claims_table(claims(of_task))}\n"
+        text += f"{results_table(of_task)}\n{also_table(of_task)}"
+        if missing.get(task):
+            text += f"Not run: {', '.join(missing[task])}.\n\n"
         text += "".join(f"![{name.replace('-', ', ', 1)}]({where}/{name}.png)\n" for name in names)
         text += "\n" + _settings(of_task)
     write(page, text)
@@ -180,11 +186,12 @@ def _curve_rows(outcomes: Outcomes) -> list[dict[str, Any]]:
     ]
 
 
-def _points(before: dict[str, float], after: dict[str, float]) -> dict[str, float | None]:
+def _points(before: Point, after: Point) -> dict[str, float | None]:
     return {
-        f"{metric}_{moment}": point.get(metric)
-        for metric in ("loss", "accuracy")
-        for moment, point in (("before", before), ("after", after))
+        "loss_before": before["loss"],
+        "loss_after": after["loss"],
+        "accuracy_before": before.get("accuracy"),
+        "accuracy_after": after.get("accuracy"),
     }
 
 

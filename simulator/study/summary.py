@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .job import Job, Result
+from .job import Job
+from .result import Count, Point, Result
 from .statistics import Estimate, estimate
 
 
@@ -19,6 +20,11 @@ class Outcome:
     title: str
     group: str
     results: list[Result]
+
+    @property
+    def seeds(self) -> set[int]:
+        """Those it was run with."""
+        return {result["settings"]["seed"] for result in self.results}
 
     @property
     def metric(self) -> str:
@@ -58,7 +64,7 @@ class Outcome:
         of_seeds = [result["also"][also] if also else result["adaptation"] for result in self.results]
         return [(here[0]["step"], estimate([shown(point) for point in here])) for here in zip(*of_seeds, strict=True)]
 
-    def count(self, name: str) -> float:
+    def count(self, name: Count) -> float:
         """The mean over the seeds of one of `simulator.algorithms.fleet.Counts`."""
         return self.over_seeds(lambda result: float(result["counts"][name])).mean
 
@@ -78,7 +84,7 @@ class Outcome:
         return at, [estimate([value(point) for point in here]) for here in points]
 
 
-def shown(point: dict[str, float]) -> float:
+def shown(point: Point) -> float:
     """A point's accuracy in percent, or its loss where there are no classes."""
     return 100 * point["accuracy"] if "accuracy" in point else point["loss"]
 

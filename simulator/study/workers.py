@@ -14,7 +14,8 @@ from pathlib import Path
 
 from simulator.children import end_with_parent
 
-from .job import Job, Result, Stopped, run
+from .job import Job, Stopped, run
+from .result import Result
 
 _REPORT_SECONDS = 0.2
 _STOP_SECONDS = 20.0  # for the children to save what they have

@@ -75,7 +75,11 @@ def task_class(name: str) -> type[Task]:
 
     classes: dict[str, type[Task]] = {task.name: task for task in (Sine, Presence, Omniglot, Keywords)}
     if "." in name:
-        return named_class(name, Task, TaskError)  # type: ignore[type-abstract]
+        task = named_class(name, Task, TaskError)  # type: ignore[type-abstract]
+        for attribute in ("name", "model", "settings"):
+            if not hasattr(task, attribute):
+                raise TaskError(f"{name} has no {attribute}: a task says its name, its model and its settings")
+        return task
     if name not in classes:
         raise TaskError(
             f"a task is one of {', '.join(classes)}, or a class of yours as package.module.Class, not {name!r}"

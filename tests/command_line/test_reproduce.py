@@ -53,7 +53,7 @@ def test_it_ends_with_tables_and_files(done: tuple[Path, subprocess.CompletedPro
         "results.md",
         "runs",
     ]
-    command = "tinyreptile reproduce sine --quick --seeds=2 --rounds=20 --only=tinyreptile --only=scratch"
+    command = "tinyreptile reproduce sine --quick --seeds=2 --rounds=20"
     assert json.loads((out / "results.json").read_text())["command"] == command
     assert sorted(path.name for path in (out / "runs").iterdir()) == [
         f"sine-{name}-{seed}.json" for name in ("scratch", "tinyreptile") for seed in (1, 2)
@@ -64,6 +64,7 @@ def test_what_is_there_is_not_run_again(done: tuple[Path, subprocess.CompletedPr
     folder, first = done
     runs = folder / "out" / "reproduce-quick" / "runs"
     before = {path.name: path.stat().st_mtime_ns for path in runs.iterdir()}
+    (folder / "docs").mkdir()
     result = reproduce(*TINY, "--rounds", 20, "--docs", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "All 4 runs are in out/reproduce-quick/runs." in result.stdout
@@ -72,6 +73,45 @@ def test_what_is_there_is_not_run_again(done: tuple[Path, subprocess.CompletedPr
     assert tables[0] == tables[1]
     assert (folder / "docs" / "results.md").read_text().count("](results/sine-") == 5
     assert (folder / "docs" / "results" / "sine-learning.svg").exists()
+
+
+def test_the_page_has_what_an_earlier_command_has_run(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = done
+    result = reproduce(*TINY[:4], "--only", "scratch", "--rounds", 20, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "TinyReptile" not in result.stdout
+    page = (folder / "out" / "reproduce-quick" / "results.md").read_text()
+    assert "| TinyReptile |" in page
+    assert "Not run: Reptile, TinyMetaFed, FedAvg," in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("presence", "--data", "nowhere"), "nowhere"),
+        (("sine", "--scheduler", "tcp://127.0.0.1:1"), "no Dask scheduler answers"),
+        (("sine", "--docs"), "--docs writes into the folder docs of the project, and there is none here"),
+    ],
+)
+def test_a_mistake_costs_no_result_that_is_there(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    there = [runs / f"{arguments[0]}-scratch-1.{ending}" for ending in ("json", "npz")]
+    for path in there:
+        path.write_text("precious")
+    result = reproduce(*arguments, "--only", "scratch", "--seeds", 1, "--fresh", "--out", tmp_path, cwd=tmp_path)
+    assert result.returncode == 1
+    assert words in " ".join(result.stderr.split())
+    assert [path.read_text() for path in there] == ["precious"] * 2
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_folder_that_can_not_be_written_to_is_told_before_anything_runs(out: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = reproduce("sine", "--only", "scratch", "--seeds", 1, "--fresh", "--out", out, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "can't be written into" in result.stderr
+    assert "name another folder with --out" in " ".join(result.stderr.split())
 
 
 def test_other_settings_are_refused_until_they_are_wanted_afresh(

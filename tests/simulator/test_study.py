@@ -5,12 +5,14 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from simulator.algorithms import AlgorithmError
 from simulator.algorithms.tinyreptile import TinyReptile
 from simulator.study import StudyError, job, report
 from simulator.study.claims import claims
@@ -147,8 +149,24 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         run(small(), None, saved, lambda rounds: True)
     with pytest.raises(StudyError, match=r"rounds is 12 there and 13 here.*--out.*--fresh"):
         run(small(rounds=13), None, saved, go_on)
-    saved.write_bytes(b"nonsense")
-    with pytest.raises(StudyError, match="no checkpoint of a study"):
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"nonsense",
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:2000] + bytes([content[2000] ^ 1]) + content[2001:],
+    ],
+    ids=["another file", "empty", "cut off", "one bit"],
+)
+def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    saved = tmp_path / "saved.npz"
+    with pytest.raises(Stopped):
+        run(small(), None, saved, lambda rounds: True)
+    saved.write_bytes(damage(saved.read_bytes()))
+    with pytest.raises(StudyError, match=r"saved.npz is damaged, or no checkpoint of a study: delete it, or .*--fresh"):
         run(small(), None, saved, go_on)
 
 
@@ -156,6 +174,78 @@ def test_a_run_that_diverges_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "adaptation", lambda *arguments: [{"step": 0, "loss": math.nan}])
     with pytest.raises(StudyError, match="sine-tinyreptile-1 diverged by round 0: give it a smaller beta"):
         run(small(), None, None, go_on)
+
+
+class Lost(TinyReptile):
+    """Its initialization is no number any more."""
+
+    def round(self, phi: Any, number: int) -> float:
+        phi[3] = math.nan
+        return 0.0
+
+
+class Greedy(TinyReptile):
+    """Asks for more than its `works` says."""
+
+    def round(self, phi: Any, number: int) -> float:
+        for work in self.fleet.together(number, 5):
+            work.load(phi)
+            work.train(self.settings.steps)
+        return 0.0
+
+
+class Keeper(TinyReptile):
+    """Stores samples where `shots` says that none are."""
+
+    def round(self, phi: Any, number: int) -> float:
+        self.fleet.one(number).store(8)
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("Lost", StudyError, "diverged in round 1: give it a smaller beta or alpha"),
+        ("Greedy", StudyError, r"Greedy\.works a round has 1 pieces of work of 32 samples; let works say how many"),
+        ("Keeper", AlgorithmError, "stores samples: let the algorithm's `shots` say how many"),
+    ],
+)
+def test_an_algorithm_of_ones_own_that_is_wrong_is_told(name: str, error: type[Exception], words: str) -> None:
+    one = small(rounds=100, algorithm=f"tests.simulator.test_study.{name}", checkpoints=2)
+    with pytest.raises(error, match=words):
+        run(one, None, None, go_on)
+
+
+def test_an_edit_of_an_algorithm_of_ones_own_makes_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = "from simulator.algorithms.tinyreptile import TinyReptile\nclass Mine(TinyReptile):\n    pass\n"
+    (tmp_path / "edited.py").write_text(source)
+
+    def planned() -> Job:
+        return plan(["sine"], [1], only=["mine"], extra=own(["edited.Mine"]))[0]
+
+    before = planned()
+    assert planned().settings == before.settings
+    (tmp_path / "edited.py").write_text(source + "# better\n")
+    assert planned().settings["source"]["edited.Mine"] != before.settings["source"]["edited.Mine"]
+    assert "source" not in plan(["sine"], [1], only=["reptile"])[0].settings
+
+
+def test_names_of_algorithms_of_ones_own_are_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = "from simulator.algorithms.tinyreptile import TinyReptile\nclass {}(TinyReptile):\n    pass\n"
+    for module, name in (("first", "Reptile"), ("second", "Reptile"), ("broken", "Mine:(")):
+        (tmp_path / f"{module}_of_mine.py").write_text(source.format(name))
+    with pytest.raises(StudyError, match="sine has a variant 'reptile' already: give your class another name"):
+        plan(["sine"], [1], extra=own(["first_of_mine.Reptile"]))
+    with pytest.raises(StudyError, match="there are two algorithms Reptile: give them different names"):
+        own(["first_of_mine.Reptile", "second_of_mine.Reptile"])
+    with pytest.raises(AlgorithmError, match=r"broken_of_mine.Mine can't be imported: SyntaxError: .*line 2"):
+        own(["broken_of_mine.Mine"])
 
 
 # The store
@@ -172,7 +262,7 @@ def test_what_is_there_with_equal_settings_is_not_run_again(tmp_path: Path) -> N
 
 def test_a_result_of_other_settings_is_refused_by_the_name_of_what_differs(tmp_path: Path) -> None:
     store, one = Store(tmp_path), small()
-    store.add(one, {"settings": one.settings})
+    store.add(one, run(one, None, None, go_on))
     other = small(device=one.settings["device"] | {"bits": 4})
     with pytest.raises(StudyError, match=r"device\.bits is 8 there and 4 here.*another folder with --out.*--fresh"):
         store.result(other)
@@ -182,10 +272,18 @@ def test_a_result_of_other_settings_is_refused_by_the_name_of_what_differs(tmp_p
 
 def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
     store, one = Store(tmp_path), small()
-    store.add(one, {"settings": one.settings})
-    (store.runs / "sine-tinyreptile-1.json").write_text("{")
-    with pytest.raises(StudyError, match="no result of a study"):
-        store.result(one)
+    result = run(one, None, None, go_on)
+    for damage, what in (
+        ("{", r"damaged, or no result of a study \(at JSON\): delete it, or"),
+        ('{"settings": 3}', r"at settings"),
+        (json.dumps({k: v for k, v in result.items() if k != "adaptation"}), "at adaptation"),
+        (json.dumps(result | {"curve": result["curve"][:-1]}), "lacks points of its curve"),
+    ):
+        store.add(one, result)
+        (store.runs / "sine-tinyreptile-1.json").write_text(damage)
+        with pytest.raises(StudyError, match=what):
+            store.result(one)
+        assert store.fitting(one) is None
 
 
 # Processes
@@ -334,10 +432,11 @@ def test_time_to_a_loss_lies_between_two_checkpoints(outcomes: Any) -> None:
 
 
 def test_the_report_is_a_page_tables_and_pictures(outcomes: Any, tmp_path: Path) -> None:
-    report.write_all(outcomes, tmp_path, "tinyreptile reproduce sine")
+    report.write_all(outcomes, {"sine": ["Reptile", "FedAvg"]}, tmp_path, "tinyreptile reproduce sine")
     page = (tmp_path / "results.md").read_text()
     assert "Made by `tinyreptile reproduce sine`" in page
     assert "| TinyReptile |" in page
+    assert "\nNot run: Reptile, FedAvg.\n" in page
     assert "| `--only delta-4 --only delta-16` |" in page
     for line in page.splitlines():
         if line.startswith("!["):
@@ -352,7 +451,7 @@ def test_the_report_is_a_page_tables_and_pictures(outcomes: Any, tmp_path: Path)
 def test_the_same_results_draw_the_same_bytes(outcomes: Any, tmp_path: Path) -> None:
     read: Callable[[Path], dict[str, bytes]] = lambda folder: {p.name: p.read_bytes() for p in folder.iterdir()}  # noqa: E731
     for name in ("one", "two"):
-        report.write_page(outcomes, tmp_path / name / "page.md", tmp_path / name / "plots", "x")
+        report.write_page(outcomes, {}, tmp_path / name / "page.md", tmp_path / name / "plots", "x")
     one, two = (read(tmp_path / name / "plots") for name in ("one", "two"))
     assert len(one) == 10
     assert one == two
