@@ -11,6 +11,7 @@ every i; then every q. Each of the three begins with a new byte and fills its by
 
 from array import array
 
+from .learner import wire_for
 from .model import FRACTION, WEIGHT_BITS
 from .portable import view8, view16, view32
 
@@ -40,15 +41,8 @@ class Delta:
             raise DeltaError("a delta has one of %r bits, not %r" % (BITS, bits))
         if kept is not None and not 1 <= kept <= model.parameters:
             raise DeltaError("of %d changes 1 or more are kept, not %r" % (model.parameters, kept))
-        if model.weights == "int8":
-            from . import wire8 as wire
-
-            view = view8
-        else:
-            from . import wire
-
-            view = view16
-        self._wire = wire
+        view = view8 if model.weights == "int8" else view16
+        self._wire = wire = wire_for(model.weights)
         self._sign = 1 << (WEIGHT_BITS[model.weights] - 1)
         self.model = model
         self.bits = bits

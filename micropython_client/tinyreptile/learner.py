@@ -76,7 +76,11 @@ class Learner:
         self.set_rate(0.0)
 
     def receive(self):
-        """`wire` holds a whole initialization: make it the one to `load`. Raises ValueError if it can't be one."""
+        """`wire` holds a whole initialization: make it the one to `load`. Raises ValueError if it can't be one.
+
+        The kernels' sums have room for weights down to -32767 (8-bit ones: -127); a lesser one is raised to that.
+        """
+        narrow = self.model.weights == "int8"
         if self._widen:
             from .wire import widen
 
@@ -88,11 +92,14 @@ class Learner:
             for index in range(len(tensors)):
                 start, end = self.model.cells(index)
                 widen(cells, start, end, parameters, FRACTION - fractions[index])
-        elif self.model.weights == "int8":
+        elif narrow:
             fractions = self.wire[: len(self.fractions)]
             _check_fractions(fractions)
             self.fractions[:] = fractions
             self.model.scale(self._plan, self.fractions)
+        view = view8 if narrow else view16
+        wire = wire_for(self.model.weights)
+        wire.saturate(view(self.initialization), self.model.parameters, 1 << (WEIGHT_BITS[self.model.weights] - 1))
 
     def seed(self, seed):
         """Restart the sequence that rounds the updates."""
@@ -182,6 +189,15 @@ def kernels_for(weights):
     else:
         from . import kernels
     return kernels
+
+
+def wire_for(weights):
+    """The module of a delta's arithmetic for "int16" or "int8" ``weights``."""
+    if weights == "int8":
+        from . import wire8 as wire
+    else:
+        from . import wire
+    return wire
 
 
 def _check_fractions(fractions):

@@ -160,6 +160,16 @@ def sparsify(w: ptr16, base: ptr16, start: int, end: int, sign: int, up: int, ga
 
 
 @micropython.viper
+def saturate(w: ptr16, count: int, sign: int):
+    """Raise by one what is least in the format, and has no negative there, in the first ``count`` cells."""
+    i = 0
+    while i < count:
+        if w[i] == sign:
+            w[i] = sign + 1
+        i += 1
+
+
+@micropython.viper
 def widen(cells: ptr8, start: int, end: int, first: int, up: int):
     """Bring the 8-bit weights ``start`` to ``end``, which lie from byte ``first`` on, to 16 bits from byte 0 on."""
     i = start

@@ -155,7 +155,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "tuning": 50,
             "also": {},
         },
-        variants=variants(32, [0.002, 0.005, 0.01, 0.02, 0.05], {"batch": 10, "epochs": 4}, 0.015, 0.02, 0.005),
+        variants=variants(32, [0.002, 0.005, 0.01, 0.02, 0.05], {"batch": 10, "epochs": 4}, 0.015, 0.02, 0.001),
     ),
     "omniglot": Experiment(
         updates=10_000,

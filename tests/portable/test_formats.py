@@ -46,6 +46,24 @@ def test_sixteen_bits_are_taken_as_they_are() -> None:
     assert cells_of(learner).tolist() == cells.tolist()
 
 
+@pytest.mark.parametrize(
+    ("weights", "encoding", "wire", "raised"),
+    [
+        ("int16", "int16", array("h", [-32768] * 3).tobytes(), -32767),
+        ("int16", "int8", bytes([LEAST_FRACTION] * 2 + [0x80] * 3), -32767),
+        ("int16", "int8", bytes([LEAST_FRACTION + 1] * 2 + [0x80] * 3), -16384),
+        ("int8", "int8", bytes([LEAST_FRACTION] * 2 + [0x80] * 3), -127),
+    ],
+)
+def test_a_weight_that_has_no_negative_is_raised_by_one(weights: str, encoding: str, wire: bytes, raised: int) -> None:
+    learner = Learner(Model([["input", 2], ["dense", 1], ["squared_error"]], weights), encoding=encoding)
+    receive(learner, wire)
+    cells = np.frombuffer(learner.weights, np.int16 if weights == "int16" else np.int8)
+    assert cells.tolist() == [raised] * 3
+    # The largest sum that there is: had the weights stayed, it would have left 32 bits, and changed its sign.
+    assert learner.predict([-32768, -32768])[0] == 32767
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     st.sampled_from([SPEC, SMALLEST, NETWORKS["wide"]]),
