@@ -55,8 +55,10 @@ class BatchLearner(Learner):
         """Mini-batch SGD over the stored samples; returns the mean loss, each sample's taken before its batch's step.
 
         ``epochs`` passes, each in a new order, ``batch`` samples to a step (the last of a pass may have fewer), with
-        the mean of their gradients.
+        the mean of their gradients. ValueError where nothing is stored.
         """
+        if not self.count:
+            raise ValueError("no sample is stored to learn from")
         total = 0.0
         order = bytearray(self.count) if self.count < 256 else array("H", bytes(2 * self.count))
         for i in range(self.count):

@@ -21,6 +21,8 @@ def fixed(value):
         return 32767
     if value <= -32767:
         return -32767
+    if value != value:
+        raise ValueError("a sample is made of numbers, and NaN is none")
     return math.floor(value)
 
 
@@ -179,7 +181,14 @@ def _copy(values, cells, what):
     if len(values) != len(cells):
         raise ValueError("a sample of this model has %d %s, not %d" % (len(cells), what, len(values)))
     for i in range(len(cells)):
-        cells[i] = values[i]
+        value = values[i]
+        try:
+            whole = -32768 <= value <= 32767  # MicroPython would cut off the rest
+            cells[i] = value
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise ValueError("%r among the %s is no int16; fixed() makes one of a number" % (value, what))
 
 
 def kernels_for(weights):

@@ -326,8 +326,11 @@ def _layer(item, shape):
 
 
 def _check_sums(item, layer):
+    fewer = "use fewer channels or a smaller kernel"
+    if layer.kind == plan.AVERAGE:
+        fewer = "make its input smaller with a convolution's stride"
     for n, what, advice in (
-        (layer.sums[0], "inputs of an output", "use fewer channels or a smaller kernel"),
+        (layer.sums[0], "inputs of an output", fewer),
         (layer.sums[1], "outputs that an input takes part in", "use fewer outputs or a smaller kernel"),
         (layer.sums[2], "positions", "use a larger stride or a smaller input"),
     ):

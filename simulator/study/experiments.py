@@ -255,7 +255,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "tuning": 50,
             "also": {},
         },
-        variants=variants(16, [0.02, 0.05, 0.1, 0.2, 0.4], {"batch": 8, "epochs": 4}, 0.06, 0.1, 0.02),
+        variants=variants(16, [0.02, 0.05, 0.1, 0.2, 0.4], {"batch": 8, "epochs": 4}, 0.06, 0.2, 0.02),
     ),
 }
 

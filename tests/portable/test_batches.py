@@ -152,6 +152,12 @@ def test_training_on_stored_samples_lowers_their_loss(batch: int) -> None:
     assert learner.train(batch, 1) < first / 4
 
 
+def test_a_batch_learner_with_nothing_stored_says_so() -> None:
+    learner = BatchLearner(Model([["input", 1], ["dense", 1], ["squared_error"]]), 3)
+    with pytest.raises(ValueError, match="no sample is stored to learn from"):
+        learner.train(1, 1)
+
+
 def test_a_batch_learner_without_room_says_so() -> None:
     drawn = draw(NETWORKS["linear"], 1)
     learner = batch_learner(drawn, 1)

@@ -146,6 +146,24 @@ def test_a_sample_of_another_shape_is_refused_before_any_weight_moves(x: list[in
     assert learner.weights == learner.initialization
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        ([1, 32768], [0], "32768 among the inputs is no int16"),
+        ([1, 0.5], [0], r"0.5 among the inputs is no int16; fixed\(\) makes one of a number"),
+        ([1, math.nan], [0], "nan among the inputs"),
+        ([1, 2], [70000], "70000 among the targets is no int16"),
+        ([1, "2"], [0], "'2' among the inputs"),
+    ],
+)
+def test_what_is_no_int16_is_refused_before_any_weight_moves(x: list[object], y: list[int], words: str) -> None:
+    learner = start()
+    before = bytes(learner.weights)
+    with pytest.raises(ValueError, match=words):
+        learner.step(x, y)
+    assert bytes(learner.weights) == before
+
+
 @pytest.mark.parametrize("beta", [-1e-9, 1.0000001, math.nan, math.inf])
 def test_a_learning_rate_outside_0_to_1_is_refused(beta: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):

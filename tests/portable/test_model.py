@@ -247,7 +247,7 @@ LONG = MAX_SUM + 1
         ([["input", 64, 64, 1], ["conv2d", 1, 3, 1, 1], ["average"], *HEAD], "its 4096 positions.*larger stride"),
         ([["input", LONG, 1], ["depthwise1d", 1, 1, 0], ["average"], *HEAD], f"its {LONG} positions"),
         ([["input", LONG, 1], ["depthwise1d", LONG, 1, 0], ["average"], *HEAD], f"its {LONG} inputs of an output"),
-        ([["input", LONG, 1], ["average"], *HEAD], f"its {LONG} inputs of an output"),
+        ([["input", LONG, 1], ["average"], *HEAD], f"its {LONG} inputs of an output.*with a convolution's stride"),
         # Heads and sizes
         (
             [["input", 4, 1], ["conv1d", 1, 1, 1, 0], ["squared_error"]],

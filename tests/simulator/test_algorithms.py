@@ -286,6 +286,14 @@ class Mine(TinyReptile):
     defaults = {"courage": 2.0}  # noqa: RUF012
 
 
+def test_tinymetafed_without_local_layers_or_with_only_such_is_told_apart_from_more_than_there_are() -> None:
+    moved = learned(make(TinyMetaFed, {"local_layers": 0, "local_steps": 0}), rounds=1)
+    assert np.count_nonzero(moved[-33:] - start()[-33:]) > 0
+    assert np.array_equal(learned(make(TinyMetaFed, {"local_layers": 3}), rounds=1), start())
+    with pytest.raises(AlgorithmError, match="of 3 layers with weights, local_layers can't be 4"):
+        learned(make(TinyMetaFed, {"local_layers": 4}), rounds=1)
+
+
 def test_an_algorithm_of_ones_own_is_found_by_its_name() -> None:
     assert algorithm_class("tests.simulator.test_algorithms.Mine").__name__ == "Mine"
     assert algorithm_class("tinyreptile") is TinyReptile
