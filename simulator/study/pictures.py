@@ -34,6 +34,9 @@ def draw(outcomes: Sequence[Outcome], folder: Path) -> list[str]:
 
     task, metric = outcomes[0].task, _label(outcomes[0])
     algorithms = [o for o in outcomes if o.group == ALGORITHMS]
+    sending = [o for o in outcomes if o.count("bytes_up")]
+    # A joint model is trained elsewhere, and from scratch nothing is trained before the device's own adaptation.
+    on_devices = [o for o in outcomes if o.name not in ("transfer", "scratch")]
     clock = [o for o in outcomes if o.group == CLOCK or o.name == "tinyreptile"]
     # A variant looks the same in all pictures.
     styles = {
@@ -44,8 +47,8 @@ def draw(outcomes: Sequence[Outcome], folder: Path) -> list[str]:
         ("learning", algorithms, _learning, {"xlabel": "samples that the training devices have seen"}),
         ("adaptation", algorithms, _adaptation, {"xlabel": "one-sample steps on the unseen device"}),
         ("clock", clock, _clock, {"xlabel": "simulated seconds", "xscale": "log"}),
-        ("bytes", outcomes, _bytes, {"xlabel": "bytes that the devices have sent", "xscale": "log"}),
-        ("ram", outcomes, _ram, {"xlabel": "bytes of RAM for training on a device", "xscale": "log"}),
+        ("bytes", sending, _bytes, {"xlabel": "bytes that the devices have sent", "xscale": "log"}),
+        ("ram", on_devices, _ram, {"xlabel": "bytes of RAM for training on a device", "xscale": "log"}),
     ]
     folder.mkdir(parents=True, exist_ok=True)
     names = []
@@ -62,7 +65,7 @@ def draw(outcomes: Sequence[Outcome], folder: Path) -> list[str]:
             figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
             picture(axes, shown_here, styles)
             axes.set(ylabel=metric, title=f"{task}: unseen devices", **axes_settings)
-            _limit(axes, shown_here)
+            _limit(axes, shown_here, lines=picture in (_learning, _adaptation, _clock))
             axes.grid(alpha=0.25)
             axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
             names.append(f"{task}-{name}")
@@ -76,9 +79,11 @@ def _label(outcome: Outcome) -> str:
     return "accuracy after adaptation, %" if outcome.metric == "accuracy" else "loss after adaptation"
 
 
-def _limit(axes: Axes, outcomes: Sequence[Outcome]) -> None:
-    """Let the means decide what is seen: with few seeds, intervals reach far beyond what a metric can be."""
-    means = [e.mean for o in outcomes for e in (o.after, *o.curve("round", lambda point: shown(point["after"]))[1])]
+def _limit(axes: Axes, outcomes: Sequence[Outcome], lines: bool) -> None:
+    """Let the means decide what is seen, the end's and those of ``lines``: intervals of few seeds reach far beyond."""
+    means = [outcome.after.mean for outcome in outcomes]
+    if lines:
+        means += [e.mean for o in outcomes for e in o.curve("round", lambda point: shown(point["after"]))[1]]
     if outcomes[0].metric == "accuracy":
         axes.set_ylim(max(0.0, min(means) - 5), 101)
     else:
@@ -118,14 +123,11 @@ def _clock(axes: Axes, outcomes: Sequence[Outcome], styles: Styles) -> None:
 
 
 def _bytes(axes: Axes, outcomes: Sequence[Outcome], styles: Styles) -> None:
-    sent = [outcome for outcome in outcomes if outcome.count("bytes_up")]
-    _points(axes, sent, lambda outcome: outcome.count("bytes_up"), styles)
+    _points(axes, outcomes, lambda outcome: outcome.count("bytes_up"), styles)
 
 
 def _ram(axes: Axes, outcomes: Sequence[Outcome], styles: Styles) -> None:
-    # A joint model is trained elsewhere, and from scratch nothing is trained before the device's own adaptation.
-    on_devices = [outcome for outcome in outcomes if outcome.name not in ("transfer", "scratch")]
-    _points(axes, on_devices, lambda outcome: outcome.results[0]["ram"], styles)
+    _points(axes, outcomes, lambda outcome: outcome.results[0]["ram"], styles)
 
 
 def _points(axes: Axes, outcomes: Sequence[Outcome], x: Callable[[Outcome], float], styles: Styles) -> None:
