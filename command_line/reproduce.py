@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -60,6 +61,15 @@ def command(
         list[str] | None,
         typer.Option(help="An algorithm of yours to compare, as package.module.Class.", show_default=False),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE,...",
+            help="A setting to try with these values, as device.beta=0.01,0.02; repeat for every combination.",
+            show_default=False,
+        ),
+    ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Of a Dask scheduler whose workers run it.", show_default=False),
@@ -85,7 +95,8 @@ def command(
     plan_of = functools.partial(
         plan, seeds=range(1, (seeds or (2 if quick else 5)) + 1), updates=rounds, quick=quick, extra=extra
     )
-    planned = plan_of(names, only=only)
+    sweep = dict(map(_values, settings or []))
+    planned = plan_of(names, only=only, sweep=sweep)
     if docs and not Path("docs").is_dir():
         raise StudyError("--docs writes into the folder docs of the project, and there is none here")
     store = Store(folder or Path("out") / ("reproduce-quick" if quick else "reproduce"))
@@ -113,13 +124,29 @@ def command(
         raise typer.Exit(130) from None
     _show(planned, store)
     # The files have everything that fits, what this command was not about, too.
-    everything = plan_of(dict.fromkeys([*EXPERIMENTS, *names]))
+    everything = plan_of(dict.fromkeys([*EXPERIMENTS, *names])) + (planned if sweep else [])
     options = [("--seeds", seeds), ("--rounds", rounds), *(("--algorithm", name) for name in algorithm or [])]
+    options += [("--set", setting) for setting in settings or []]
     line = [*(["--quick"] if quick else []), *(f"{k}={v}" for k, v in options if v is not None)]
     _write(everything, store, docs, line)
     if failed:
         _tell(failed, verbose)
         raise typer.Exit(1)
+
+
+def _values(setting: str) -> tuple[str, list[int | float | str]]:
+    """The name and the values of "name=value,value"."""
+    name, equals, values = setting.partition("=")
+    if not name or not equals or not all(values.split(",")):
+        raise typer.BadParameter(f"{setting!r} is not of the form NAME=VALUE,VALUE", param_hint="--set")
+    return name, [_value(value) for value in values.split(",")]
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _run(
@@ -252,7 +279,7 @@ def _results(task: str, of_task: dict[str, Outcome]) -> Table:
 
     table = Table(title=f"{task}: {next(iter(of_task.values())).metric} on unseen devices")
     for column in SHOWN:
-        table.add_column(column, justify="left" if column == "variant" else "right")
+        table.add_column(column, justify="left" if column == "variant" else "right", overflow="fold")
     for outcome in of_task.values():
         table.add_row(*(escape(COLUMNS[column](outcome).replace("*", "")) for column in SHOWN))
     return table

@@ -8,9 +8,10 @@ devices; what they compute with them, they are free in, and it is counted too.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ Settings = dict[str, Any]
 
 ALGORITHMS, FORMATS, WIRE, CLOCK = "algorithms", "number formats", "on the wire", "against the clock"
 FAR = "as far as it goes"
+SWEEP = "sweep"
 
 
 @dataclass(frozen=True)
@@ -332,13 +334,17 @@ def plan(
     quick: bool = False,
     only: Iterable[str] | None = None,
     extra: dict[str, Variant] | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[Job]:
     """All runs of ``tasks``: every variant with every one of ``seeds``.
 
     ``updates`` override the tasks' budgets; ``only`` names the variants that are wanted; ``extra`` are more of them.
-    Raises `StudyError` for an unknown task or variant, `AlgorithmError` for a setting that an algorithm lacks.
+    ``sweep`` gives settings by name, as "device.beta", the values to try: each variant is run with every combination,
+    in place of its own settings. Raises `StudyError` for an unknown task, variant or name, `AlgorithmError` for a
+    setting that an algorithm lacks.
     """
-    seeds, only = list(seeds), list(only or [])
+    seeds, only, sweep = list(seeds), list(only or []), sweep or {}
+    choices = [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
     jobs = []
     for task in tasks:
         common = experiment(task)
@@ -357,14 +363,40 @@ def plan(
             common = replace(common, evaluation=common.evaluation | few)
             variants = {n: replace(v, budget=min(v.budget, QUICK_BUDGET)) for n, v in variants.items()}
         points = QUICK_CHECKPOINTS if quick else CHECKPOINTS
-        jobs += [_job(task, common, variants[n], n, seed, budget, points) for n in wanted for seed in seeds]
+        jobs += [
+            _job(task, common, variants[name], name, seed, budget, points, choice)
+            for name in wanted
+            for choice in choices
+            for seed in seeds
+        ]
     return jobs
 
 
-def _job(task: str, common: Experiment, variant: Variant, name: str, seed: int, updates: int, checkpoints: int) -> Job:
+def _job(
+    task: str,
+    common: Experiment,
+    variant: Variant,
+    name: str,
+    seed: int,
+    updates: int,
+    checkpoints: int,
+    choice: Settings,
+) -> Job:
     """One run, all its settings spelled out."""
     algorithm = algorithm_class(variant.algorithm)
-    learning = algorithm.settings_with(common.learning | algorithm.defaults | variant.learning)
+    chosen = {
+        "learning": algorithm.settings_with(common.learning | algorithm.defaults | variant.learning),
+        "device": common.device | variant.device,
+        "delays": DELAYS,
+        "evaluation": common.evaluation | variant.evaluation,
+    }
+    for path, value in choice.items():
+        chosen = _choose(chosen, path, value)
+    title, group = variant.title, variant.group
+    if choice:
+        name = "+".join([name, *(f"{path}={value}" for path, value in choice.items())])
+        title = ", ".join([title, *(f"{path.partition('.')[2]} {value}" for path, value in choice.items())])
+        group = SWEEP
     settings = {
         "task": task,
         "arguments": common.arguments | variant.arguments,
@@ -372,18 +404,37 @@ def _job(task: str, common: Experiment, variant: Variant, name: str, seed: int, 
         "variant": name,
         "seed": seed,
         "algorithm": variant.algorithm,
-        "rounds": max(1, round(variant.budget * updates / algorithm.works(learning))),
+        "rounds": max(1, round(variant.budget * updates / algorithm.works(chosen["learning"]))),
         "checkpoints": checkpoints,
-        "learning": learning,
-        "device": common.device | variant.device,
-        "delays": DELAYS,
-        "evaluation": common.evaluation | variant.evaluation,
+        **chosen,
     }
     sources = {name: _source(name) for name in (task, variant.algorithm) if "." in name}
     if sources:
         settings["source"] = sources
     # What JSON makes of them, so that stored ones compare equal.
-    return Job(json.loads(json.dumps(settings)), variant.title, variant.group)
+    return Job(json.loads(json.dumps(settings)), title, group)
+
+
+def _choose(chosen: Mapping[str, Settings], path: str, value: Any) -> dict[str, Settings]:
+    """``chosen`` with ``value`` as the setting at ``path``; raises `StudyError` for one that is not there.
+
+    Of the learning rates to adapt with, "evaluation.rates", ``value`` is the only one left.
+    """
+    section, _, key = path.partition(".")
+    single = {
+        f"{name}.{k}": v[0] if k == "rates" else v
+        for name, settings in chosen.items()
+        for k, v in settings.items()
+        if k == "rates" or not isinstance(v, (list, dict))
+    }
+    if path not in single:
+        raise StudyError(f"there is no setting {path!r} to choose; there are {', '.join(single)}")
+    known = single[path]
+    kind = "a word" if isinstance(known, str) else "a whole number" if isinstance(known, int) else "a number"
+    wanted = str if isinstance(known, str) else int if isinstance(known, int) else (int, float)
+    if not isinstance(value, wanted):
+        raise StudyError(f"{path} is {kind}, here {known}, and can't be {value!r}")
+    return {**chosen, section: chosen[section] | {key: [value] if key == "rates" else value}}
 
 
 def _source(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .experiments import ALGORITHMS, CLOCK
+from .experiments import ALGORITHMS, CLOCK, SWEEP
 from .statistics import Estimate
 from .summary import Outcome, shown
 
@@ -33,7 +33,7 @@ def draw(outcomes: Sequence[Outcome], folder: Path) -> list[str]:
     from matplotlib import pyplot as plt
 
     task, metric = outcomes[0].task, _label(outcomes[0])
-    algorithms = [o for o in outcomes if o.group == ALGORITHMS]
+    algorithms = [o for o in outcomes if o.group in (ALGORITHMS, SWEEP)]
     sending = [o for o in outcomes if o.count("bytes_up")]
     # A joint model is trained elsewhere, and from scratch nothing is trained before the device's own adaptation.
     on_devices = [o for o in outcomes if o.name not in ("transfer", "scratch")]

@@ -85,6 +85,16 @@ def test_the_page_has_what_an_earlier_command_has_run(done: tuple[Path, subproce
     assert "Not run: Reptile, TinyMetaFed, FedAvg," in page
 
 
+def test_a_sweep_is_shown_beside_what_was_there(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = done
+    options = ("--only", "tinyreptile", "--set", "device.beta=0.001,0.01", "--set", "device.bits=4")
+    result = reproduce(*TINY[:4], "--rounds", 20, *options, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    page = (folder / "out" / "reproduce-quick" / "results.md").read_text()
+    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| TinyReptile")]
+    assert {"| TinyReptile", "| TinyReptile, beta 0.001, bits 4", "| TinyReptile, beta 0.01, bits 4"} <= set(rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -137,6 +147,7 @@ def test_other_settings_are_refused_until_they_are_wanted_afresh(
         (("cosine",), "there is an experiment for sine"),
         (("sine", "--only", "maml"), "sine has no variant 'maml'"),
         (("sine", "--algorithm", "maml"), "an algorithm is one of tinyreptile"),
+        (("sine", "--set", "device.beta=1,hot"), "device.beta is a number, here 0.005, and can't be 'hot'"),
         (("presence", "--data", "nowhere"), "nowhere"),
         (("sine", "--only", "scratch", "--scheduler", "tcp://127.0.0.1"), "no Dask scheduler answers"),
     ],
@@ -147,6 +158,13 @@ def test_a_mistake_is_told_in_a_sentence(arguments: tuple[str, ...], words: str,
     assert words in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("setting", ["device.beta", "device.beta=", "=1", "device.beta=1,,2"])
+def test_a_setting_without_a_value_is_a_usage_error(setting: str, tmp_path: Path) -> None:
+    result = reproduce("sine", "--set", setting, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "NAME=VALUE,VALUE" in result.stderr
 
 
 @pytest.mark.parametrize(

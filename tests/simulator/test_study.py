@@ -110,6 +110,39 @@ def test_a_task_of_ones_own_is_studied_with_the_settings_it_has() -> None:
         plan(["tests.simulator.test_study.Bare"], [1])
 
 
+# Sweeps
+
+
+def test_a_sweep_runs_every_combination_of_its_values_with_every_seed() -> None:
+    sweep = {"device.beta": [0.01, 0.02], "learning.meta_batch": [2, 5], "evaluation.rates": [0.03]}
+    planned = plan(["sine"], [1, 2], updates=100, only=["reptile"], sweep=sweep)
+    assert len({one.name for one in planned}) == len(planned) == 8
+    tried = {(s["device"]["beta"], s["learning"]["meta_batch"]) for s in (one.settings for one in planned)}
+    assert tried == {(0.01, 2), (0.01, 5), (0.02, 2), (0.02, 5)}
+    first = planned[0]
+    assert first.name == "sine-reptile+device.beta=0.01+learning.meta_batch=2+evaluation.rates=0.03-1"
+    assert first.title == "Reptile, beta 0.01, meta_batch 2, rates 0.03"
+    assert (first.settings["rounds"], first.settings["evaluation"]["rates"]) == (50, [0.03])
+    plain = plan(["sine"], [1], updates=100, only=["reptile"])[0]
+    assert plain.settings["device"] | {"beta": 0.01} == first.settings["device"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("device.gamma", 1, r"no setting 'device.gamma' to choose; there are learning.steps, .*device.beta"),
+        ("beta", 1, "no setting 'beta' to choose"),
+        ("evaluation.at", 1, "no setting 'evaluation.at'"),
+        ("device.beta", "fast", "device.beta is a number, here 0.005, and can't be 'fast'"),
+        ("device.bits", 4.5, "device.bits is a whole number, here 8, and can't be 4.5"),
+        ("device.format", 8, "device.format is a word, here int16, and can't be 8"),
+    ],
+)
+def test_a_setting_that_can_not_be_chosen_is_told(path: str, value: Any, words: str) -> None:
+    with pytest.raises(StudyError, match=words):
+        plan(["sine"], [1], only=["tinyreptile"], sweep={path: [value]})
+
+
 # A job
 
 
