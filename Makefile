@@ -2,15 +2,17 @@
 # make test           all tests
 # make check          linter, formatter and type checker
 # make bench          the figures of docs/benchmarks.md
+# make reproduce      the study of docs/results.md, some hours (STUDY_OPTIONS=--quick: rough, ten minutes)
 PYTHON ?= python3
 TASK ?= sine
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
+STUDY_OPTIONS ?=
 
 # Data sets: see docs/tasks.md. A folder ../shared/data is taken if there is one.
 export TINYREPTILE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test check format bench system-packages clean
+.PHONY: demo test check format bench reproduce system-packages clean
 
 demo: .venv
 	.venv/bin/tinyreptile demo --task $(TASK) $(DEMO_OPTIONS)
@@ -32,6 +34,10 @@ format: .venv
 bench: .venv system-packages
 	.venv/bin/python -m pip install --quiet -r requirements-bench.txt
 	.venv/bin/python -m benchmarks $(BENCH_OPTIONS)
+
+reproduce: .venv
+	.venv/bin/python -m pip install --quiet -r requirements-bench.txt
+	.venv/bin/tinyreptile reproduce all $(STUDY_OPTIONS)
 
 # The environment that everything else runs in.
 .venv: pyproject.toml requirements.txt requirements-dev.txt
