@@ -200,8 +200,14 @@ def _sentence(source: str, item: Any) -> str:
         return f"{source}: unknown key {key}; known here are {', '.join(table.model_fields)}"
     if item["type"] == "model_type":
         return f"{source}: {key} is a table, written [{key}], not {item['input']!r}"
+    return f"{source}: {complaint(item)}"
+
+
+def complaint(item: Any) -> str:
+    """One of pydantic's complaints as key, what is wrong and what is allowed."""
+    key = ".".join(str(part) for part in item["loc"])
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     given = (
         "" if isinstance(item["input"], dict | list) or item["type"] == "value_error" else f", not {item['input']!r}"
     )
-    return ": ".join(part for part in (source, key, text + given) if part)
+    return ": ".join(part for part in (key, text + given) if part)

@@ -21,6 +21,7 @@ from simulator.tasks import task_class, task_settings
 
 from . import StudyError
 from .job import Job
+from .settings import check_settings
 
 Settings = dict[str, Any]
 
@@ -408,6 +409,7 @@ def _job(
         "checkpoints": checkpoints,
         **chosen,
     }
+    check_settings(f"{task}, {title}", settings)
     sources = {name: _source(name) for name in (task, variant.algorithm) if "." in name}
     if sources:
         settings["source"] = sources
@@ -421,19 +423,14 @@ def _choose(chosen: Mapping[str, Settings], path: str, value: Any) -> dict[str, 
     Of the learning rates to adapt with, "evaluation.rates", ``value`` is the only one left.
     """
     section, _, key = path.partition(".")
-    single = {
-        f"{name}.{k}": v[0] if k == "rates" else v
+    there = [
+        f"{name}.{k}"
         for name, settings in chosen.items()
         for k, v in settings.items()
         if k == "rates" or not isinstance(v, (list, dict))
-    }
-    if path not in single:
-        raise StudyError(f"there is no setting {path!r} to choose; there are {', '.join(single)}")
-    known = single[path]
-    kind = "a word" if isinstance(known, str) else "a whole number" if isinstance(known, int) else "a number"
-    wanted = str if isinstance(known, str) else int if isinstance(known, int) else (int, float)
-    if not isinstance(value, wanted):
-        raise StudyError(f"{path} is {kind}, here {known}, and can't be {value!r}")
+    ]
+    if path not in there:
+        raise StudyError(f"there is no setting {path!r} to choose; there are {', '.join(there)}")
     return {**chosen, section: chosen[section] | {key: [value] if key == "rates" else value}}
 
 

@@ -147,7 +147,7 @@ def test_other_settings_are_refused_until_they_are_wanted_afresh(
         (("cosine",), "there is an experiment for sine"),
         (("sine", "--only", "maml"), "sine has no variant 'maml'"),
         (("sine", "--algorithm", "maml"), "an algorithm is one of tinyreptile"),
-        (("sine", "--set", "device.beta=1,hot"), "device.beta is a number, here 0.005, and can't be 'hot'"),
+        (("sine", "--set", "device.beta=1,hot"), "device.beta: must be a valid number, not 'hot'"),
         (("presence", "--data", "nowhere"), "nowhere"),
         (("sine", "--only", "scratch", "--scheduler", "tcp://127.0.0.1"), "no Dask scheduler answers"),
     ],
