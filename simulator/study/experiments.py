@@ -197,7 +197,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                     ["dense", 5],
                     ["cross_entropy"],
                 ],
-                budget=6.0,
+                budget=4.0,
             ),
         },
     ),

@@ -12,7 +12,6 @@ from . import StudyError
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Format = Literal["int16", "int8"]
 
 
 class _Strict(BaseModel):
@@ -30,8 +29,8 @@ class _Learning(_Strict):
 
 
 class _Device(_Strict):
-    format: Format | Literal["float32"]
-    encoding: Format
+    format: Literal["int16", "int8", "float32"]
+    encoding: Literal["int16", "int8"]
     bits: Literal[16, 8, 4]
     top: Annotated[float, Field(gt=0.0, le=1.0)]
     beta: Share

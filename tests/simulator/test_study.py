@@ -137,7 +137,7 @@ def test_a_sweep_runs_every_combination_of_its_values_with_every_seed() -> None:
         ("device.beta", 1.5, "device.beta: must be less than or equal to 1, not 1.5"),
         ("device.bits", 5, "device.bits: must be 16, 8 or 4, not 5"),
         ("device.format", "int8", "a device with int8 weights takes an initialization in int8: device.encoding"),
-        ("device.format", "int9", "device.format.*'int16' or 'int8'"),
+        ("device.format", "int9", "device.format: must be 'int16', 'int8' or 'float32', not 'int9'"),
         ("device.top", 0.0, "device.top: must be greater than 0"),
         ("learning.steps", 0, "learning.steps: must be greater than or equal to 1"),
         ("learning.alpha", math.nan, "learning.alpha: must be"),
