@@ -162,7 +162,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "omniglot": Experiment(
         updates=10_000,
-        quick=300,
+        quick=200,
         learning={"steps": 50, "alpha": 0.3, "alpha_end": 0.0, "schedule": "linear"},
         device={"beta": 0.02, "bits": 8, "format": "int16", "encoding": "int16", "top": 1.0},
         evaluation={
@@ -203,7 +203,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "keywords": Experiment(
         updates=6_000,
-        quick=300,
+        quick=200,
         learning={"steps": 40, "alpha": 0.3, "alpha_end": 0.0, "schedule": "linear"},
         device={"beta": 0.02, "bits": 8, "format": "int16", "encoding": "int16", "top": 1.0},
         evaluation={
