@@ -99,6 +99,14 @@ class Shifted:
         return shifted.reshape(rows.shape)
 
 
+def and_backwards(pool: Clips, shape: tuple[int, int]) -> Clips:
+    """``pool``, with every word played backwards as a further word; maps are of ``shape`` (frames, bands)."""
+    maps = pool.rows.reshape(-1, *shape)
+    rows = np.concatenate([maps, maps[:, ::-1]]).reshape(-1, pool.inputs)
+    words = np.concatenate([pool.words, pool.words + pool.words.max() + 1])
+    return Clips(rows, words, np.tile(pool.speakers, 2))
+
+
 class Keywords(Task):
     """A device tells ``ways`` words of a group of people apart.
 
@@ -109,8 +117,9 @@ class Keywords(Task):
 
     Held out are bed, cat and happy, the only words beside the ten commands with clips enough to adapt and to ask, and
     the last two commands in the data set's order of labels. All others are words of training, the rare ones if training
-    people have said them ``drawings`` times. ``time_shift`` frames and ``frequency_shift`` bands, training's clips are
-    moved at most, at random (`Shifted`): more of few recordings.
+    people have said them ``drawings`` times. With ``backwards``, each of them played backwards is a word of training
+    too: more of few words. ``time_shift`` frames and ``frequency_shift`` bands, training's clips are moved at most, at
+    random (`Shifted`): more of few recordings.
 
     Inputs are ``front_end``'s map of frames x bands, each band in standard deviations from its mean over training's
     clips, clipped at 4. `model` and `settings` suit the defaults; `network` gives the model for others. ``clips`` names
@@ -134,6 +143,7 @@ class Keywords(Task):
         shots: int = 5,
         queries: int = 10,
         drawings: int = 10,
+        backwards: bool = False,
         time_shift: int = 0,
         frequency_shift: int = 0,
         unseen: str = "speakers",
@@ -160,9 +170,9 @@ class Keywords(Task):
         self.drawings = drawings
         pools = _pools(clips, find(clips, data), front_end)
         self.train, self.unseen = pools["training"], pools[unseen]
-        self._drawn: Pool = self.train
-        if time_shift or frequency_shift:
-            self._drawn = Shifted(self.train, shape, time_shift, frequency_shift)
+        spoken = and_backwards(self.train, shape) if backwards else self.train
+        shifted = time_shift or frequency_shift
+        self._drawn: Pool = Shifted(spoken, shape, time_shift, frequency_shift) if shifted else spoken
         for pool, count, whose in (
             (self.train, drawings, "training"),
             (self.unseen, shots + queries, f"unseen {unseen}"),

@@ -12,7 +12,7 @@ import pytest
 from simulator.data import DataError, find, load, save
 from simulator.features import FrontEnd
 from simulator.tasks import TaskError, make_task, task_settings
-from simulator.tasks.keywords import HELD_OUT, UNSEEN, Clips, Keywords, Shifted, network
+from simulator.tasks.keywords import HELD_OUT, UNSEEN, Clips, Keywords, Shifted, and_backwards, network
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
 from tinyreptile.streams import QUERY, SUPPORT, TRAIN
@@ -77,6 +77,19 @@ def test_a_shifted_clip_is_moved_by_no_more_than_is_allowed_and_its_edge_repeate
     random = np.random.default_rng(1)
     drawn = [clip for _ in range(60) for clip in shifted.draw(random, 3, 1).reshape(3, -1)]
     assert {allowed[clip.tobytes()] for clip in drawn} == set(allowed.values())
+
+
+def test_a_word_played_backwards_is_another_word_by_the_same_people() -> None:
+    maps = np.random.default_rng(1).integers(-100, 100, (12, 7, 5)).astype(np.int16)
+    pool = Clips(maps.reshape(12, -1), np.repeat([0, 2], 6), np.tile([0, 1, 2], 4))
+    both = and_backwards(pool, (7, 5))
+    assert both.inputs == pool.inputs
+    assert both.enough(6).tolist() == [0, 2, 3, 5]
+    for clip in range(12):
+        np.testing.assert_array_equal(both.rows[clip], maps[clip].reshape(-1))
+        np.testing.assert_array_equal(both.rows[12 + clip].reshape(7, 5), maps[clip, ::-1])
+        assert both.words[12 + clip] == both.words[clip] + 3
+        assert both.speakers[12 + clip] == both.speakers[clip]
 
 
 # The task on its data
@@ -153,6 +166,18 @@ def test_only_trainings_clips_are_shifted() -> None:
     assert len(training - clips(plain.train.rows)) > 30
     for part in (SUPPORT, QUERY):
         ours, theirs = (samples(task.unseen_stream(0, 1), part, 20)[0] for task in (shifted, plain))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_only_trainings_words_are_played_backwards() -> None:
+    need()
+    plain, both = Keywords(), Keywords(backwards=True)
+    training = [clips(samples(both.train_stream(index, 1), TRAIN, 40)[0]) for index in range(8)]
+    backwards = clips(plain.train.rows.reshape(-1, 49, 20)[:, ::-1].reshape(-1, 980))
+    assert all(drawn <= clips(plain.train.rows) | backwards for drawn in training)
+    assert all(any(drawn & kind for drawn in training) for kind in (clips(plain.train.rows), backwards))
+    for part in (SUPPORT, QUERY):
+        ours, theirs = (samples(task.unseen_stream(0, 1), part, 20)[0] for task in (both, plain))
         np.testing.assert_array_equal(ours, theirs)
 
 
