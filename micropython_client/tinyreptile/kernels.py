@@ -212,13 +212,11 @@ def dense_backward(plan: ptr32, at: int, w: ptr16, a: ptr16):
 
 
 @micropython.viper
-def convolution_backward(plan: ptr32, at: int, w: ptr16, u: ptr16, a: ptr16, s: ptr32):
-    """One SGD update of a dense or convolutional layer; the deltas of its inputs take the inputs' place.
+def channel_gradients(plan: ptr32, at: int, channel: int, a: ptr16, s: ptr32):
+    """The gradients of the weights of input ``channel`` of a convolution (Q28 >> SUM_SHIFT), into ``s``.
 
-    The weights ``w`` are read, the updates go to ``u``, which may be the same array. One input channel after the other:
-    first the gradients of its weights, kept in ``s`` (behind them a list of the inputs that are not zero, each with its
-    output's position, worked off in pairs), then the deltas of its inputs, then the updates. So nothing has to be kept
-    beside one channel's gradients. For a 1 x 1 image the bits are those of `dense_backward`.
+    One tap after the other. Behind the gradients ``s`` takes a list of the inputs that are not zero, each with its
+    output's position, which is worked off in pairs.
     """
     height = plan[at + HEIGHT]
     width = plan[at + WIDTH]
@@ -231,171 +229,200 @@ def convolution_backward(plan: ptr32, at: int, w: ptr16, u: ptr16, a: ptr16, s: 
     stride = plan[at + STRIDE]
     pad_y = plan[at + PAD_Y]
     pad_x = plan[at + PAD_X]
+    x = plan[at + X] + channel
+    y = plan[at + Y]
+    shift = plan[at + SUM_SHIFT]
+    half = (1 << shift) >> 1
+    sums = kernel_height * kernel_width * outputs
+    g = 0
+    ky = 0
+    while ky < kernel_height:
+        kx = 0
+        while kx < kernel_width:
+            end = sums
+            oy = 0
+            iy = ky - pad_y
+            while oy < out_height:
+                if iy >= 0 and iy < height:
+                    position = oy * out_width
+                    ix = kx - pad_x
+                    i = x + (iy * width + ix) * channels
+                    for o in range(out_width):
+                        if ix >= 0 and ix < width:
+                            value = a[i] | 0
+                            s[end] = ((position + o) << 16) | value
+                            end += (value + 0xFFFF) >> 16
+                        ix += stride
+                        i += stride * channels
+                iy += stride
+                oy += 1
+            s[end] = 0  # makes the last pair whole
+            for o in range(outputs):
+                s[g + o] = 0
+            i = sums
+            while i < end:
+                first = y + (s[i] >> 16) * outputs
+                value = ((s[i] & 0xFFFF) ^ 0x8000) - 0x8000
+                second = y + (s[i + 1] >> 16) * outputs
+                other = ((s[i + 1] & 0xFFFF) ^ 0x8000) - 0x8000
+                for o in range(outputs):
+                    products = ((a[first + o] ^ 0x8000) - 0x8000) * value
+                    products += ((a[second + o] ^ 0x8000) - 0x8000) * other
+                    s[g + o] = s[g + o] + ((products + half) >> shift)
+                i += 2
+            g += outputs
+            kx += 1
+        ky += 1
+
+
+@micropython.viper
+def channel_deltas(plan: ptr32, at: int, channel: int, w: ptr16, a: ptr16):
+    """The deltas of input ``channel`` of a convolution, in its place: from each of the taps that an input meets."""
+    height = plan[at + HEIGHT]
+    width = plan[at + WIDTH]
+    channels = plan[at + CHANNELS]
+    out_height = plan[at + OUT_HEIGHT]
+    out_width = plan[at + OUT_WIDTH]
+    outputs = plan[at + OUT_CHANNELS]
+    kernel_height = plan[at + KERNEL_HEIGHT]
+    kernel_width = plan[at + KERNEL_WIDTH]
+    stride = plan[at + STRIDE]
     weights = plan[at + WEIGHTS]
-    x = plan[at + X]
     y = plan[at + Y]
     shift = plan[at + BACK_SHIFT]
     half = (1 << shift) >> 1
     post = plan[at + BACK_POST]
     rounding = (1 << post) >> 1
-    propagate = plan[at + BACK]
-    every = propagate & LINEAR
+    every = plan[at + BACK] & LINEAR
+    sign = plan[SIGN]
+    middle = outputs >> 1
+    # The first tap that meets row 0 and column 0, and the output that it belongs to.
+    top_ky = plan[at + PAD_Y]
+    top_oy = 0
+    while top_ky >= stride:
+        top_ky -= stride
+        top_oy += 1
+    first_kx = plan[at + PAD_X]
+    first_ox = 0
+    while first_kx >= stride:
+        first_kx -= stride
+        first_ox += 1
+    i = plan[at + X] + channel
+    iy = 0
+    while iy < height:
+        left_kx = first_kx
+        left_ox = first_ox
+        ix = 0
+        while ix < width:
+            if (a[i] | every) != 0:
+                total = rounding
+                held = 0
+                first = 0
+                place = 0
+                ky = top_ky
+                oy = top_oy
+                while ky < kernel_height and oy >= 0:
+                    kx = left_kx
+                    ox = left_ox
+                    if oy >= out_height:
+                        kx = kernel_width
+                    while kx < kernel_width and ox >= 0:
+                        if ox < out_width:
+                            c = weights + ((ky * kernel_width + kx) * channels + channel) * outputs
+                            d = y + (oy * out_width + ox) * outputs
+                            if held:
+                                # Two taps by halves, and the one between: a loop that is short enough to be one vector.
+                                for o in range(middle):
+                                    products = ((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000)
+                                    products += ((w[first + o] ^ sign) - sign) * ((a[place + o] ^ 0x8000) - 0x8000)
+                                    total += (products + half) >> shift
+                                    q = o + outputs - middle
+                                    products = ((w[c + q] ^ sign) - sign) * ((a[d + q] ^ 0x8000) - 0x8000)
+                                    products += ((w[first + q] ^ sign) - sign) * ((a[place + q] ^ 0x8000) - 0x8000)
+                                    total += (products + half) >> shift
+                                for o in range(middle, outputs - middle):
+                                    products = ((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000)
+                                    products += ((w[first + o] ^ sign) - sign) * ((a[place + o] ^ 0x8000) - 0x8000)
+                                    total += (products + half) >> shift
+                                held = 0
+                            else:
+                                held = 1
+                                first = c
+                                place = d
+                        kx += stride
+                        ox -= 1
+                    ky += stride
+                    oy -= 1
+                if held:
+                    for o in range(outputs):
+                        products = ((w[first + o] ^ sign) - sign) * ((a[place + o] ^ 0x8000) - 0x8000)
+                        total += (products + half) >> shift
+                total = total >> post
+                if total > 32767:
+                    total = 32767
+                if total < -32767:
+                    total = -32767
+                a[i] = total & 0xFFFF
+            i += channels
+            left_kx += 1
+            if left_kx == stride:
+                left_kx = 0
+                left_ox += 1
+            ix += 1
+        top_ky += 1
+        if top_ky == stride:
+            top_ky = 0
+            top_oy += 1
+        iy += 1
+
+
+@micropython.viper
+def channel_update(plan: ptr32, at: int, channel: int, u: ptr16, s: ptr32):
+    """The SGD update of the weights of input ``channel`` from the gradients in ``s``; see `dense_backward`."""
+    channels = plan[at + CHANNELS]
+    outputs = plan[at + OUT_CHANNELS]
     sum_shift = plan[at + SUM_SHIFT]
-    sum_half = (1 << sum_shift) >> 1
     step = plan[at + STEP] - sum_shift
     widen = plan[at + STEP] - 16
     sign = plan[SIGN]
     mask = sign + sign - 1
     limit = sign - 1
-    sums = kernel_height * kernel_width * outputs
-    middle = outputs >> 1
-    r = (plan[RANDOM] * 25173 + 13849) & 0xFFFF
-    # The first tap that meets row 0 and column 0, and the output that it belongs to.
-    first_ky = pad_y
-    first_oy = 0
-    while first_ky >= stride:
-        first_ky -= stride
-        first_oy += 1
-    first_kx = pad_x
-    first_ox = 0
-    while first_kx >= stride:
-        first_kx -= stride
-        first_ox += 1
-    channel = 0
-    while channel < channels:
-        # The gradients of the channel's weights, one tap after the other.
-        g = 0
-        ky = 0
-        while ky < kernel_height:
-            kx = 0
-            while kx < kernel_width:
-                end = sums
-                oy = 0
-                iy = ky - pad_y
-                while oy < out_height:
-                    if iy >= 0 and iy < height:
-                        position = oy * out_width
-                        ix = kx - pad_x
-                        i = x + (iy * width + ix) * channels + channel
-                        for o in range(out_width):
-                            if ix >= 0 and ix < width:
-                                value = a[i] | 0
-                                s[end] = ((position + o) << 16) | value
-                                end += (value + 0xFFFF) >> 16
-                            ix += stride
-                            i += stride * channels
-                    iy += stride
-                    oy += 1
-                s[end] = 0  # makes the last pair whole
-                for o in range(outputs):
-                    s[g + o] = 0
-                i = sums
-                while i < end:
-                    first = y + (s[i] >> 16) * outputs
-                    value = ((s[i] & 0xFFFF) ^ 0x8000) - 0x8000
-                    second = y + (s[i + 1] >> 16) * outputs
-                    other = ((s[i + 1] & 0xFFFF) ^ 0x8000) - 0x8000
-                    for o in range(outputs):
-                        products = ((a[first + o] ^ 0x8000) - 0x8000) * value
-                        products += ((a[second + o] ^ 0x8000) - 0x8000) * other
-                        s[g + o] = s[g + o] + ((products + sum_half) >> sum_shift)
-                    i += 2
-                g += outputs
-                kx += 1
-            ky += 1
-        # The deltas of its inputs: from each of the taps that an input meets, by twos.
-        if propagate:
-            i = x + channel
-            top_ky = first_ky
-            top_oy = first_oy
-            iy = 0
-            while iy < height:
-                left_kx = first_kx
-                left_ox = first_ox
-                ix = 0
-                while ix < width:
-                    if (a[i] | every) != 0:
-                        total = rounding
-                        held = 0
-                        first = 0
-                        place = 0
-                        ky = top_ky
-                        oy = top_oy
-                        while ky < kernel_height and oy >= 0:
-                            kx = left_kx
-                            ox = left_ox
-                            if oy >= out_height:
-                                kx = kernel_width
-                            while kx < kernel_width and ox >= 0:
-                                if ox < out_width:
-                                    c = weights + ((ky * kernel_width + kx) * channels + channel) * outputs
-                                    d = y + (oy * out_width + ox) * outputs
-                                    if held:
-                                        # By halves, and the one between: a loop that is short enough to be one vector.
-                                        for o in range(middle):
-                                            products = ((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000)
-                                            products += ((w[first + o] ^ sign) - sign) * (
-                                                (a[place + o] ^ 0x8000) - 0x8000
-                                            )
-                                            total += (products + half) >> shift
-                                            q = o + outputs - middle
-                                            products = ((w[c + q] ^ sign) - sign) * ((a[d + q] ^ 0x8000) - 0x8000)
-                                            products += ((w[first + q] ^ sign) - sign) * (
-                                                (a[place + q] ^ 0x8000) - 0x8000
-                                            )
-                                            total += (products + half) >> shift
-                                        for o in range(middle, outputs - middle):
-                                            products = ((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000)
-                                            products += ((w[first + o] ^ sign) - sign) * (
-                                                (a[place + o] ^ 0x8000) - 0x8000
-                                            )
-                                            total += (products + half) >> shift
-                                        held = 0
-                                    else:
-                                        held = 1
-                                        first = c
-                                        place = d
-                                kx += stride
-                                ox -= 1
-                            ky += stride
-                            oy -= 1
-                        if held:
-                            for o in range(outputs):
-                                products = ((w[first + o] ^ sign) - sign) * ((a[place + o] ^ 0x8000) - 0x8000)
-                                total += (products + half) >> shift
-                        total = total >> post
-                        if total > 32767:
-                            total = 32767
-                        if total < -32767:
-                            total = -32767
-                        a[i] = total & 0xFFFF
-                    i += channels
-                    left_kx += 1
-                    if left_kx == stride:
-                        left_kx = 0
-                        left_ox += 1
-                    ix += 1
-                top_ky += 1
-                if top_ky == stride:
-                    top_ky = 0
-                    top_oy += 1
-                iy += 1
-        g = 0
-        while g < sums:
-            c = weights + g * channels + channel * outputs
-            for o in range(outputs):
-                total = (((((s[g + o] >> 16) & 0xFFFF) ^ 0x8000) - 0x8000) << 16) | (s[g + o] & 0xFFFF)
-                q = (r + (o + 1) * 0x9E37) & 0xFFFF
-                weight = ((u[c + o] ^ sign) - sign) - ((total + (q << widen >> sum_shift)) >> step)
-                if weight > limit:
-                    weight = limit
-                if weight < 0 - limit:
-                    weight = 0 - limit
-                u[c + o] = weight & mask
-            r = (r + outputs * 0x9E37) & 0xFFFF
-            g += outputs
-        channel += 1
+    sums = plan[at + KERNEL_HEIGHT] * plan[at + KERNEL_WIDTH] * outputs
+    c = plan[at + WEIGHTS] + channel * outputs
+    r = plan[RANDOM]
+    if channel == 0:
+        r = (r * 25173 + 13849) & 0xFFFF
+    g = 0
+    while g < sums:
+        for o in range(outputs):
+            total = (((((s[g + o] >> 16) & 0xFFFF) ^ 0x8000) - 0x8000) << 16) | (s[g + o] & 0xFFFF)
+            q = (r + (o + 1) * 0x9E37) & 0xFFFF
+            weight = ((u[c + o] ^ sign) - sign) - ((total + (q << widen >> sum_shift)) >> step)
+            if weight > limit:
+                weight = limit
+            if weight < 0 - limit:
+                weight = 0 - limit
+            u[c + o] = weight & mask
+        r = (r + outputs * 0x9E37) & 0xFFFF
+        g += outputs
+        c += channels * outputs
     plan[RANDOM] = r
+
+
+@micropython.native
+def convolution_backward(plan, at, w, u, a, s):
+    """One SGD update of a dense or convolutional layer; the deltas of its inputs take the inputs' place.
+
+    The weights ``w`` are read, the updates go to ``u``, which may be the same array. One input channel after the other:
+    the gradients of its weights, the deltas of its inputs, then the updates. So nothing has to be kept beside one
+    channel's gradients. For a 1 x 1 image the bits are those of `dense_backward`. In three parts, since the branches of
+    ARMv6-M and Xtensa reach no farther than 2 KB.
+    """
+    for channel in range(plan[at + CHANNELS]):
+        channel_gradients(plan, at, channel, a, s)
+        if plan[at + BACK]:
+            channel_deltas(plan, at, channel, w, a)
+        channel_update(plan, at, channel, u, s)
 
 
 @micropython.viper
