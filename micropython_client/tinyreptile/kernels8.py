@@ -263,7 +263,8 @@ def channel_deltas(plan: ptr32, at: int, channel: int, w: ptr8, a: ptr16):
     kernel_height = plan[at + KERNEL_HEIGHT]
     kernel_width = plan[at + KERNEL_WIDTH]
     stride = plan[at + STRIDE]
-    weights = plan[at + WEIGHTS]
+    rows = channels * outputs
+    weights = plan[at + WEIGHTS] + channel * outputs
     y = plan[at + Y]
     shift = plan[at + BACK_SHIFT]
     half = (1 << shift) >> 1
@@ -304,7 +305,7 @@ def channel_deltas(plan: ptr32, at: int, channel: int, w: ptr8, a: ptr16):
                         kx = kernel_width
                     while kx < kernel_width and ox >= 0:
                         if ox < out_width:
-                            c = weights + ((ky * kernel_width + kx) * channels + channel) * outputs
+                            c = weights + (ky * kernel_width + kx) * rows
                             d = y + (oy * out_width + ox) * outputs
                             if held:
                                 # Two taps by halves, and the one between: a loop that is short enough to be one vector.
