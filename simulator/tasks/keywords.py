@@ -61,11 +61,11 @@ class Clips:
 
     def draw(self, random: np.random.Generator, ways: int, count: int) -> npt.NDArray[np.int16]:
         """``count`` clips each of ``ways`` words, all by one group of people; see `episodic.Pool`."""
-        return self.rows[self.choose(random, ways, count)]
-
-    def choose(self, random: np.random.Generator, ways: int, count: int) -> npt.NDArray[np.intp]:
-        """The clips that `draw` takes, (ways, count)."""
         words = random.choice(self.enough(count), ways, replace=False)
+        return self.rows[self.choose(random, words, count)]
+
+    def choose(self, random: np.random.Generator, words: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+        """``count`` clips of each of ``words`` by one group of people, (words, count)."""
         people = random.permutation(len(self._said))
         together = self._said[people][:, words].cumsum(axis=0)
         group = np.zeros(len(people), bool)
@@ -74,13 +74,34 @@ class Clips:
         return np.stack([random.choice(clips, count, replace=False) for clips in theirs])
 
 
+class Spliced:
+    """Words that nobody says, of the words of ``pool``: each begins like the one and ends like another, or the same.
+
+    Maps of ``shape`` (frames, bands) are cut in the middle.
+    """
+
+    def __init__(self, pool: Clips, shape: tuple[int, int]) -> None:
+        self.inputs = pool.inputs
+        self._pool = pool
+        self._shape = shape
+
+    def draw(self, random: np.random.Generator, ways: int, count: int) -> npt.NDArray[np.int16]:
+        """As `Clips.draw`, of all pairs of words."""
+        words = self._pool.enough(count)
+        pairs = random.choice(len(words) ** 2, ways, replace=False)
+        clips = self._pool.choose(random, words[np.concatenate(np.divmod(pairs, len(words)))], count)
+        maps = self._pool.rows[clips].reshape(2, ways, count, *self._shape)
+        middle = self._shape[0] // 2
+        return np.concatenate([maps[0, :, :, :middle], maps[1, :, :, middle:]], axis=2).reshape(ways, count, -1)
+
+
 class Shifted:
     """``pool``, every clip that is drawn moved at random, by up to ``frames`` in time and ``bands`` in frequency.
 
     The map's first or last frame or band is repeated where it is wanting. ``shape`` is the map's (frames, bands).
     """
 
-    def __init__(self, pool: Clips, shape: tuple[int, int], frames: int, bands: int) -> None:
+    def __init__(self, pool: Pool, shape: tuple[int, int], frames: int, bands: int) -> None:
         self.inputs = pool.inputs
         self._pool = pool
         self._shape = shape
@@ -99,14 +120,6 @@ class Shifted:
         return shifted.reshape(rows.shape)
 
 
-def and_backwards(pool: Clips, shape: tuple[int, int]) -> Clips:
-    """``pool``, with every word played backwards as a further word; maps are of ``shape`` (frames, bands)."""
-    maps = pool.rows.reshape(-1, *shape)
-    rows = np.concatenate([maps, maps[:, ::-1]]).reshape(-1, pool.inputs)
-    words = np.concatenate([pool.words, pool.words + pool.words.max() + 1])
-    return Clips(rows, words, np.tile(pool.speakers, 2))
-
-
 class Keywords(Task):
     """A device tells ``ways`` words of a group of people apart.
 
@@ -117,9 +130,9 @@ class Keywords(Task):
 
     Held out are bed, cat and happy, the only words beside the ten commands with clips enough to adapt and to ask, and
     the last two commands in the data set's order of labels. All others are words of training, the rare ones if training
-    people have said them ``drawings`` times. With ``backwards``, each of them played backwards is a word of training
-    too: more of few words. ``time_shift`` frames and ``frequency_shift`` bands, training's clips are moved at most, at
-    random (`Shifted`): more of few recordings.
+    people have said them ``drawings`` times. ``spliced``, training is on words made of two (`Spliced`): more of few
+    words. By ``time_shift`` frames and ``frequency_shift`` bands, training's clips are moved at most, at random
+    (`Shifted`): more of few recordings.
 
     Inputs are ``front_end``'s map of frames x bands, each band in standard deviations from its mean over training's
     clips, clipped at 4. `model` and `settings` suit the defaults; `network` gives the model for others. ``clips`` names
@@ -143,7 +156,7 @@ class Keywords(Task):
         shots: int = 5,
         queries: int = 10,
         drawings: int = 10,
-        backwards: bool = False,
+        spliced: bool = False,
         time_shift: int = 0,
         frequency_shift: int = 0,
         unseen: str = "speakers",
@@ -170,9 +183,9 @@ class Keywords(Task):
         self.drawings = drawings
         pools = _pools(clips, find(clips, data), front_end)
         self.train, self.unseen = pools["training"], pools[unseen]
-        spoken = and_backwards(self.train, shape) if backwards else self.train
-        shifted = time_shift or frequency_shift
-        self._drawn: Pool = Shifted(spoken, shape, time_shift, frequency_shift) if shifted else spoken
+        self._drawn: Pool = Spliced(self.train, shape) if spliced else self.train
+        if time_shift or frequency_shift:
+            self._drawn = Shifted(self._drawn, shape, time_shift, frequency_shift)
         for pool, count, whose in (
             (self.train, drawings, "training"),
             (self.unseen, shots + queries, f"unseen {unseen}"),

@@ -12,7 +12,7 @@ import pytest
 from simulator.data import DataError, find, load, save
 from simulator.features import FrontEnd
 from simulator.tasks import TaskError, make_task, task_settings
-from simulator.tasks.keywords import HELD_OUT, UNSEEN, Clips, Keywords, Shifted, and_backwards, network
+from simulator.tasks.keywords import HELD_OUT, UNSEEN, Clips, Keywords, Shifted, Spliced, network
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
 from tinyreptile.streams import QUERY, SUPPORT, TRAIN
@@ -32,27 +32,27 @@ def made_up(each: int = 3) -> Clips:
 
 
 def test_a_draw_has_different_clips_of_each_word() -> None:
-    chosen = made_up().choose(np.random.default_rng(1), 3, 12)
-    assert chosen.shape == (3, 12)
-    assert len(set(chosen.reshape(-1).tolist())) == 36
-    assert {tuple(set((row // 30).tolist())) for row in chosen} == {(0,), (1,), (2,)}
+    rows = made_up().draw(np.random.default_rng(1), 3, 12)[:, :, 0]
+    assert rows.shape == (3, 12)
+    assert len(set(rows.reshape(-1).tolist())) == 36
+    assert {tuple(set((row // 30).tolist())) for row in rows} == {(0,), (1,), (2,)}
 
 
-def test_a_draw_gives_the_rows_of_its_clips() -> None:
-    pool = made_up()
-    rows = pool.draw(np.random.default_rng(1), 3, 12)
-    np.testing.assert_array_equal(rows[:, :, 0], pool.choose(np.random.default_rng(1), 3, 12))
+def test_clips_are_chosen_for_the_words_that_are_named() -> None:
+    chosen = made_up().choose(np.random.default_rng(1), np.array([2, 0, 2]), 12)
+    np.testing.assert_array_equal(chosen // 30, np.repeat([[2], [0], [2]], 12, axis=1))
+    assert all(len(set(row.tolist())) == 12 for row in chosen)
 
 
 @pytest.mark.parametrize(("count", "people"), [(3, 1), (4, 2), (12, 4), (30, 10)])
 def test_a_draws_clips_are_by_no_more_people_than_it_takes(count: int, people: int) -> None:
     for seed in range(20):
-        chosen = made_up().choose(np.random.default_rng(seed), 3, count)
+        chosen = made_up().draw(np.random.default_rng(seed), 3, count)
         assert len(set((chosen % 30 // 3).reshape(-1).tolist())) <= people
 
 
 def test_every_person_comes_into_some_group() -> None:
-    chosen = [made_up().choose(np.random.default_rng(seed), 3, 3) for seed in range(60)]
+    chosen = [made_up().draw(np.random.default_rng(seed), 3, 3) for seed in range(60)]
     assert set((np.concatenate(chosen) % 30 // 3).reshape(-1).tolist()) == set(range(10))
 
 
@@ -79,17 +79,24 @@ def test_a_shifted_clip_is_moved_by_no_more_than_is_allowed_and_its_edge_repeate
     assert {allowed[clip.tobytes()] for clip in drawn} == set(allowed.values())
 
 
-def test_a_word_played_backwards_is_another_word_by_the_same_people() -> None:
-    maps = np.random.default_rng(1).integers(-100, 100, (12, 7, 5)).astype(np.int16)
-    pool = Clips(maps.reshape(12, -1), np.repeat([0, 2], 6), np.tile([0, 1, 2], 4))
-    both = and_backwards(pool, (7, 5))
-    assert both.inputs == pool.inputs
-    assert both.enough(6).tolist() == [0, 2, 3, 5]
-    for clip in range(12):
-        np.testing.assert_array_equal(both.rows[clip], maps[clip].reshape(-1))
-        np.testing.assert_array_equal(both.rows[12 + clip].reshape(7, 5), maps[clip, ::-1])
-        assert both.words[12 + clip] == both.words[clip] + 3
-        assert both.speakers[12 + clip] == both.speakers[clip]
+def test_a_spliced_word_begins_like_one_and_ends_like_another_by_the_same_people() -> None:
+    said = made_up()
+    shape = 5, 2
+    pool = Clips(np.repeat(said.rows, 10, axis=1), said.words, said.speakers)
+    spliced = Spliced(pool, shape)
+    assert spliced.inputs == pool.inputs
+    random = np.random.default_rng(1)
+    seen = set()
+    for _ in range(30):
+        drawn = spliced.draw(random, 4, 3).reshape(4, 3, *shape)
+        np.testing.assert_array_equal(drawn[:, :, :2], drawn[:, :, :1, :1] + np.zeros((2, 2), np.int16))
+        np.testing.assert_array_equal(drawn[:, :, 2:], drawn[:, :, 4:, :1] + np.zeros((3, 2), np.int16))
+        first, second = drawn[:, :, 0, 0], drawn[:, :, 4, 0]
+        pairs = {(a, b) for a, b in zip((first // 30).reshape(-1), (second // 30).reshape(-1), strict=True)}
+        assert len(pairs) == 4
+        assert len(set((first % 30 // 3).reshape(-1)) | set((second % 30 // 3).reshape(-1))) == 1
+        seen |= pairs
+    assert seen == {(a, b) for a in range(3) for b in range(3)}
 
 
 # The task on its data
@@ -159,25 +166,14 @@ def test_streams_give_clips_of_their_own_pool(keywords: Keywords) -> None:
         assert not support & query
 
 
-def test_only_trainings_clips_are_shifted() -> None:
+@pytest.mark.parametrize("arguments", [{"time_shift": 3, "frequency_shift": 1}, {"spliced": True}])
+def test_only_trainings_clips_are_changed(arguments: dict[str, Any]) -> None:
     need()
-    plain, shifted = Keywords(), Keywords(time_shift=3, frequency_shift=1)
-    training = clips(samples(shifted.train_stream(0, 1), TRAIN, 40)[0])
-    assert len(training - clips(plain.train.rows)) > 30
+    plain, changed = Keywords(), Keywords(**arguments)
+    training = clips(samples(changed.train_stream(0, 1), TRAIN, 40)[0])
+    assert len(training - clips(plain.train.rows)) > 25
     for part in (SUPPORT, QUERY):
-        ours, theirs = (samples(task.unseen_stream(0, 1), part, 20)[0] for task in (shifted, plain))
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_only_trainings_words_are_played_backwards() -> None:
-    need()
-    plain, both = Keywords(), Keywords(backwards=True)
-    training = [clips(samples(both.train_stream(index, 1), TRAIN, 40)[0]) for index in range(8)]
-    backwards = clips(plain.train.rows.reshape(-1, 49, 20)[:, ::-1].reshape(-1, 980))
-    assert all(drawn <= clips(plain.train.rows) | backwards for drawn in training)
-    assert all(any(drawn & kind for drawn in training) for kind in (clips(plain.train.rows), backwards))
-    for part in (SUPPORT, QUERY):
-        ours, theirs = (samples(task.unseen_stream(0, 1), part, 20)[0] for task in (both, plain))
+        ours, theirs = (samples(task.unseen_stream(0, 1), part, 20)[0] for task in (changed, plain))
         np.testing.assert_array_equal(ours, theirs)
 
 
