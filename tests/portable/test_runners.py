@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..environment import CLIENT, ROOT, require, run_micropython
 
 CHECK = ROOT / "tests" / "vectors" / "check.py"
 GENERATE = ROOT / "tests" / "vectors" / "generate.py"
-VECTORS = ROOT / "tests" / "vectors" / "vectors.json"
+VECTORS = ROOT / "tests" / "vectors" / "vectors.jsonl"
 
 # viper reads a buffer by its address, as unsigned cells; bytecode needs the cells spelled out.
 BYTECODE_VIEWS = """
@@ -121,7 +122,10 @@ def test_a_changed_kernel_is_found(tmp_path: Path, module: str, was: str, become
 
 
 def test_every_kind_of_layer_format_and_delta_is_among_the_vectors() -> None:
-    vectors = json.loads(VECTORS.read_text())
+    vectors = defaultdict(list)
+    for line in VECTORS.read_text().splitlines():
+        kind, case = json.loads(line)
+        vectors[kind].append(case)
     for kind in ("learning", "batches"):
         names = {(item[0], case["weights"], case["encoding"]) for case in vectors[kind] for item in case["model"]}
         layers = ["dense", "conv2d", "conv1d", "depthwise2d", "depthwise1d", "average"]
@@ -138,4 +142,4 @@ def test_the_vectors_are_those_that_generate_writes(tmp_path: Path) -> None:
         shutil.copy(file, tmp_path)
     environment = os.environ | {"TINYREPTILE_NUMBA": "0"}
     subprocess.run([sys.executable, str(tmp_path / "generate.py")], env=environment, timeout=100, check=True)
-    assert (tmp_path / "vectors.json").read_text() == VECTORS.read_text()
+    assert (tmp_path / "vectors.jsonl").read_text() == VECTORS.read_text()

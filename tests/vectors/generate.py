@@ -1,4 +1,4 @@
-"""Writes vectors.json: golden results of the portable library, computed by plain Python.
+"""Writes vectors.jsonl: golden results of the portable library, computed by plain Python.
 
     TINYREPTILE_NUMBA=0 python tests/vectors/generate.py
 
@@ -47,8 +47,15 @@ SERIES = [
     ["average"],
     ["squared_error"],
 ]
-# Sums so long that their products are shifted in 8 bits, too.
-LONG = [["input", 20, 20], ["conv1d", 130, 13, 4, 6, "relu"], ["conv1d", 3, 3, 1, 1], ["flatten"], ["squared_error"]]
+# Sums so long, in both directions, that their products are shifted in 8 bits, too.
+LONG = [
+    ["input", 20, 20],
+    ["conv1d", 4, 13, 4, 6, "relu"],
+    ["conv1d", 90, 3, 1, 1],
+    ["average"],
+    ["dense", 3],
+    ["squared_error"],
+]
 
 FORMATS = [("int16", "int16"), ("int16", "int8"), ("int8", "int8")]  # of the weights, and on the wire
 
@@ -120,7 +127,21 @@ DELTAS: list[dict[str, Any]] = [
 PACKING: list[Any] = [
     *(None, True, False, 0, 127, 128, 255, 256, 65535, 65536, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, (1 << 64) - 1),
     *(-1, -32, -33, -128, -129, -32768, -32769, -(1 << 31), -(1 << 31) - 1, -(1 << 63)),
-    *(0.5, -2.25, 1e300, "", "text", "ä€", "x" * 32, "x" * 256, [], [1] * 16, [[1, [2, []]]], {}, {"key": [1, None]}),
+    *(
+        0.5,
+        -2.25,
+        2.0**100,
+        "",
+        "text",
+        "ä€",
+        "x" * 32,
+        "x" * 256,
+        [],
+        [1] * 16,
+        [[1, [2, []]]],
+        {},
+        {"key": [1, None]},
+    ),
 ]
 READING: list[Any] = [*PACKING, {"a": 1, "b": {"c": 2}, "d": [3]}, 0.1]
 
@@ -153,10 +174,8 @@ def main() -> None:
             case["expected"] = check.RUN[kind](case)
     for case, value in zip(vectors["packing"], PACKING, strict=True):
         assert case["expected"] == msgpack.packb(value).hex()
-    lines = []
-    for kind, cases in vectors.items():
-        lines.append(f'"{kind}": [\n' + ",\n".join(json.dumps(case) for case in cases) + "\n]")
-    Path(__file__).with_name("vectors.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    lines = [json.dumps([kind, case]) + "\n" for kind, cases in vectors.items() for case in cases]
+    Path(__file__).with_name("vectors.jsonl").write_text("".join(lines))
 
 
 if __name__ == "__main__":
