@@ -240,10 +240,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         variants=variants(40, [0.005, 0.01, 0.02, 0.05, 0.1], {"batch": 10, "epochs": 4}, 0.06, 0.1, 0.01)
         | {
             "far": Variant(
-                "TinyReptile, larger, 20 clips each, spliced and moved",
+                "TinyReptile, larger, 20 clips each, half of them spliced, moved",
                 FAR,
                 learning={"steps": 80},
-                arguments={"drawings": 20, "spliced": True, "time_shift": 3, "frequency_shift": 1},
+                arguments={"drawings": 20, "spliced": 0.5, "time_shift": 3, "frequency_shift": 1},
                 model=[
                     ["input", 49, 20, 1],
                     *(["conv2d", channels, 3, 2, 1, "relu"] for channels in (24, 32, 48, 40)),
@@ -251,6 +251,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                     ["dense", 4],
                     ["cross_entropy"],
                 ],
+                budget=2.0,
             ),
         },
     ),

@@ -75,24 +75,29 @@ class Clips:
 
 
 class Spliced:
-    """Words that nobody says, of the words of ``pool``: each begins like the one and ends like another, or the same.
+    """The words of ``pool``, and words that nobody says: each begins like the one and ends like another.
 
-    Maps of ``shape`` (frames, bands) are cut in the middle.
+    Of the words that are drawn these are a ``share``, 0 to 1. Maps of ``shape`` (frames, bands) are cut in the middle.
     """
 
-    def __init__(self, pool: Clips, shape: tuple[int, int]) -> None:
+    def __init__(self, pool: Clips, shape: tuple[int, int], share: float) -> None:
         self.inputs = pool.inputs
         self._pool = pool
         self._shape = shape
+        self._share = share
 
     def draw(self, random: np.random.Generator, ways: int, count: int) -> npt.NDArray[np.int16]:
         """As `Clips.draw`, of all pairs of words."""
         words = self._pool.enough(count)
-        pairs = random.choice(len(words) ** 2, ways, replace=False)
-        clips = self._pool.choose(random, words[np.concatenate(np.divmod(pairs, len(words)))], count)
-        maps = self._pool.rows[clips].reshape(2, ways, count, *self._shape)
+        n = len(words)
+        chances = np.full((n, n), self._share / (n * n - n))
+        np.fill_diagonal(chances, (1 - self._share) / n)
+        first, second = np.divmod(random.choice(n * n, ways, replace=False, p=chances.reshape(-1)), n)
+        clips = self._pool.choose(random, words[np.concatenate([first, second])], count).reshape(2, ways, count)
+        clips[1, first == second] = clips[0, first == second]
+        begins, ends = self._pool.rows[clips].reshape(2, ways, count, *self._shape)
         middle = self._shape[0] // 2
-        return np.concatenate([maps[0, :, :, :middle], maps[1, :, :, middle:]], axis=2).reshape(ways, count, -1)
+        return np.concatenate([begins[:, :, :middle], ends[:, :, middle:]], axis=2).reshape(ways, count, -1)
 
 
 class Shifted:
@@ -130,7 +135,7 @@ class Keywords(Task):
 
     Held out are bed, cat and happy, the only words beside the ten commands with clips enough to adapt and to ask, and
     the last two commands in the data set's order of labels. All others are words of training, the rare ones if training
-    people have said them ``drawings`` times. ``spliced``, training is on words made of two (`Spliced`): more of few
+    people have said them ``drawings`` times. A share of them, ``spliced``, is made of two (`Spliced`): more of few
     words. By ``time_shift`` frames and ``frequency_shift`` bands, training's clips are moved at most, at random
     (`Shifted`): more of few recordings.
 
@@ -156,7 +161,7 @@ class Keywords(Task):
         shots: int = 5,
         queries: int = 10,
         drawings: int = 10,
-        spliced: bool = False,
+        spliced: float = 0.0,
         time_shift: int = 0,
         frequency_shift: int = 0,
         unseen: str = "speakers",
@@ -175,6 +180,8 @@ class Keywords(Task):
                 f"maps of {shape[0]} frames and {shape[1]} bands are shifted by 0 or more, and fewer, "
                 f"not by {time_shift} frames and {frequency_shift} bands"
             )
+        if not 0 <= spliced <= 1:
+            raise TaskError(f"a share of the words is spliced, 0 to 1, not {spliced}")
         if unseen not in UNSEEN:
             raise TaskError(f"keywords are tried on one of {', '.join(UNSEEN)} that are unseen, not {unseen!r}")
         self.ways = ways
@@ -183,7 +190,7 @@ class Keywords(Task):
         self.drawings = drawings
         pools = _pools(clips, find(clips, data), front_end)
         self.train, self.unseen = pools["training"], pools[unseen]
-        self._drawn: Pool = Spliced(self.train, shape) if spliced else self.train
+        self._drawn: Pool = Spliced(self.train, shape, spliced) if spliced else self.train
         if time_shift or frequency_shift:
             self._drawn = Shifted(self._drawn, shape, time_shift, frequency_shift)
         for pool, count, whose in (

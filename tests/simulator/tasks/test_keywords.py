@@ -79,24 +79,27 @@ def test_a_shifted_clip_is_moved_by_no_more_than_is_allowed_and_its_edge_repeate
     assert {allowed[clip.tobytes()] for clip in drawn} == set(allowed.values())
 
 
-def test_a_spliced_word_begins_like_one_and_ends_like_another_by_the_same_people() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_spliced_word_begins_like_one_and_ends_like_another_by_the_same_people(share: float) -> None:
     said = made_up()
     shape = 5, 2
     pool = Clips(np.repeat(said.rows, 10, axis=1), said.words, said.speakers)
-    spliced = Spliced(pool, shape)
+    spliced = Spliced(pool, shape, share)
     assert spliced.inputs == pool.inputs
     random = np.random.default_rng(1)
     seen = set()
     for _ in range(30):
-        drawn = spliced.draw(random, 4, 3).reshape(4, 3, *shape)
+        drawn = spliced.draw(random, 3, 3).reshape(3, 3, *shape)
         np.testing.assert_array_equal(drawn[:, :, :2], drawn[:, :, :1, :1] + np.zeros((2, 2), np.int16))
         np.testing.assert_array_equal(drawn[:, :, 2:], drawn[:, :, 4:, :1] + np.zeros((3, 2), np.int16))
         first, second = drawn[:, :, 0, 0], drawn[:, :, 4, 0]
         pairs = {(a, b) for a, b in zip((first // 30).reshape(-1), (second // 30).reshape(-1), strict=True)}
-        assert len(pairs) == 4
+        assert len(pairs) == 3
+        whole = first // 30 == second // 30
+        np.testing.assert_array_equal(first[whole], second[whole])
         assert len(set((first % 30 // 3).reshape(-1)) | set((second % 30 // 3).reshape(-1))) == 1
         seen |= pairs
-    assert seen == {(a, b) for a in range(3) for b in range(3)}
+    assert seen == {(a, b) for a in range(3) for b in range(3) if share == 0.5 or (a != b) == share}
 
 
 # The task on its data
@@ -166,7 +169,7 @@ def test_streams_give_clips_of_their_own_pool(keywords: Keywords) -> None:
         assert not support & query
 
 
-@pytest.mark.parametrize("arguments", [{"time_shift": 3, "frequency_shift": 1}, {"spliced": True}])
+@pytest.mark.parametrize("arguments", [{"time_shift": 3, "frequency_shift": 1}, {"spliced": 1.0}])
 def test_only_trainings_clips_are_changed(arguments: dict[str, Any]) -> None:
     need()
     plain, changed = Keywords(), Keywords(**arguments)
@@ -252,6 +255,7 @@ def test_the_task_is_known_by_its_name() -> None:
             {"time_shift": 49},
             "49 frames and 20 bands are shifted by 0 or more, and fewer, not by 49 frames and 0 bands",
         ),
+        ({"spliced": 1.5}, "a share of the words is spliced, 0 to 1, not 1.5"),
         ({"frequency_shift": -1}, "not by 0 frames and -1 bands"),
         ({"unseen": "people"}, "one of speakers, words that are unseen, not 'people'"),
     ],
