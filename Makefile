@@ -1,5 +1,6 @@
 # make demo           watch a fleet learn (TASK=presence for real data)
 # make test           all tests
+# make test-boards    the client on emulated boards; builds their firmwares first, a few minutes
 # make check          linter, formatter and type checker
 # make bench          the figures of docs/benchmarks.md
 # make reproduce      the study of docs/results.md, some hours (STUDY_OPTIONS=--quick: rough, ten minutes)
@@ -12,7 +13,7 @@ STUDY_OPTIONS ?=
 # Data sets: see docs/tasks.md. A folder ../shared/data is taken if there is one.
 export TINYREPTILE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test check format bench reproduce system-packages clean
+.PHONY: demo test test-boards check format bench reproduce system-packages board-packages clean
 
 demo: .venv
 	.venv/bin/tinyreptile demo --task $(TASK) $(DEMO_OPTIONS)
@@ -21,6 +22,10 @@ demo: .venv
 test: .venv system-packages
 	@if [ "$$CI" = true ]; then .venv/bin/python -m pip install --quiet -r requirements-bench.txt; fi
 	.venv/bin/python -m pytest
+
+test-boards: .venv system-packages board-packages
+	.venv/bin/python -m pip install --quiet -r requirements-boards.txt
+	.venv/bin/python -m pytest tests/boards
 
 check: .venv
 	.venv/bin/ruff check
@@ -54,6 +59,16 @@ system-packages:
 	if ! { command -v mosquitto && command -v mosquitto_passwd && command -v openssl; } >/dev/null \
 		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto openssl >/dev/null; \
+	fi
+
+# Emulators of boards, and the compilers of their firmwares. As root on Debian they are installed.
+BOARD_PACKAGES = make gcc g++ cmake qemu-user-static qemu-system-arm qemu-system-misc gcc-arm-none-eabi \
+	libnewlib-arm-none-eabi libstdc++-arm-none-eabi-newlib picolibc-arm-none-eabi gcc-riscv64-unknown-elf \
+	picolibc-riscv64-unknown-elf
+
+board-packages:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(BOARD_PACKAGES) >/dev/null 2>&1; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(BOARD_PACKAGES) >/dev/null; \
 	fi
 
 clean:

@@ -1,0 +1,90 @@
+"""What goes on to a board: folders of files, compiled for its chip, and images of file systems that hold them."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from littlefs import LittleFS
+from mpremote.romfs import VfsRomWriter
+
+from ..environment import CLIENT
+from .firmware import mpy_cross
+
+_PICO_BLOCK = 4096
+_PICO_BLOCKS = 1408 * 1024 // _PICO_BLOCK  # what the firmware leaves of the flash
+
+
+def library() -> dict[str, Path]:
+    """The portable library's files, by their paths on a board."""
+    return {str(file.relative_to(CLIENT)): file for file in sorted((CLIENT / "tinyreptile").rglob("*.py"))}
+
+
+def compiled(files: dict[str, Path], chip: str) -> dict[str, bytes]:
+    """``files`` by their paths on a board, every .py compiled for ``chip``, a name of mpy-cross."""
+    return {_name(name): _content(file, chip) for name, file in files.items()}
+
+
+def _name(name: str) -> str:
+    return name.removesuffix(".py") + ".mpy" if name.endswith(".py") else name
+
+
+def _content(file: Path, chip: str) -> bytes:
+    if file.suffix != ".py":
+        return file.read_bytes()
+    with tempfile.NamedTemporaryFile(suffix=".mpy") as result:
+        command = [str(mpy_cross()), f"-march={chip}", "-s", file.name, "-o", result.name, str(file)]
+        subprocess.run(command, check=True, timeout=60)
+        return result.read()
+
+
+def written(files: dict[str, bytes], folder: Path) -> Path:
+    """``folder``, with ``files`` in it."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def romfs(files: dict[str, bytes]) -> bytes:
+    """An image of MicroPython's read-only file system, which it reads in place."""
+    writer = VfsRomWriter()
+    there: list[str] = []
+    for name in sorted(files, key=lambda name: name.split("/")):
+        *folders, base = name.split("/")
+        kept = len([None for ours, theirs in zip(there, folders, strict=False) if ours == theirs])
+        for _ in there[kept:]:
+            writer.closedir()
+        for folder in folders[kept:]:
+            writer.opendir(folder)
+        there = folders
+        writer.mkfile(base, files[name])
+    for _ in there:
+        writer.closedir()
+    return bytes(writer.finalise())
+
+
+def littlefs(files: dict[str, bytes]) -> bytes:
+    """An image of the file system in a Pico's flash."""
+    system = LittleFS(
+        block_size=_PICO_BLOCK,
+        block_count=_PICO_BLOCKS,
+        prog_size=256,
+        read_size=32,
+        lookahead_size=32,
+        disk_version=0x00020000,
+    )
+    for folder in sorted(set(_folders(files))):
+        system.mkdir(folder)
+    for name, content in files.items():
+        with system.open(name, "wb") as file:
+            file.write(content)
+    return bytes(system.context.buffer)
+
+
+def _folders(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        parts = name.split("/")[:-1]
+        yield from ("/".join(parts[: depth + 1]) for depth in range(len(parts)))

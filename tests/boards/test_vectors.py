@@ -1,0 +1,18 @@
+"""The golden vectors on every MicroPython: equal bits from each instruction set."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..environment import ROOT
+from .files import library
+from .runners import Runner
+
+VECTORS = ROOT / "tests" / "vectors"
+
+
+@pytest.mark.timeout(900)
+def test_the_golden_bits(runner: Runner) -> None:
+    files = {**library(), "check.py": VECTORS / "check.py", "vectors.jsonl": VECTORS / "vectors.jsonl"}
+    printed = runner.run("import check\ncheck.main('vectors.jsonl')", files, seconds=800)
+    assert printed.splitlines()[-1].startswith("ok, "), printed
