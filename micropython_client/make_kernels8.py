@@ -7,6 +7,7 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).parent / "tinyreptile"
 POINTERS = ("w", "u", "base")  # to weights
+MODULES = ("loops", "thumb")  # that have weights, too
 
 
 def narrow(source: str, name: str) -> str:
@@ -14,6 +15,8 @@ def narrow(source: str, name: str) -> str:
     _, docstring, code = source.split('"""', 2)
     for pointer in POINTERS:
         code = code.replace(f"{pointer}: ptr16", f"{pointer}: ptr8")
+    for module in MODULES:
+        code = code.replace(f"from .{module} import", f"from .{module}8 import")
     imported = next(line for line in code.splitlines() if line.startswith("from .portable import"))
     words = {"ptr8", *imported.removeprefix("from .portable import ").split(", ")}
     if ": ptr16" not in code:
@@ -28,5 +31,5 @@ def _natural(word: str) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    for name in ("kernels", "wire"):
+    for name in ("kernels", "loops", "wire"):
         (LIBRARY / f"{name}8.py").write_text(narrow((LIBRARY / f"{name}.py").read_text(), name))

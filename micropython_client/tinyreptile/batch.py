@@ -6,7 +6,7 @@ It takes the memory of the stored samples and of a third array of parameters, wh
 from array import array
 
 from .learner import Learner
-from .plan import BATCH, RANDOM
+from .plan import CONVOLUTION, DENSE, FIELDS, HEADER, KIND, RANDOM
 from .portable import view8, view16
 
 
@@ -24,6 +24,7 @@ class BatchLearner(Learner):
         self.count = 0
         self._updated = bytearray(len(self.weights))
         self._u = (view8 if model.weights == "int8" else view16)(self._updated)
+        keep_weights(self._plan)
         self._stored = array("h", bytes(2 * shots * (model.inputs + len(self.y))))
 
     def ram(self):
@@ -65,7 +66,6 @@ class BatchLearner(Learner):
             order[i] = i
         cells = memoryview(self._stored)
         size = len(self.x) + len(self.y)
-        self._plan[BATCH] = 1
         for _ in range(epochs):
             self._shuffle(order)
             for start in range(0, self.count, batch):
@@ -78,7 +78,6 @@ class BatchLearner(Learner):
                     self.y[:] = self._stored[at + len(self.x) : at + size]
                     total += self._kernels.step(self._p, self._w, self._u, self._a, self._s, self._y) / self._loss_unit
                 self.weights[:] = self._updated
-        self._plan[BATCH] = 0
         Learner.set_rate(self, self._beta)
         return total / (epochs * self.count)
 
@@ -90,3 +89,10 @@ class BatchLearner(Learner):
             j = (state * (i + 1)) >> 16
             order[i], order[j] = order[j], order[i]
         self._plan[RANDOM] = state
+
+
+def keep_weights(plan):
+    """Let dense layers go the way of convolutions: a batch's samples see the same weights, updates go elsewhere."""
+    for at in range(HEADER, len(plan), FIELDS):
+        if plan[at + KIND] == DENSE:
+            plan[at + KIND] = CONVOLUTION

@@ -13,6 +13,8 @@ consecutive cells.
 No accumulator leaves int32. A sum of n products is kept in range by shifting every product right, with rounding, before
 it is added; `model` chooses the shifts and proves them.
 
+The loops that take most of a step's time are in `loops`, or in assembly in `thumb`.
+
 Rules of the source, so that every compiler makes the same of it: cells are loaded unsigned, so
 ``(v ^ 0x8000) - 0x8000`` gives the sign back; 32-bit cells are unsigned on x64 only, so a sum that may be negative is
 put together of its halves; ints are 32 bits wide on boards and under numba, 64 on x64; a local keeps one type; no
@@ -24,7 +26,36 @@ the numbers of its cells are those of `plan`.
 ``kernels8.py`` is this file with 8-bit weights; ``make_kernels8.py`` writes it.
 """
 
-from .portable import const, micropython, ptr16, ptr32
+from .portable import THUMB, const, micropython, ptr16, ptr32
+
+if THUMB:
+    from .thumb import (
+        add_gradients,
+        add_rows,
+        bias_backward,
+        dense_backward,
+        list_patch,
+        list_reach,
+        list_tap,
+        put_deltas,
+        put_outputs,
+        start_sums,
+        update_channel,
+    )
+else:
+    from .loops import (
+        add_gradients,
+        add_rows,
+        bias_backward,
+        dense_backward,
+        list_patch,
+        list_reach,
+        list_tap,
+        put_deltas,
+        put_outputs,
+        start_sums,
+        update_channel,
+    )
 
 # The plan's header.
 RANDOM = const(0)  # the 16-bit Weyl sequence that rounds the updates
@@ -33,9 +64,9 @@ RATE_SHIFT = const(2)  # its exponent: delta = (error * mantissa) >> shift
 OUTPUT = const(3)  # where the outputs lie among the activations
 OUTPUTS = const(4)  # their number
 LOSS = const(5)  # SQUARED_ERROR or CROSS_ENTROPY
-LAYERS = const(6)  # the number of layers
-SIGN = const(7)  # the sign bit of a weight's cell
-BATCH = const(8)  # 1: updates go to another array than the weights, for all samples of a batch see the same weights
+SIGN = const(6)  # the sign bit of a weight's cell
+JOB = const(7)  # what a loop is about: the layer's first cell; above 16 bits the input channel
+END = const(8)  # the first cell behind its list
 HEADER = const(9)  # cells of the header
 
 # The cells of layer i, from HEADER + FIELDS * i.
@@ -81,349 +112,44 @@ CROSS_ENTROPY = const(1)
 
 
 @micropython.viper
-def convolution_forward(plan: ptr32, at: int, w: ptr16, a: ptr16, s: ptr32):
-    """Outputs of the dense or convolutional layer whose plan lies at cell ``at``: saturated, then ReLU if asked.
-
-    ``s`` holds the sums of one position, then a list of its inputs that are not zero, each with the number of its row
-    of weights. The list is worked off in pairs, a product of the one and one of the other to each rounding.
-    """
-    height = plan[at + HEIGHT]
-    width = plan[at + WIDTH]
-    channels = plan[at + CHANNELS]
-    outputs = plan[at + OUT_CHANNELS]
-    kernel_height = plan[at + KERNEL_HEIGHT]
-    kernel_width = plan[at + KERNEL_WIDTH]
-    stride = plan[at + STRIDE]
-    weights = plan[at + WEIGHTS]
-    biases = plan[at + BIASES]
-    x = plan[at + X]
-    y = plan[at + Y]
-    relu = plan[at + RELU]
-    shift = plan[at + SHIFT]
-    half = (1 << shift) >> 1
-    post = plan[at + POST]
-    rounding = (1 << post) >> 1
-    bias_shift = plan[at + BIAS_SHIFT]
-    sign = plan[SIGN]
-    rows = plan[at + OUT_HEIGHT]
-    top = 0 - plan[at + PAD_Y]
-    while rows > 0:
-        columns = plan[at + OUT_WIDTH]
-        left = 0 - plan[at + PAD_X]
-        while columns > 0:
-            end = outputs
-            row = 0
-            iy = top
-            while iy < top + kernel_height:
-                ix = left
-                while ix < left + kernel_width:
-                    if iy >= 0 and iy < height and ix >= 0 and ix < width:
-                        i = x + (iy * width + ix) * channels
-                        for c in range(channels):
-                            value = a[i + c] | 0
-                            s[end] = ((row + c) << 16) | value
-                            end += (value + 0xFFFF) >> 16  # a zero is overwritten by the next
-                    row += channels
-                    ix += 1
-                iy += 1
-            s[end] = 0  # makes the last pair whole
-            for o in range(outputs):
-                s[o] = (((w[biases + o] ^ sign) - sign) << bias_shift >> shift) + rounding
-            i = outputs
-            while i < end:
-                first = weights + (s[i] >> 16) * outputs
-                value = ((s[i] & 0xFFFF) ^ 0x8000) - 0x8000
-                second = weights + (s[i + 1] >> 16) * outputs
-                other = ((s[i + 1] & 0xFFFF) ^ 0x8000) - 0x8000
-                for o in range(outputs):
-                    products = ((w[first + o] ^ sign) - sign) * value + ((w[second + o] ^ sign) - sign) * other
-                    s[o] = s[o] + ((products + half) >> shift)
-                i += 2
-            for o in range(outputs):
-                total = (((((s[o] >> 16) & 0xFFFF) ^ 0x8000) - 0x8000) << 16) | (s[o] & 0xFFFF)
-                total = total >> post
-                if total > 32767:
-                    total = 32767
-                if total < -32767:
-                    total = -32767
-                if relu:
-                    if total < 0:
-                        total = 0
-                a[y + o] = total & 0xFFFF
-            y += outputs
-            left += stride
-            columns -= 1
-        top += stride
-        rows -= 1
+def convolution_forward(plan, at: int, w, a, s):
+    """Outputs of the dense or convolutional layer whose plan lies at cell ``at``, one position after the other."""
+    p = ptr32(plan)
+    p[JOB] = at
+    place = p[at + Y]
+    for row in range(p[at + OUT_HEIGHT]):
+        for column in range(p[at + OUT_WIDTH]):
+            list_patch(plan, (row << 16) | column, a, s)
+            start_sums(plan, w, s)
+            add_rows(plan, w, s)
+            put_outputs(plan, place, a, s)
+            place += p[at + OUT_CHANNELS]
 
 
 @micropython.viper
-def dense_backward(plan: ptr32, at: int, w: ptr16, a: ptr16):
-    """One SGD update of a dense layer in place; the deltas of its inputs take the inputs' place.
-
-    The outputs' cells hold deltas (Q18). Each weight is loaded once: it adds its part to the delta of its input, then
-    takes its update w -= (delta * x + r) >> STEP with r a Weyl sequence, which rounds stochastically. An input that is
-    zero moves no weight; where it came out of a ReLU it takes no delta either, so all its weights are passed over.
-    """
-    outputs = plan[at + OUT_CHANNELS]
-    row = plan[at + WEIGHTS]
-    x = plan[at + X]
-    y = plan[at + Y]
-    x_end = x + plan[at + CHANNELS]
-    shift = plan[at + BACK_SHIFT]
-    half = (1 << shift) >> 1
-    post = plan[at + BACK_POST]
-    rounding = (1 << post) >> 1
-    propagate = plan[at + BACK]
-    every = propagate & LINEAR
-    step = plan[at + STEP]
-    widen = step - 16
-    sign = plan[SIGN]
-    mask = sign + sign - 1
-    limit = sign - 1
-    # A fresh start for every layer, so that the sequence's period never locks on to the layer's size.
-    r = (plan[RANDOM] * 25173 + 13849) & 0xFFFF
-    while x < x_end:
-        value = (a[x] ^ 0x8000) - 0x8000
-        if (value | every) != 0:
-            total = rounding
-            for o in range(outputs):
-                delta = (a[y + o] ^ 0x8000) - 0x8000
-                weight = (w[row + o] ^ sign) - sign
-                total += (weight * delta + half) >> shift
-                q = (r + (o + 1) * 0x9E37) & 0xFFFF
-                weight -= (delta * value + (q << widen)) >> step
-                if weight > limit:
-                    weight = limit
-                if weight < 0 - limit:
-                    weight = 0 - limit
-                w[row + o] = weight & mask
-            if propagate:
-                total = total >> post
-                if total > 32767:
-                    total = 32767
-                if total < -32767:
-                    total = -32767
-                a[x] = total & 0xFFFF
-        r = (r + outputs * 0x9E37) & 0xFFFF
-        row += outputs
-        x += 1
-    plan[RANDOM] = r
-
-
-@micropython.viper
-def channel_gradients(plan: ptr32, at: int, channel: int, a: ptr16, s: ptr32):
-    """The gradients of the weights of input ``channel`` of a convolution (Q28 >> SUM_SHIFT), into ``s``.
-
-    One tap after the other. Behind the gradients ``s`` takes a list of the inputs that are not zero, each with its
-    output's position, which is worked off in pairs.
-    """
-    height = plan[at + HEIGHT]
-    width = plan[at + WIDTH]
-    channels = plan[at + CHANNELS]
-    out_height = plan[at + OUT_HEIGHT]
-    out_width = plan[at + OUT_WIDTH]
-    outputs = plan[at + OUT_CHANNELS]
-    kernel_height = plan[at + KERNEL_HEIGHT]
-    kernel_width = plan[at + KERNEL_WIDTH]
-    stride = plan[at + STRIDE]
-    pad_y = plan[at + PAD_Y]
-    pad_x = plan[at + PAD_X]
-    x = plan[at + X] + channel
-    y = plan[at + Y]
-    shift = plan[at + SUM_SHIFT]
-    half = (1 << shift) >> 1
-    sums = kernel_height * kernel_width * outputs
-    g = 0
-    ky = 0
-    while ky < kernel_height:
-        kx = 0
-        while kx < kernel_width:
-            end = sums
-            oy = 0
-            iy = ky - pad_y
-            while oy < out_height:
-                if iy >= 0 and iy < height:
-                    position = oy * out_width
-                    ix = kx - pad_x
-                    i = x + (iy * width + ix) * channels
-                    for o in range(out_width):
-                        if ix >= 0 and ix < width:
-                            value = a[i] | 0
-                            s[end] = ((position + o) << 16) | value
-                            end += (value + 0xFFFF) >> 16
-                        ix += stride
-                        i += stride * channels
-                iy += stride
-                oy += 1
-            s[end] = 0  # makes the last pair whole
-            for o in range(outputs):
-                s[g + o] = 0
-            i = sums
-            while i < end:
-                first = y + (s[i] >> 16) * outputs
-                value = ((s[i] & 0xFFFF) ^ 0x8000) - 0x8000
-                second = y + (s[i + 1] >> 16) * outputs
-                other = ((s[i + 1] & 0xFFFF) ^ 0x8000) - 0x8000
-                for o in range(outputs):
-                    products = ((a[first + o] ^ 0x8000) - 0x8000) * value
-                    products += ((a[second + o] ^ 0x8000) - 0x8000) * other
-                    s[g + o] = s[g + o] + ((products + half) >> shift)
-                i += 2
-            g += outputs
-            kx += 1
-        ky += 1
-
-
-@micropython.viper
-def channel_deltas(plan: ptr32, at: int, channel: int, w: ptr16, a: ptr16):
-    """The deltas of input ``channel`` of a convolution, in its place: from each of the taps that an input meets."""
-    height = plan[at + HEIGHT]
-    width = plan[at + WIDTH]
-    channels = plan[at + CHANNELS]
-    out_height = plan[at + OUT_HEIGHT]
-    out_width = plan[at + OUT_WIDTH]
-    outputs = plan[at + OUT_CHANNELS]
-    kernel_height = plan[at + KERNEL_HEIGHT]
-    kernel_width = plan[at + KERNEL_WIDTH]
-    stride = plan[at + STRIDE]
-    rows = channels * outputs
-    weights = plan[at + WEIGHTS] + channel * outputs
-    y = plan[at + Y]
-    shift = plan[at + BACK_SHIFT]
-    half = (1 << shift) >> 1
-    post = plan[at + BACK_POST]
-    rounding = (1 << post) >> 1
-    every = plan[at + BACK] & LINEAR
-    sign = plan[SIGN]
-    middle = outputs >> 1
-    # The first tap that meets row 0 and column 0, and the output that it belongs to.
-    top_ky = plan[at + PAD_Y]
-    top_oy = 0
-    while top_ky >= stride:
-        top_ky -= stride
-        top_oy += 1
-    first_kx = plan[at + PAD_X]
-    first_ox = 0
-    while first_kx >= stride:
-        first_kx -= stride
-        first_ox += 1
-    i = plan[at + X] + channel
-    iy = 0
-    while iy < height:
-        left_kx = first_kx
-        left_ox = first_ox
-        ix = 0
-        while ix < width:
-            if (a[i] | every) != 0:
-                total = rounding
-                held = 0
-                first = 0
-                place = 0
-                ky = top_ky
-                oy = top_oy
-                while ky < kernel_height and oy >= 0:
-                    kx = left_kx
-                    ox = left_ox
-                    if oy >= out_height:
-                        kx = kernel_width
-                    while kx < kernel_width and ox >= 0:
-                        if ox < out_width:
-                            c = weights + (ky * kernel_width + kx) * rows
-                            d = y + (oy * out_width + ox) * outputs
-                            if held:
-                                # Two taps by halves, and the one between: a loop that is short enough to be one vector.
-                                for o in range(middle):
-                                    products = ((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000)
-                                    products += ((w[first + o] ^ sign) - sign) * ((a[place + o] ^ 0x8000) - 0x8000)
-                                    total += (products + half) >> shift
-                                    q = o + outputs - middle
-                                    products = ((w[c + q] ^ sign) - sign) * ((a[d + q] ^ 0x8000) - 0x8000)
-                                    products += ((w[first + q] ^ sign) - sign) * ((a[place + q] ^ 0x8000) - 0x8000)
-                                    total += (products + half) >> shift
-                                for o in range(middle, outputs - middle):
-                                    products = ((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000)
-                                    products += ((w[first + o] ^ sign) - sign) * ((a[place + o] ^ 0x8000) - 0x8000)
-                                    total += (products + half) >> shift
-                                held = 0
-                            else:
-                                held = 1
-                                first = c
-                                place = d
-                        kx += stride
-                        ox -= 1
-                    ky += stride
-                    oy -= 1
-                if held:
-                    for o in range(outputs):
-                        products = ((w[first + o] ^ sign) - sign) * ((a[place + o] ^ 0x8000) - 0x8000)
-                        total += (products + half) >> shift
-                total = total >> post
-                if total > 32767:
-                    total = 32767
-                if total < -32767:
-                    total = -32767
-                a[i] = total & 0xFFFF
-            i += channels
-            left_kx += 1
-            if left_kx == stride:
-                left_kx = 0
-                left_ox += 1
-            ix += 1
-        top_ky += 1
-        if top_ky == stride:
-            top_ky = 0
-            top_oy += 1
-        iy += 1
-
-
-@micropython.viper
-def channel_update(plan: ptr32, at: int, channel: int, u: ptr16, s: ptr32):
-    """The SGD update of the weights of input ``channel`` from the gradients in ``s``; see `dense_backward`."""
-    channels = plan[at + CHANNELS]
-    outputs = plan[at + OUT_CHANNELS]
-    sum_shift = plan[at + SUM_SHIFT]
-    step = plan[at + STEP] - sum_shift
-    widen = plan[at + STEP] - 16
-    sign = plan[SIGN]
-    mask = sign + sign - 1
-    limit = sign - 1
-    sums = plan[at + KERNEL_HEIGHT] * plan[at + KERNEL_WIDTH] * outputs
-    c = plan[at + WEIGHTS] + channel * outputs
-    r = plan[RANDOM]
-    if channel == 0:
-        r = (r * 25173 + 13849) & 0xFFFF
-    g = 0
-    while g < sums:
-        for o in range(outputs):
-            total = (((((s[g + o] >> 16) & 0xFFFF) ^ 0x8000) - 0x8000) << 16) | (s[g + o] & 0xFFFF)
-            q = (r + (o + 1) * 0x9E37) & 0xFFFF
-            weight = ((u[c + o] ^ sign) - sign) - ((total + (q << widen >> sum_shift)) >> step)
-            if weight > limit:
-                weight = limit
-            if weight < 0 - limit:
-                weight = 0 - limit
-            u[c + o] = weight & mask
-        r = (r + outputs * 0x9E37) & 0xFFFF
-        g += outputs
-        c += channels * outputs
-    plan[RANDOM] = r
-
-
-@micropython.native
-def convolution_backward(plan, at, w, u, a, s):
+def convolution_backward(plan, at: int, w, u, a, s):
     """One SGD update of a dense or convolutional layer; the deltas of its inputs take the inputs' place.
 
     The weights ``w`` are read, the updates go to ``u``, which may be the same array. One input channel after the other:
-    the gradients of its weights, the deltas of its inputs, then the updates. So nothing has to be kept beside one
-    channel's gradients. For a 1 x 1 image the bits are those of `dense_backward`. In three parts, since the branches of
-    ARMv6-M and Xtensa reach no farther than 2 KB.
+    the gradients of its weights, tap by tap, the deltas of its inputs, then the updates. So nothing has to be kept
+    beside one channel's gradients. For a 1 x 1 image the bits are those of `dense_backward`.
     """
-    for channel in range(plan[at + CHANNELS]):
-        channel_gradients(plan, at, channel, a, s)
-        if plan[at + BACK]:
-            channel_deltas(plan, at, channel, w, a)
-        channel_update(plan, at, channel, u, s)
+    p = ptr32(plan)
+    for channel in range(p[at + CHANNELS]):
+        p[JOB] = (channel << 16) | at
+        sums = 0
+        for ky in range(p[at + KERNEL_HEIGHT]):
+            for kx in range(p[at + KERNEL_WIDTH]):
+                list_tap(plan, (ky << 16) | kx, a, s)
+                add_gradients(plan, sums, a, s)
+                sums += p[at + OUT_CHANNELS]
+        if p[at + BACK]:
+            start = int(list_reach(plan, 0, a, s))
+            put_deltas(plan, w, a, s)
+            while start > 0:
+                start = int(list_reach(plan, start, a, s))
+                put_deltas(plan, w, a, s)
+        update_channel(plan, u, s)
 
 
 @micropython.viper
@@ -598,36 +324,6 @@ def depthwise_backward(plan: ptr32, at: int, w: ptr16, u: ptr16, a: ptr16, s: pt
 
 
 @micropython.viper
-def bias_backward(plan: ptr32, at: int, u: ptr16, a: ptr16):
-    """The SGD update of a layer's biases from the deltas in its outputs' cells."""
-    outputs = plan[at + OUT_CHANNELS]
-    bias = plan[at + BIASES]
-    y = plan[at + Y]
-    end = y + plan[at + OUT_HEIGHT] * plan[at + OUT_WIDTH] * outputs
-    step = plan[at + BIAS_STEP]
-    sign = plan[SIGN]
-    mask = sign + sign - 1
-    limit = sign - 1
-    r = plan[RANDOM]
-    o = 0
-    while o < outputs:
-        total = 0
-        i = y + o
-        while i < end:
-            total += (a[i] ^ 0x8000) - 0x8000
-            i += outputs
-        r = (r + 0x9E37) & 0xFFFF
-        weight = ((u[bias + o] ^ sign) - sign) - ((total + (r >> (16 - step))) >> step)
-        if weight > limit:
-            weight = limit
-        if weight < 0 - limit:
-            weight = 0 - limit
-        u[bias + o] = weight & mask
-        o += 1
-    plan[RANDOM] = r
-
-
-@micropython.viper
 def average_forward(plan: ptr32, at: int, a: ptr16):
     """Global average pooling: the mean of each channel over all positions."""
     channels = plan[at + CHANNELS]
@@ -792,12 +488,14 @@ def cross_entropy(plan: ptr32, a: ptr16, target: ptr16) -> int:
     return log2 * 11357 >> 10  # 11357 / 2^14 = ln 2
 
 
-@micropython.native
+@micropython.viper
 def forward(plan, w, a, s):
     """The outputs of the whole network, from the inputs in the first cells of ``a``: linear values or probabilities."""
+    p = ptr32(plan)
     at = HEADER
-    for _ in range(plan[LAYERS]):
-        kind = plan[at + KIND]
+    end = int(len(plan))
+    while at < end:
+        kind = p[at + KIND]
         if kind == DEPTHWISE:
             depthwise_forward(plan, at, w, a, s)
         elif kind == AVERAGE:
@@ -805,39 +503,41 @@ def forward(plan, w, a, s):
         else:
             convolution_forward(plan, at, w, a, s)
         at += FIELDS
-    if plan[LOSS] == CROSS_ENTROPY:
+    if p[LOSS] == CROSS_ENTROPY:
         softmax(plan, a)
 
 
-@micropython.native
-def loss(plan, a, target):
+@micropython.viper
+def loss(plan, a, target) -> int:
     """Loss of the outputs (Q16; squared errors are summed, not averaged); their deltas take the outputs' place."""
-    if plan[LOSS] == CROSS_ENTROPY:
-        return cross_entropy(plan, a, target)
-    return squared_error(plan, a, target)
+    p = ptr32(plan)
+    if p[LOSS] == CROSS_ENTROPY:
+        return int(cross_entropy(plan, a, target))
+    return int(squared_error(plan, a, target))
 
 
-@micropython.native
-def step(plan, w, u, a, s, target):
+@micropython.viper
+def step(plan, w, u, a, s, target) -> int:
     """One step of stochastic gradient descent on the sample in ``a`` and ``target``; returns the loss before it.
 
-    Without `BATCH`, ``u`` is ``w``. With it the weights stay as they are, and ``u`` takes the update.
+    ``u`` takes the update: ``w`` itself, or, where no layer's kind is `DENSE`, another array of the same size.
     """
     forward(plan, w, a, s)
-    value = loss(plan, a, target)
-    at = HEADER + FIELDS * plan[LAYERS]
-    for _ in range(plan[LAYERS]):
-        at -= FIELDS
-        kind = plan[at + KIND]
+    value = int(loss(plan, a, target))
+    p = ptr32(plan)
+    at = int(len(plan)) - FIELDS
+    while at > 0:
+        kind = p[at + KIND]
         if kind == AVERAGE:
-            if plan[at + BACK]:  # else its inputs are the sample
+            if p[at + BACK]:  # else its inputs are the sample
                 average_backward(plan, at, a)
         else:
             if kind == DEPTHWISE:
                 depthwise_backward(plan, at, w, u, a, s)
-            elif kind == CONVOLUTION or plan[BATCH]:
+            elif kind == CONVOLUTION:
                 convolution_backward(plan, at, w, u, a, s)
             else:
                 dense_backward(plan, at, w, a)
             bias_backward(plan, at, u, a)
+        at -= FIELDS
     return value

@@ -140,7 +140,6 @@ class Model:
         cells[k.OUTPUT] = self.activations - self.outputs
         cells[k.OUTPUTS] = self.outputs
         cells[k.LOSS] = LOSSES[self.loss]
-        cells[k.LAYERS] = len(self.layers)
         cells[k.SIGN] = 1 << (WEIGHT_BITS[self.weights] - 1)
         at = k.HEADER
         relu = None  # of the layer before; None: there is none

@@ -11,9 +11,9 @@ RATE_SHIFT = 2  # its exponent: delta = (error * mantissa) >> shift
 OUTPUT = 3  # where the outputs lie among the activations
 OUTPUTS = 4  # their number
 LOSS = 5  # SQUARED_ERROR or CROSS_ENTROPY
-LAYERS = 6  # the number of layers
-SIGN = 7  # the sign bit of a weight's cell
-BATCH = 8  # 1: updates go to another array than the weights, for all samples of a batch see the same weights
+SIGN = 6  # the sign bit of a weight's cell
+JOB = 7  # what a loop is about: the layer's first cell; above 16 bits the input channel
+END = 8  # the first cell behind its list
 HEADER = 9  # cells of the header
 
 # The cells of layer i, from HEADER + FIELDS * i.

@@ -5,6 +5,8 @@ On a board ``@micropython.viper`` turns a kernel into machine code. On CPython t
 ``TINYREPTILE_NUMBA=0`` is set.
 """
 
+import sys
+
 try:
     from time import ticks_diff, ticks_ms
 
@@ -12,6 +14,8 @@ try:
     from micropython import const
 
     RUNNER = "micropython"
+    # Whether machine code is Thumb: armv6m to armv7emdp among the names of mpy-cross.
+    THUMB = 4 <= getattr(sys.implementation, "_mpy", 0) >> 10 & 15 <= 8
     ptr8 = ptr16 = ptr32 = None  # viper's own words: never looked up on a board
 
     def view16(buffer):
@@ -25,7 +29,16 @@ except ImportError:
     from array import array
     from time import monotonic
 
-    ptr8 = ptr16 = ptr32 = array
+    THUMB = False
+
+    class ptr32(array):  # noqa: N801 - viper's word
+        """An annotation, and a cast that leaves its argument as it is."""
+
+        def __new__(cls, cells):
+            """``cells`` themselves."""
+            return cells
+
+    ptr8 = ptr16 = ptr32
 
     def const(value):
         """``value`` itself: MicroPython's compiler folds what is named so."""
@@ -45,11 +58,15 @@ except ImportError:
         import ast
         import inspect
         import textwrap
+        from pathlib import Path
+        from zlib import crc32
 
         import numba
         import numpy
 
         RUNNER = "numba"
+
+        _SOURCES = ("portable.py", "loops.py", "loops8.py")
 
         class _Narrow(ast.NodeTransformer):
             """Makes every value an int32, as on a board, and every index unsigned; else numba computes in 64 bits.
@@ -77,9 +94,19 @@ except ImportError:
                 node.slice = self._cast("uint64", node.slice)
                 return self._cast("int32", node) if isinstance(node.ctx, ast.Load) else node
 
+            def visit_Call(self, node):
+                self.generic_visit(node)
+                name = node.func.id
+                if name in ("ptr8", "ptr16", "ptr32"):
+                    return node.args[0]
+                return self._cast("int32", node.args[0]) if name == "int" else node
+
             @staticmethod
             def _cast(name, node):
                 return ast.copy_location(ast.Call(ast.Name("_" + name, ast.Load()), [node], []), node)
+
+        # What a compiled function may contain beside its own file, by which alone numba tells whether its cache is old.
+        _INLINED = crc32(b"".join(Path(__file__).with_name(name).read_bytes() for name in _SOURCES))
 
         def _compile(function):
             tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
@@ -87,13 +114,19 @@ except ImportError:
             definition = tree.body[0]
             definition.decorator_list = []
             definition.body = [_Narrow().visit(statement) for statement in definition.body]
+            # A variable of an enclosing function is part of the cache's key.
+            definition.body.insert(0, ast.Expr(ast.Name("_inlined", ast.Load())))
+            tree.body = ast.parse("def _enclosing(_inlined):\n    return None").body
+            tree.body[0].body = [definition, ast.Return(ast.Name(function.__name__, ast.Load()))]
             names = dict(function.__globals__, _int32=numba.int32, _uint64=numba.uint64)
             exec(compile(ast.fix_missing_locations(tree), inspect.getfile(function), "exec"), names)  # noqa: S102
-            function = names[function.__name__]
+            function = names["_enclosing"](_INLINED)
+            # Of a call for every position, the call would be much of the time.
+            inline = "always" if function.__module__.rpartition(".")[2] in ("loops", "loops8") else "never"
             try:
-                return numba.njit(cache=True)(function)
+                return numba.njit(cache=True, inline=inline)(function)
             except RuntimeError:  # no folder to cache in: compile anew in each process
-                return numba.njit(function)
+                return numba.njit(inline=inline)(function)
 
         def view8(buffer):
             """``buffer`` as unsigned 8-bit cells that a kernel can index."""
@@ -129,4 +162,3 @@ except ImportError:
         """What the kernels need of MicroPython's module of the same name."""
 
         viper = staticmethod(_compile)
-        native = staticmethod(_compile)

@@ -17,9 +17,10 @@ _PICO_BLOCK = 4096
 _PICO_BLOCKS = 1408 * 1024 // _PICO_BLOCK  # what the firmware leaves of the flash
 
 
-def library() -> dict[str, Path]:
-    """The portable library's files, by their paths on a board."""
-    return {str(file.relative_to(CLIENT)): file for file in sorted((CLIENT / "tinyreptile").rglob("*.py"))}
+def library(thumb: bool) -> dict[str, Path]:
+    """The portable library's files, by their paths on a board; assembly for ``thumb`` among them only if that is it."""
+    files = sorted((CLIENT / "tinyreptile").rglob("*.py"))
+    return {str(file.relative_to(CLIENT)): file for file in files if thumb or not file.name.startswith("thumb")}
 
 
 def compiled(files: dict[str, Path], chip: str) -> dict[str, bytes]:

@@ -34,12 +34,14 @@ class Runner(ABC):
     Attributes:
         name: what it is.
         chip: the name that mpy-cross has for its instruction set.
+        thumb: whether that is Thumb.
         network: whether it has sockets.
     """
 
     def __init__(self, name: str, chip: str, *, network: bool = False) -> None:
         self.name = name
         self.chip = chip
+        self.thumb = chip.startswith("arm")
         self.network = network
 
     @abstractmethod

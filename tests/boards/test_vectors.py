@@ -13,6 +13,6 @@ VECTORS = ROOT / "tests" / "vectors"
 
 @pytest.mark.timeout(900)
 def test_the_golden_bits(runner: Runner) -> None:
-    files = {**library(), "check.py": VECTORS / "check.py", "vectors.jsonl": VECTORS / "vectors.jsonl"}
+    files = {**library(runner.thumb), "check.py": VECTORS / "check.py", "vectors.jsonl": VECTORS / "vectors.jsonl"}
     printed = runner.run("import check\ncheck.main('vectors.jsonl')", files, seconds=800)
     assert printed.splitlines()[-1].startswith("ok, "), printed

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.float_twin import flat
 from tinyreptile import kernels, kernels8
-from tinyreptile.batch import BatchLearner
+from tinyreptile.batch import BatchLearner, keep_weights
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 from tinyreptile.portable import view8, view16
@@ -57,7 +57,7 @@ def batch_step(learner: Learner, samples: list[Drawn]) -> bytes:
     """The updates that the samples make of the learner's weights, which stay."""
     updated = bytearray(learner.weights)
     u = (view8 if learner.model.weights == "int8" else view16)(updated)
-    learner._plan[kernels.BATCH] = 1
+    keep_weights(learner._plan)
     for sample in samples:
         learner.x[:] = array("h", sample.x.tolist())
         learner.y[:] = array("h", sample.y.tolist())
@@ -82,9 +82,10 @@ def test_a_batch_of_one_sample_gives_the_bits_of_a_step(name: str, weights: str)
     drawn = draw(NETWORKS[name], 3, weights)
     learner = drawn.learner()
     learner.set_rate(0.1)
+    plan = array("i", learner._plan)
     learner.seed(99)
     updated = batch_step(learner, [drawn])
-    learner._plan[kernels.BATCH] = 0
+    learner._plan[:] = plan
     learner.seed(99)
     learner.step(learner.x, learner.y)
     assert learner.weights == updated

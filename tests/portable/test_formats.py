@@ -163,7 +163,7 @@ def writer() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["kernels", "wire"])
+@pytest.mark.parametrize("name", ["kernels", "loops", "wire"])
 def test_the_kernels_for_8_bits_are_those_that_their_writer_makes(name: str) -> None:
     written = writer().narrow((PACKAGE / f"{name}.py").read_text(), name)
     assert (PACKAGE / f"{name}8.py").read_text() == written

@@ -147,7 +147,7 @@ def test_a_plans_cells_stay_inside_the_buffers(model: Model) -> None:
         at += kernels.FIELDS
     assert end == model.parameters
     assert at == len(plan)
-    assert plan[kernels.LAYERS] == len(model.layers)
+    assert len(plan) == kernels.HEADER + kernels.FIELDS * len(model.layers)
     assert plan[kernels.OUTPUT] + plan[kernels.OUTPUTS] == model.activations
 
 

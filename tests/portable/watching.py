@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from array import array
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from tinyreptile import kernels
@@ -44,23 +44,24 @@ class Watch(ast.NodeTransformer):
         return ast.Assign([node.target], self.visit(sum_of))
 
 
-def watched(module: str) -> dict[str, Any]:
-    """The names of ``module``, whose functions raise `OverflowInt32` where a board's registers would."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-    tree.body = [node for node in tree.body if not isinstance(node, ast.ImportFrom)]
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            node.decorator_list = []
-            node.returns = None
-            for argument in node.args.args:
-                argument.annotation = None
-    tree = ast.fix_missing_locations(Watch().visit(tree))
-    names: dict[str, Any] = {"watch": watch, "const": lambda value: value}
-    exec(compile(tree, f"{module}.py, watched", "exec"), names)
+def watched(*modules: str) -> dict[str, Any]:
+    """The names of ``modules`` together, whose functions raise `OverflowInt32` where a board's registers would."""
+    names: dict[str, Any] = {"watch": watch, "const": lambda value: value, "ptr32": lambda cells: cells}
+    for module in modules:
+        tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+        tree.body = [node for node in tree.body if not isinstance(node, (ast.ImportFrom, ast.If))]
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef):
+                node.decorator_list = []
+                node.returns = None
+                for argument in node.args.args:
+                    argument.annotation = None
+        tree = ast.fix_missing_locations(Watch().visit(tree))
+        exec(compile(tree, f"{module}.py, watched", "exec"), names)
     return names
 
 
-KERNELS = watched("kernels")  # of both formats: 8-bit weights come in other cells, that is all
+KERNELS = watched("loops", "kernels")  # of both formats: 8-bit weights come in other cells, that is all
 WIRE = watched("wire")
 
 
@@ -80,7 +81,7 @@ class Guarded:
     def __init__(self, values: array[int], first: int, end: int, written: int = 0, written_end: int = 0) -> None:
         self.values = values
         self.read = range(first, end)
-        self.write = range(written, written_end)
+        self.write: Container[int] = range(written, written_end)
         self.highest = -1
 
     def __getitem__(self, at: int) -> int:
@@ -122,7 +123,7 @@ def run_backward(plan: Any, at: int, w: Any, u: Any, a: Any, s: Any) -> None:
         return
     if kind == kernels.DEPTHWISE:
         KERNELS["depthwise_backward"](plan, at, w, u, a, s)
-    elif kind == kernels.CONVOLUTION or plan[kernels.BATCH]:
+    elif kind == kernels.CONVOLUTION:
         KERNELS["convolution_backward"](plan, at, w, u, a, s)
     else:
         KERNELS["dense_backward"](plan, at, u, a)
