@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from .files import library
-from .runners import Runner
+from .runners import RUNNERS, Runner
 
 COMPARE = Path(__file__).parent / "device" / "compare.py"
+CHIPS = [name for name, runner in RUNNERS.items() if runner.thumb]
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("runner", CHIPS, indirect=True)
 def test_assembly_leaves_the_bits_of_the_portable_loops(runner: Runner) -> None:
-    if not runner.thumb:
-        return  # another instruction set
     trials = 3 if runner.name == "rp2040" else 15
-    printed = runner.run(f"import compare\ncompare.main({trials})", {**library(runner.thumb), "compare.py": COMPARE}, seconds=800)
+    files = {**library(runner.thumb), "compare.py": COMPARE}
+    printed = runner.run(f"import compare\ncompare.main({trials})", files, seconds=800)
     assert printed.splitlines()[-1].startswith("ok, "), printed
