@@ -5,8 +5,6 @@ On a board ``@micropython.viper`` turns a kernel into machine code. On CPython t
 ``TINYREPTILE_NUMBA=0`` is set.
 """
 
-import sys
-
 try:
     from time import ticks_diff, ticks_ms
 
@@ -14,8 +12,16 @@ try:
     from micropython import const
 
     RUNNER = "micropython"
-    # Whether machine code is Thumb: armv6m to armv7emdp among the names of mpy-cross.
-    THUMB = 4 <= getattr(sys.implementation, "_mpy", 0) >> 10 & 15 <= 8
+
+    def _runs_thumb():
+        try:
+            exec("@micropython.asm_thumb\ndef nothing():\n    nop()\n", {})  # noqa: S102
+        except (NameError, SyntaxError):
+            return False
+        return True
+
+    # Whether `thumb` can be loaded: not by a firmware that could not assemble it, even if it is for an ARM.
+    THUMB = _runs_thumb()
     ptr8 = ptr16 = ptr32 = None  # viper's own words: never looked up on a board
 
     def view16(buffer):

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mpremote.transport import TransportError
@@ -18,9 +19,10 @@ from serial import SerialException
 
 from ..environment import find_program
 from . import firmware
-from .debian import Debian
+from .debian import Debian, DebianError
 from .files import compiled, littlefs, romfs, written
 
+_RELEASES = ("trixie", "forky")
 _LIBRARIES = ["libc6", "libffi8", "libgcc-s1", "libmbedcrypto16", "libmbedtls21", "libmbedx509-7"]
 
 
@@ -34,14 +36,14 @@ class Runner(ABC):
     Attributes:
         name: what it is.
         chip: the name that mpy-cross has for its instruction set.
-        thumb: whether that is Thumb.
+        thumb: whether it runs assembly for Thumb.
         network: whether it has sockets.
     """
 
-    def __init__(self, name: str, chip: str, *, network: bool = False) -> None:
+    def __init__(self, name: str, chip: str, *, network: bool = False, thumb: bool = False) -> None:
         self.name = name
         self.chip = chip
-        self.thumb = chip.startswith("arm")
+        self.thumb = thumb
         self.network = network
 
     @abstractmethod
@@ -105,15 +107,26 @@ class Foreign(Unix):
         return firmware.folder() / f"unix-{self._architecture}"
 
     def obtain(self) -> None:
-        """Fetch the packages, and the emulator's."""
-        if self._root.exists():
-            return
+        """Fetch the packages, and see that the emulator is there."""
+        if not self._root.exists():
+            self._fetch()
+        self.command()
+
+    def _fetch(self) -> None:
         with tempfile.TemporaryDirectory(dir=firmware.folder()) as work:
             root = Path(work) / "root"
-            Debian(firmware.folder() / "apt", self._architecture).unpack(["micropython", *_LIBRARIES], root)
+            self._debian().unpack(["micropython", *_LIBRARIES], root)
             if not (root / "lib").exists():
                 (root / "lib").symlink_to("usr/lib")
             root.rename(self._root)
+
+    def _debian(self) -> Debian:
+        """The first of the releases that the mirror has whole: while it is being updated, one may not be."""
+        folder = firmware.folder() / "apt"
+        for release in _RELEASES[:-1]:
+            with suppress(DebianError):
+                return Debian(folder, self._architecture, release)
+        return Debian(folder, self._architecture, _RELEASES[-1])
 
     def command(self) -> list[str]:
         """How the program is called: by its own loader, in its own folder."""
@@ -134,7 +147,7 @@ class Bare(Runner):
     """
 
     def __init__(self, name: str, chip: str, address: int, program: str, options: Sequence[str]) -> None:
-        super().__init__(name, chip)
+        super().__init__(name, chip, thumb=chip.startswith("arm"))
         self._address = address
         self._program = program
         self._options = list(options)
@@ -251,6 +264,6 @@ RUNNERS: dict[str, Runner] = {
         Bare("cortex-m4", "armv7em", 0x21800000, "qemu-system-arm", ("-machine", "mps2-an386")),
         Bare("cortex-m0", "armv6m", 0x80000, "qemu-system-arm", _NRF51),
         Bare("rv32", "rv32imc", 0x84000000, "qemu-system-riscv32", ("-bios", "none", "-machine", "virt")),
-        Pico("rp2040", "armv6m"),
+        Pico("rp2040", "armv6m", thumb=True),
     )
 }
