@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
 import subprocess
@@ -80,7 +81,7 @@ def mpy_cross() -> Path:
 
 def _built(name: str, build: Callable[[Path, Path], Path]) -> Path:
     """File ``name``, made by ``build(source tree, folder for its work)`` unless this very recipe made it before."""
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    recipe = _digest(PATCHES, QEMU, HEAP, PICO_MANIFEST, *map(inspect.getsource, (_build_qemu, _build_pico)))
     made = folder() / "firmware" / recipe / name
     if not made.exists():
         _say(f"building {name}")
@@ -92,10 +93,13 @@ def _built(name: str, build: Callable[[Path, Path], Path]) -> Path:
     return made
 
 
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
 def _source() -> Path:
     """The source tree of MicroPython, with the patches, and its `mpy-cross` built."""
-    recipe = hashlib.sha256(repr(PATCHES).encode()).hexdigest()[:12]
-    made = folder() / f"source-{recipe}"
+    made = folder() / f"source-{_digest(PATCHES)}"
     if not made.exists():
         _say("fetching the sources of MicroPython")
         with tempfile.TemporaryDirectory(dir=folder()) as work:
