@@ -1,4 +1,4 @@
-"""The inverse of a device's quantization, vectorised: packed bytes to floats, bit-equal to `tinyreptile.delta`."""
+"""The inverse of a device's quantization, vectorised: packed bytes to floats, bit-equal to `tinyreptile.unpacking`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from tinyreptile.delta import DeltaError, check, low_bits, sections
+from tinyreptile.delta import DeltaError, low_bits, sections
 from tinyreptile.model import Model
+from tinyreptile.unpacking import check
 
 from .rules import Weights
 

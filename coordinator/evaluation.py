@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from tinyreptile import messages
+from tinyreptile import messages, reports
 
 
 def check_evaluation(message: Any, classes: int) -> dict[str, Any]:
     """``message`` if it is an evaluation of a model of ``classes`` classes (0: regression), else `MessageError`."""
-    evaluation: dict[str, Any] = messages.check(messages.EVALUATION, message)
+    evaluation: dict[str, Any] = messages.check(reports.EVALUATION, message)
     for name in ("seen", "hits_before", "hits_after"):
-        counts = messages.check_ints(name, evaluation.setdefault(name, []), 0, 1_000_000)
+        counts = reports.check_ints(name, evaluation.setdefault(name, []), 0, 1_000_000)
         if len(counts) != classes:
             raise messages.MessageError(f"{name} has {len(counts)} counts, the model {classes} classes")
         if any(count > seen for count, seen in zip(counts, evaluation["seen"], strict=True)):

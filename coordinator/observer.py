@@ -11,7 +11,7 @@ from typing import Any
 
 import aiomqtt
 
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 from tinyreptile.model import Model
 
@@ -34,12 +34,12 @@ class Snapshot:
 
 def check_run_status(message: Any) -> dict[str, Any]:
     """``message`` if it is a run's status with all that it holds in order, else `MessageError`."""
-    status: dict[str, Any] = messages.check(messages.RUN_STATUS, message)
+    status: dict[str, Any] = messages.check(reports.RUN_STATUS, message)
     if status["evaluation"]:
-        messages.check(messages.EVALUATION_SUMMARY, status["evaluation"])
+        messages.check(reports.EVALUATION_SUMMARY, status["evaluation"])
     if not all(isinstance(kind, str) for kind in status["refusals"]):
         raise MessageError("refusals are counted by kind, a string")
-    messages.check_ints("refusals", status["refusals"].values(), 0, 2**31 - 1)
+    reports.check_ints("refusals", status["refusals"].values(), 0, 2**31 - 1)
     return status
 
 
@@ -76,7 +76,7 @@ async def look(config: Config, seconds: float = 3.0) -> Snapshot:
                     if topic == topics.coordinator:
                         snapshot.coordinator = check_run_status(message)
                     else:
-                        device_id, _, _ = topics.parse(topic)
+                        device_id, _, _ = reports.parse(topics, topic)
                         snapshot.devices[device_id] = messages.check(messages.STATUS, message)
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None

@@ -19,7 +19,7 @@ import aiomqtt
 import msgpack
 from aiomqtt.exceptions import MqttConnectError
 
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 
 from .config import BrokerConfig, Config
@@ -169,7 +169,7 @@ class Coordinator:
                 async with asyncio.timeout(seconds):
                     message = await anext(aiter(session.messages))
                 with contextlib.suppress(MessageError):
-                    status = messages.check(messages.RUN_STATUS, unpack(message.payload))
+                    status = messages.check(reports.RUN_STATUS, unpack(message.payload))
                     if status["state"] == "running":
                         if not message.retain:
                             raise CoordinatorError(
@@ -270,7 +270,7 @@ class Coordinator:
         run = self.run_state
         number = 0
         try:
-            device_id, kind, index = self._topics.parse(topic)
+            device_id, kind, index = reports.parse(self._topics, topic)
             if kind == "status":
                 if payload:
                     run.take_status(device_id, messages.check(messages.STATUS, unpack(payload)))
@@ -278,7 +278,7 @@ class Coordinator:
                 update = unpack(payload)
                 if isinstance(update, dict) and isinstance(update.get("work"), int):
                     number = update["work"]
-                run.take_update(device_id, index, messages.check(messages.UPDATE, update))
+                run.take_update(device_id, index, messages.check(reports.UPDATE, update))
         except MessageError as error:
             self.malformed += 1
             _log.info("a message on %s was not understood: %s", topic, error)

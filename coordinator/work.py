@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.delta import packed_size
 from tinyreptile.model import Model
 
@@ -57,8 +57,8 @@ class Work:
 
     def _checked_report(self, model: Model, update: dict[str, Any]) -> dict[str, Any]:
         try:
-            report: dict[str, Any] = messages.check(messages.REPORT, update.get("report"))
-            messages.check_ints("gains", report["gains"], 1, 65536)
+            report: dict[str, Any] = messages.check(reports.REPORT, update.get("report"))
+            reports.check_ints("gains", report["gains"], 1, 65536)
         except messages.MessageError as error:
             raise Refusal("malformed", f"report: {error}") from None
         if (report["bits"], report.get("kept")) != (self.bits, self.kept):

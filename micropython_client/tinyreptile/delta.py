@@ -1,4 +1,4 @@
-"""What a device learned, delta = weights - initialization, quantized for the wire, and the inverse.
+"""What a device learned, delta = weights - initialization, quantized for the wire; `unpacking` has the inverse.
 
 Each tensor has its gain g; a cell's change d (int16, Q3.12) becomes q = (d g + r) >> 16, a signed number of 16, 8 or 4
 bits, rounded stochastically by the Weyl sequence r; q 65536 / g gives d back, without bias. With 16 bits the gain is
@@ -166,71 +166,3 @@ def low_bits(parameters, kept):
     while kept << (low + 1) <= parameters:
         low += 1
     return low
-
-
-def unpack(model, packed, bits, gains, kept=None):
-    """The changes as a list of floats in units of 2^-12, one a parameter: the inverse of `Delta.pack`.
-
-    A plain reference that runs anywhere; a coordinator has its vectorised equal in `coordinator.deltas`. Raises
-    `DeltaError` where sizes or gains don't fit the model.
-    """
-    check(model, len(packed), bits, gains, kept)
-    parameters = model.parameters
-    if kept is None:
-        numbers = range(parameters)
-        at = 0
-    else:
-        lows, at, _ = sections(parameters, bits, kept)
-        low = low_bits(parameters, kept)
-        numbers = []
-        for i in range(8 * lows):
-            if packed[i >> 3] >> (i & 7) & 1:
-                j = len(numbers)
-                if j == kept:
-                    raise DeltaError("the numbers of the kept changes are damaged")
-                numbers.append((i - j) << low | _read(packed, 8 * lows + j * low, low))
-        check_numbers(numbers, parameters, kept)
-    changes = [0.0] * parameters
-    for j, i in enumerate(numbers):
-        q = _read(packed, 8 * at + j * bits, bits)
-        if q >> (bits - 1):
-            q -= 1 << bits
-        changes[i] = q * 65536 / gains[_tensor(model, i)]
-    return changes
-
-
-def check(model, size, bits, gains, kept):
-    """Raises `DeltaError` where ``size`` bytes, ``bits``, ``gains`` or ``kept`` don't fit the model."""
-    if bits not in BITS or len(gains) != len(model.tensors):
-        raise DeltaError("%r bits and %d gains are no delta of this model" % (bits, len(gains)))
-    for gain in gains:
-        if not 1 <= gain <= 65536:
-            raise DeltaError("a gain lies between 1 and 65536, not %r" % gain)
-    if kept is not None and not 1 <= kept <= model.parameters:
-        raise DeltaError("%d of %d changes can't be kept" % (kept, model.parameters))
-    if size != packed_size(model.parameters, bits, kept):
-        raise DeltaError("%d bytes are no delta of %d numbers at %d bits" % (size, model.parameters, bits))
-
-
-def check_numbers(numbers, parameters, kept):
-    """Raises `DeltaError` where ``numbers``, as they were unpacked, are not ``kept`` growing numbers of cells."""
-    if len(numbers) != kept or numbers[-1] >= parameters:
-        raise DeltaError("the numbers of the kept changes are damaged")
-    for i in range(1, len(numbers)):
-        if numbers[i] <= numbers[i - 1]:
-            raise DeltaError("the numbers of the kept changes are damaged")
-
-
-def _read(packed, at, bits):
-    """``bits`` bits from bit ``at`` on."""
-    value = 0
-    for i in range(bits):
-        value |= (packed[(at + i) >> 3] >> ((at + i) & 7) & 1) << i
-    return value
-
-
-def _tensor(model, cell):
-    index = len(model.tensors) - 1
-    while model.tensors[index][1] > cell:
-        index -= 1
-    return index

@@ -5,8 +5,6 @@ import json
 
 from .learner import kernels_for
 from .model import WEIGHT_BITS
-from .streams.rows import RowsError, RowsStream
-from .streams.sine import SineStream
 
 
 class ConfigError(Exception):
@@ -31,7 +29,8 @@ KEYS = {
 }
 
 
-STREAMS = {"sine": SineStream, "rows": RowsStream}
+# Loaded when they are asked for: a board has memory for what it uses.
+STREAMS = {"sine": "tinyreptile.streams.sine.SineStream", "rows": "tinyreptile.streams.rows.RowsStream"}
 
 
 def load_config(path):
@@ -64,9 +63,9 @@ def load_config(path):
     return config
 
 
-def _own_stream(kind):
-    """The class that ``module.Class`` names."""
-    module, _, name = kind.rpartition(".")
+def _stream_class(kind):
+    """The class of that name, or that ``module.Class`` names."""
+    module, _, name = STREAMS.get(kind, kind).rpartition(".")
     try:
         return getattr(__import__(module, None, None, (name,)), name)
     except (ImportError, AttributeError) as error:
@@ -80,24 +79,25 @@ def make_stream(options):
     if not isinstance(kind, str) or (kind not in STREAMS and "." not in kind):
         raise ConfigError("stream: kind is %s, or your_module.YourStream, not %r" % (", ".join(sorted(STREAMS)), kind))
     try:
-        return (STREAMS.get(kind) or _own_stream(kind))(**options)
-    except TypeError as error:
-        raise ConfigError("stream: %s" % error)
+        return _stream_class(kind)(**options)
     except OSError:
         raise ConfigError("stream: no file %s" % options.get("path"))
-    except RowsError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError("stream: %s" % error)
 
 
 def make_client(config):
     """The device that ``config`` describes; raises `ConfigError`."""
     from .client import Client
-    from .tls import tls_context
 
-    try:
-        tls = tls_context(config["tls_ca"]) if config["tls_ca"] else None
-    except (OSError, ValueError):
-        raise ConfigError("tls_ca: no certificate in %s" % config["tls_ca"])
+    tls = None
+    if config["tls_ca"]:
+        from .tls import tls_context
+
+        try:
+            tls = tls_context(config["tls_ca"])
+        except (OSError, ValueError):
+            raise ConfigError("tls_ca: no certificate in %s" % config["tls_ca"])
     return Client(
         config["id"],
         config["run"],

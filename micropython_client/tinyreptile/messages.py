@@ -1,6 +1,7 @@
 """The protocol, once: topics, messages and their fields. Devices and the coordinator both take it from here.
 
-Everything travels over MQTT 3.1.1 at QoS 1 as MessagePack maps. ``docs/protocol.md`` explains each exchange.
+Everything travels over MQTT 3.1.1 at QoS 1 as MessagePack maps. ``docs/protocol.md`` explains each exchange. What no
+device reads is in `reports`: it takes no memory on a board.
 """
 
 PROTOCOL = 2
@@ -49,20 +50,6 @@ class RunTopics:
         """The topics of one device."""
         return DeviceTopics(self, device_id)
 
-    def parse(self, topic):
-        """(device id, "status", 0) or (device id, "update", chunk index) of a device's topic, or `MessageError`."""
-        parts = topic[len(self.root) + 1 :].split("/")
-        if topic.startswith(self.root + "/") and parts[0] == "device":
-            if len(parts) == 3 and parts[2] == "status":
-                return check_id(parts[1], "a device id"), "status", 0
-            if len(parts) == 4 and parts[2] == "update" and _is_index(parts[3]):
-                return check_id(parts[1], "a device id"), "update", int(parts[3])
-        raise MessageError("no topic of this run: %r" % topic)
-
-
-def _is_index(text):
-    return 1 <= len(text) <= 5 and all("0" <= c <= "9" for c in text)  # str.isdigit takes more than these
-
 
 class DeviceTopics:
     """The topics of one device of a run."""
@@ -81,8 +68,8 @@ class DeviceTopics:
 
 # A field: (name, type, lowest or shortest, highest or longest, required). Numbers have a range, strings, binary and
 # lists a length. "number" takes int and float; unknown fields are passed over, so that a newer peer may say more.
-_COUNT = (1 << 31) - 1
-_TEXT = 200
+COUNT = (1 << 31) - 1
+TEXT = 200
 
 STATUS = (
     ("protocol", int, 0, 255, True),
@@ -91,113 +78,50 @@ STATUS = (
     ("role", str, 1, 16, False),  # train or evaluate
     ("inputs", int, 1, 65535, False),
     ("outputs", int, 1, 65535, False),
-    ("ram", int, 0, _COUNT, False),  # bytes free for a model
-    ("platform", str, 0, _TEXT, False),
+    ("ram", int, 0, COUNT, False),  # bytes free for a model
+    ("platform", str, 0, TEXT, False),
     ("library", str, 0, 32, False),
-    ("work", int, 0, _COUNT, False),  # what it is at, 0 if nothing
-    ("error", str, 0, _TEXT, False),  # why it is unfit
-)
-
-RUN_STATUS = (
-    ("protocol", int, 0, 255, True),
-    ("state", str, 1, 16, True),  # running, finished, stopped or offline
-    ("boot", str, 1, 16, True),  # a random name of this start of the coordinator
-    ("run", str, 1, MAX_ID, True),
-    ("mode", str, 1, 16, True),
-    ("version", int, 0, _COUNT, True),
-    ("updates", int, 0, _COUNT, True),
-    ("rounds", int, 0, _COUNT, True),
-    ("rate", "number", 0, 1e9, True),
-    ("in_flight", int, 0, _COUNT, True),
-    ("devices", int, 0, _COUNT, True),
-    ("evaluators", int, 0, _COUNT, True),
-    ("unfit", int, 0, _COUNT, True),
-    ("loss", "number", 0, 1e9, False),
-    ("staleness", "number", 0, 1e9, False),
-    ("round_trip_p50", "number", 0, 1e9, True),
-    ("round_trip_p99", "number", 0, 1e9, True),
-    ("refusals", dict, 0, 64, True),
-    ("evaluation", dict, 0, 32, True),
-)
-
-EVALUATION_SUMMARY = (
-    ("updates", int, 0, _COUNT, True),
-    ("version", int, 0, _COUNT, True),
-    ("devices", int, 1, _COUNT, True),
-    ("before", "number", 0, 1e9, True),
-    ("after", "number", 0, 1e9, True),
-    ("balanced_accuracy_before", "number", 0, 1, False),
-    ("balanced_accuracy_after", "number", 0, 1, False),
+    ("work", int, 0, COUNT, False),  # what it is at, 0 if nothing
+    ("error", str, 0, TEXT, False),  # why it is unfit
 )
 
 MANIFEST = (
     ("protocol", int, 0, 255, True),
-    ("version", int, 0, _COUNT, True),
+    ("version", int, 0, COUNT, True),
     ("model", list, 3, 64, True),
     ("weights", str, 1, 16, True),  # the parameters on a device: int16 or int8
     ("encoding", str, 1, 16, True),  # the initialization on the wire: int16 or int8
-    ("bytes", int, 1, _COUNT, True),
+    ("bytes", int, 1, COUNT, True),
     ("crc", int, 0, (1 << 32) - 1, True),
     ("chunks", int, 1, 65535, True),
     ("slot", int, 0, 1, True),
 )
 
 CHUNK = (
-    ("version", int, 0, _COUNT, True),
+    ("version", int, 0, COUNT, True),
     ("crc", int, 0, (1 << 32) - 1, True),  # of the whole initialization
     ("data", bytes, 1, CHUNK_BYTES, True),
 )
 
 WORK = (
-    ("work", int, 1, _COUNT, True),
+    ("work", int, 1, COUNT, True),
     ("kind", str, 1, 16, True),  # train or evaluate
-    ("version", int, 0, _COUNT, True),
+    ("version", int, 0, COUNT, True),
     ("crc", int, 0, (1 << 32) - 1, True),
     ("slot", int, 0, 1, True),
     ("steps", int, 1, 1000000, True),  # one-sample SGD steps
     ("beta", "number", 0, 1, True),  # learning rate
     ("seconds", "number", 0, 1000000, True),  # until the deadline
     ("bits", int, 4, 16, False),  # of the delta, for train
-    ("kept", int, 1, _COUNT, False),  # how many of the largest changes the delta holds, for train; absent: all
+    ("kept", int, 1, COUNT, False),  # how many of the largest changes the delta holds, for train; absent: all
     ("shots", int, 1, 1000000, False),  # distinct support samples, for evaluate
     ("queries", int, 1, 1000000, False),  # query samples, for evaluate
 )
 
-UPDATE = (
-    ("work", int, 1, _COUNT, True),
-    ("chunks", int, 1, 65535, False),
-    ("data", bytes, 1, CHUNK_BYTES, False),
-    ("report", dict, 0, 32, False),  # with chunk 0
-    ("evaluation", dict, 0, 32, False),  # instead of data
-    ("fetched", int, 0, _COUNT, False),  # instead of data: the version that was read whole; its slot may be rewritten
-    ("error", str, 1, _TEXT, False),  # instead of data: why there is none
-)
-
-REPORT = (
-    ("version", int, 0, _COUNT, True),  # the initialization that was learned from
-    ("bits", int, 4, 16, True),
-    ("kept", int, 1, _COUNT, False),  # how many of the largest changes the delta holds; absent: all
-    ("gains", list, 1, 64, True),
-    ("loss", "number", 0, 1e9, True),  # mean over the steps, before each
-    ("samples", int, 1, 1000000, True),
-    ("ms", int, 0, _COUNT, True),  # from the work's arrival to the delta
-    ("free", int, 0, _COUNT, True),  # bytes of heap left, 0 if unknown
-)
-
-EVALUATION = (
-    ("version", int, 0, _COUNT, True),
-    ("before", "number", 0, 1e9, True),  # mean query loss of the initialization
-    ("after", "number", 0, 1e9, True),  # and after adaptation
-    ("queries", int, 1, 1000000, True),
-    ("seen", list, 0, 64, False),  # classes: queries of each label,
-    ("hits_before", list, 0, 64, False),  # those predicted right before
-    ("hits_after", list, 0, 64, False),  # and after adaptation
-)
-
 ACK = (
-    ("work", int, 1, _COUNT, True),
+    ("work", int, 1, COUNT, True),
     ("accepted", bool, 0, 1, True),
-    ("reason", str, 0, _TEXT, False),
+    ("reason", str, 0, TEXT, False),
 )
 
 
@@ -225,14 +149,6 @@ def check(fields, message):
         elif kind is not bool and not low <= len(value) <= high:
             raise MessageError("%s has a length of %d to %d, not %d" % (name, low, high, len(value)))
     return message
-
-
-def check_ints(name, values, low, high):
-    """``values`` if every one is an int from ``low`` to ``high``, else `MessageError` naming ``name``."""
-    for value in values:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise MessageError("%s are integers between %d and %d" % (name, low, high))
-    return values
 
 
 def chunk_count(size):

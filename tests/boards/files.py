@@ -19,7 +19,7 @@ _PICO_BLOCKS = 1408 * 1024 // _PICO_BLOCK  # what the firmware leaves of the fla
 
 def library(thumb: bool) -> dict[str, Path]:
     """The portable library's files, by their paths on a board; assembly for ``thumb`` among them only if that is it."""
-    files = sorted((CLIENT / "tinyreptile").rglob("*.py"))
+    files = [file for file in sorted((CLIENT / "tinyreptile").rglob("*.py")) if file.name != "cpython.py"]
     return {str(file.relative_to(CLIENT)): file for file in files if thumb or not file.name.startswith("thumb")}
 
 

@@ -16,7 +16,7 @@ from simulator.offline import run_now
 from tests.coordinator.driver import Update
 from tests.environment import Mosquitto
 from tests.fleet import BIG, SMALL, eventually, hostile_payloads
-from tinyreptile import __version__, episodes, messages
+from tinyreptile import __version__, episodes, messages, reports
 from tinyreptile.client import Client, DeviceError
 from tinyreptile.learner import Learner
 from tinyreptile.messages import MessageError
@@ -435,7 +435,7 @@ async def test_an_evaluation_is_what_the_episodes_make_of_the_stream(peer: Peer)
     learner.seed(6)
     learner.set_rate(0.01)
     expected = run_now(episodes.evaluate(learner, SineStream(5), 20, 5, 9))
-    assert messages.check(messages.EVALUATION, answer["evaluation"]) == expected | {"version": 0}
+    assert messages.check(reports.EVALUATION, answer["evaluation"]) == expected | {"version": 0}
     assert device.accepted == 0
 
 

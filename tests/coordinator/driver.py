@@ -11,7 +11,7 @@ from coordinator.initialization import encode
 from coordinator.run import Run
 from coordinator.store import Entry, SQLiteStore
 from simulator.offline import take
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 from tinyreptile.streams import TRAIN
@@ -159,7 +159,7 @@ class Driver:
     def send(self, device: str, *chunks: dict[str, Any], first: int = 0) -> None:
         """``chunks`` arrive from ``device``."""
         for index, chunk in enumerate(chunks, start=first):
-            self.run.take_update(device, index, messages.check(messages.UPDATE, chunk))
+            self.run.take_update(device, index, messages.check(reports.UPDATE, chunk))
 
     def answer(self, device: str, seed: int = 1) -> Update:
         """``device`` does its latest work and sends the whole update."""

@@ -37,7 +37,7 @@ from tests.fleet import (
     swarm_spec,
     task,
 )
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.learner import Learner
 
 StartBroker = Callable[..., Mosquitto]
@@ -221,12 +221,12 @@ async def test_hostile_messages_on_every_topic_change_nothing(broker: Mosquitto,
     for topic, fields in (
         (device.status, messages.STATUS),
         (stranger.status, messages.STATUS),
-        (stranger.update(0), messages.UPDATE),
-        (stranger.update(7), messages.UPDATE),
-        (topics.root + "/device/no.id/update/0", messages.UPDATE),
-        (topics.root + "/device/sine-0/update/0x1", messages.UPDATE),
-        (topics.root + "/device/sine-0/update/-1", messages.UPDATE),
-        (topics.root + "/device/sine-0/update/123456", messages.UPDATE),
+        (stranger.update(0), reports.UPDATE),
+        (stranger.update(7), reports.UPDATE),
+        (topics.root + "/device/no.id/update/0", reports.UPDATE),
+        (topics.root + "/device/sine-0/update/0x1", reports.UPDATE),
+        (topics.root + "/device/sine-0/update/-1", reports.UPDATE),
+        (topics.root + "/device/sine-0/update/123456", reports.UPDATE),
         (topics.root + "/device/" + "x" * 33 + "/status", messages.STATUS),
         (device.work, messages.WORK),
         (device.ack, messages.ACK),

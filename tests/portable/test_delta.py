@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator import deltas
-from tinyreptile.delta import BITS, Delta, DeltaError, packed_size, unpack
+from tinyreptile.delta import BITS, Delta, DeltaError, packed_size
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
+from tinyreptile.unpacking import unpack
 
 from .networks import FORMATS, LIMITS
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from tinyreptile import messages
-from tinyreptile.messages import MessageError, RunTopics, check, check_id, check_ints, chunk_count
+from tinyreptile import messages, reports
+from tinyreptile.messages import MessageError, RunTopics, check, check_id, chunk_count
+from tinyreptile.reports import check_ints
 
 SCHEMAS = {
-    name: getattr(messages, name)
-    for name in ("STATUS", "MANIFEST", "CHUNK", "WORK", "UPDATE", "REPORT", "EVALUATION", "ACK")
+    name: getattr(module, name)
+    for module, names in ((messages, "STATUS MANIFEST CHUNK WORK ACK"), (reports, "UPDATE REPORT EVALUATION"))
+    for name in names.split()
 }
 FIELDS = [(name, field) for name, schema in SCHEMAS.items() for field in schema]
 BOUNDED = [(name, field) for name, field in FIELDS if field[1] is not bool]
@@ -150,8 +152,8 @@ def test_topics_of_a_run_and_a_device_are_those_of_the_protocol() -> None:
 def test_a_devices_topics_are_parsed_back() -> None:
     run = RunTopics("r")
     device = run.device("board-1")
-    assert run.parse(device.status) == ("board-1", "status", 0)
-    assert run.parse(device.update(65534)) == ("board-1", "update", 65534)
+    assert reports.parse(run, device.status) == ("board-1", "status", 0)
+    assert reports.parse(run, device.update(65534)) == ("board-1", "update", 65534)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_a_devices_topics_are_parsed_back() -> None:
 )
 def test_a_topic_of_no_device_of_this_run_is_refused(topic: str) -> None:
     with pytest.raises(MessageError):
-        RunTopics("r").parse(topic)
+        reports.parse(RunTopics("r"), topic)
 
 
 @pytest.mark.parametrize("values", [[], [1], [1, 65536]])

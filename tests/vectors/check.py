@@ -11,12 +11,13 @@ import json
 import sys
 from binascii import crc32, hexlify, unhexlify
 
-from tinyreptile import kernels, messages, portable
+from tinyreptile import kernels, messages, portable, reports
 from tinyreptile.batch import BatchLearner
-from tinyreptile.delta import Delta, unpack
+from tinyreptile.delta import Delta
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 from tinyreptile.msgpack import Packer, unpackb
+from tinyreptile.unpacking import unpack
 
 
 def numbers(seed):
@@ -167,7 +168,8 @@ def plain(value):
 def read_message(case):
     """A message of the protocol, read and checked."""
     value = unpackb(unhexlify(case["packed"]))
-    messages.check(getattr(messages, case["kind"]), value)
+    module = messages if hasattr(messages, case["kind"]) else reports
+    messages.check(getattr(module, case["kind"]), value)
     return plain(value)
 
 

@@ -1,0 +1,89 @@
+"""The rest of the protocol: what devices send, and what a coordinator says of itself. No device reads these."""
+
+from .messages import CHUNK_BYTES, COUNT, MAX_ID, TEXT, MessageError, check_id
+
+RUN_STATUS = (
+    ("protocol", int, 0, 255, True),
+    ("state", str, 1, 16, True),  # running, finished, stopped or offline
+    ("boot", str, 1, 16, True),  # a random name of this start of the coordinator
+    ("run", str, 1, MAX_ID, True),
+    ("mode", str, 1, 16, True),
+    ("version", int, 0, COUNT, True),
+    ("updates", int, 0, COUNT, True),
+    ("rounds", int, 0, COUNT, True),
+    ("rate", "number", 0, 1e9, True),
+    ("in_flight", int, 0, COUNT, True),
+    ("devices", int, 0, COUNT, True),
+    ("evaluators", int, 0, COUNT, True),
+    ("unfit", int, 0, COUNT, True),
+    ("loss", "number", 0, 1e9, False),
+    ("staleness", "number", 0, 1e9, False),
+    ("round_trip_p50", "number", 0, 1e9, True),
+    ("round_trip_p99", "number", 0, 1e9, True),
+    ("refusals", dict, 0, 64, True),
+    ("evaluation", dict, 0, 32, True),
+)
+
+EVALUATION_SUMMARY = (
+    ("updates", int, 0, COUNT, True),
+    ("version", int, 0, COUNT, True),
+    ("devices", int, 1, COUNT, True),
+    ("before", "number", 0, 1e9, True),
+    ("after", "number", 0, 1e9, True),
+    ("balanced_accuracy_before", "number", 0, 1, False),
+    ("balanced_accuracy_after", "number", 0, 1, False),
+)
+
+UPDATE = (
+    ("work", int, 1, COUNT, True),
+    ("chunks", int, 1, 65535, False),
+    ("data", bytes, 1, CHUNK_BYTES, False),
+    ("report", dict, 0, 32, False),  # with chunk 0
+    ("evaluation", dict, 0, 32, False),  # instead of data
+    ("fetched", int, 0, COUNT, False),  # instead of data: the version that was read whole; its slot may be rewritten
+    ("error", str, 1, TEXT, False),  # instead of data: why there is none
+)
+
+REPORT = (
+    ("version", int, 0, COUNT, True),  # the initialization that was learned from
+    ("bits", int, 4, 16, True),
+    ("kept", int, 1, COUNT, False),  # how many of the largest changes the delta holds; absent: all
+    ("gains", list, 1, 64, True),
+    ("loss", "number", 0, 1e9, True),  # mean over the steps, before each
+    ("samples", int, 1, 1000000, True),
+    ("ms", int, 0, COUNT, True),  # from the work's arrival to the delta
+    ("free", int, 0, COUNT, True),  # bytes of heap left, 0 if unknown
+)
+
+EVALUATION = (
+    ("version", int, 0, COUNT, True),
+    ("before", "number", 0, 1e9, True),  # mean query loss of the initialization
+    ("after", "number", 0, 1e9, True),  # and after adaptation
+    ("queries", int, 1, 1000000, True),
+    ("seen", list, 0, 64, False),  # classes: queries of each label,
+    ("hits_before", list, 0, 64, False),  # those predicted right before
+    ("hits_after", list, 0, 64, False),  # and after adaptation
+)
+
+
+def parse(topics, topic):
+    """(device id, "status", 0) or (device id, "update", chunk index) of a device's topic, or `MessageError`."""
+    parts = topic[len(topics.root) + 1 :].split("/")
+    if topic.startswith(topics.root + "/") and parts[0] == "device":
+        if len(parts) == 3 and parts[2] == "status":
+            return check_id(parts[1], "a device id"), "status", 0
+        if len(parts) == 4 and parts[2] == "update" and _is_index(parts[3]):
+            return check_id(parts[1], "a device id"), "update", int(parts[3])
+    raise MessageError("no topic of this run: %r" % topic)
+
+
+def _is_index(text):
+    return 1 <= len(text) <= 5 and all("0" <= c <= "9" for c in text)  # str.isdigit takes more than these
+
+
+def check_ints(name, values, low, high):
+    """``values`` if every one is an int from ``low`` to ``high``, else `MessageError` naming ``name``."""
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise MessageError("%s are integers between %d and %d" % (name, low, high))
+    return values
