@@ -79,18 +79,27 @@ class Unix(Runner):
         """See `Runner.run`."""
         with tempfile.TemporaryDirectory() as folder:
             written(compiled(files, self.chip), Path(folder))
-            result = subprocess.run(
-                [*self.command(), "-X", f"heapsize={self.heap}", "-c", code],
-                env=os.environ | {"MICROPYPATH": f"{folder}:.frozen"},
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                check=False,
-            )
-        if result.returncode:
-            raise Failed(result.stdout + result.stderr)
-        return result.stdout
+            with self.start(code, Path(folder), self.heap) as process:
+                try:
+                    output, _ = process.communicate(timeout=seconds)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise TimeoutError(f"not done in {seconds:g} s") from None
+        if process.returncode:
+            raise Failed(output)
+        return output
+
+    def start(self, code: str, folder: Path, heap: str) -> subprocess.Popen[str]:
+        """A process that runs ``code`` in ``folder``, where the files are."""
+        return subprocess.Popen(
+            [*self.command(), "-X", f"heapsize={heap}", "-c", code],
+            env=os.environ | {"MICROPYPATH": f"{folder}:.frozen"},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
 
 class Foreign(Unix):
