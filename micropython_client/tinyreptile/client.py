@@ -13,7 +13,7 @@ from .messages import CHUNK_BYTES, MessageError
 from .model import Model
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
-from .portable import RUNNER, ticks_diff, ticks_ms
+from .portable import RUNNER, forget, ticks_diff, ticks_ms
 
 _SPARE_RAM = 8192  # bytes a board keeps for everything but the model's buffers
 _FETCH_SECONDS = 15
@@ -173,6 +173,8 @@ class Client:
         self._free = self._free_ram()
         try:
             model = Model(manifest["model"], manifest["weights"])
+            forget("layers")
+            gc.collect()
             stream = self._stream
             if (stream.inputs, stream.outputs) != (model.inputs, model.outputs):
                 self.unfit = "the stream has %d inputs and %d outputs, the model %d and %d" % (

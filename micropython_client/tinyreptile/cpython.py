@@ -26,6 +26,10 @@ def const(value):
     return value
 
 
+def forget(name):
+    """Nothing: there is memory."""
+
+
 def ticks_ms():
     """Milliseconds of a clock that never goes back."""
     return int(monotonic() * 1000)

@@ -4,6 +4,7 @@ On a board ``@micropython.viper`` turns a kernel into machine code; on CPython `
 """
 
 try:
+    import sys
     from time import ticks_diff, ticks_ms
 
     import micropython
@@ -20,6 +21,15 @@ try:
 
     # Whether `thumb` can be loaded: not by a firmware that could not assemble it, even if it is for an ARM.
     THUMB = _runs_thumb()
+
+    def forget(name):
+        """Let go of this library's module ``name``: its memory is free once nothing of it is held."""
+        sys.modules.pop("tinyreptile." + name, None)
+        try:
+            delattr(sys.modules["tinyreptile"], name)
+        except AttributeError:
+            pass
+
     ptr8 = ptr16 = ptr32 = None  # viper's own words: never looked up on a board
 
     def view16(buffer):
@@ -33,6 +43,7 @@ except ImportError:
         RUNNER,
         THUMB,
         const,
+        forget,
         micropython,
         ptr8,
         ptr16,

@@ -39,7 +39,9 @@ async def test_the_client_lives_in_a_boards_memory(runner: Unix, broker: Mosquit
     settings: dict[str, Any] = {**device, "stream": {"kind": "sine", "seed": 1}}
     folder = written(compiled(library(runner.thumb), runner.chip), tmp_path / "files")
     (folder / "config.json").write_text(json.dumps(settings))
-    with runner.start("from tinyreptile.device import main\nmain('config.json')", folder, HEAPS[runner.name]) as process:
+    with runner.start(
+        "from tinyreptile.device import main\nmain('config.json')", folder, HEAPS[runner.name]
+    ) as process:
         try:
             await asyncio.wait_for(Coordinator(config).run(), 240)
         finally:
