@@ -1,6 +1,6 @@
 """A training step of 1-32-32-1 on MicroPython's Unix port: machine code by viper against bytecode, one source.
 
-The bytecode runner is a copy of the package without its viper and native decorators. Viper loads a cell of 16 bits
+The bytecode runner is a copy of the package without its viper decorators. Viper loads a cell of 16 bits
 unsigned by the buffer's address; in the copy a uctypes array over the same address does that. Runs alternate, and both
 must arrive at the same weights to the last bit.
 """
@@ -43,8 +43,7 @@ def view16(buffer):
     return _cells(buffer, uctypes.UINT16, 2)
 
 
-def view32(buffer):
-    return _cells(buffer, uctypes.INT32, 4)
+view32 = ptr32  # of an array('i')
 """
 
 _SCRIPT = """
@@ -113,12 +112,12 @@ def run(quick: bool, progress: Progress) -> Result:
 def _copy_without_viper(folder: Path) -> None:
     copy = folder / PACKAGE.name
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    kernels = copy / "kernels.py"
-    lines = kernels.read_text().splitlines()
-    plain = [line for line in lines if line not in ("@micropython.viper", "@micropython.native")]
-    if len(plain) == len(lines):
-        raise RuntimeError(f"{PACKAGE / 'kernels.py'} has no decorator to take away")
-    kernels.write_text("\n".join(plain) + "\n")
+    for name in ("kernels.py", "loops.py"):
+        source = (copy / name).read_text()
+        plain = source.replace("@micropython.viper\n", "")
+        if plain == source:
+            raise RuntimeError(f"{PACKAGE / name} has no decorator to take away")
+        (copy / name).write_text(plain)
     portable = copy / "portable.py"
     portable.write_text(portable.read_text() + _BYTECODE_VIEWS)
 

@@ -30,13 +30,12 @@ try:
         except AttributeError:
             pass
 
-    ptr8 = ptr16 = ptr32 = None  # viper's own words: never looked up on a board
-
     def view16(buffer):
         """``buffer`` as kernels take it: an array('h') is read by its address."""
         return buffer
 
-    view8 = view32 = view16
+    # The pointers are viper's own words, which it does not look up.
+    view8 = view32 = ptr8 = ptr16 = ptr32 = view16
 
 except ImportError:
     from .cpython import (  # noqa: F401

@@ -41,10 +41,6 @@ def _view(cell, size):
 
 view8 = _view(uctypes.UINT8, 1)
 view16 = _view(uctypes.UINT16, 2)
-
-def ptr32(cells):
-    return cells
-
 view32 = ptr32  # of an array('i')
 """
 
