@@ -7,7 +7,7 @@ from array import array
 
 from .learner import Learner
 from .plan import CONVOLUTION, DENSE, FIELDS, HEADER, KIND, RANDOM
-from .portable import view8, view16
+from .portable import view8, view16, zeros
 
 
 class BatchLearner(Learner):
@@ -25,7 +25,7 @@ class BatchLearner(Learner):
         self._updated = bytearray(len(self.weights))
         self._u = (view8 if model.weights == "int8" else view16)(self._updated)
         keep_weights(self._plan)
-        self._stored = array("h", bytes(2 * shots * (model.inputs + len(self.y))))
+        self._stored = zeros("h", shots * (model.inputs + len(self.y)))
 
     def ram(self):
         """Bytes of all buffers."""

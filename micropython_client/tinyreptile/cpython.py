@@ -30,6 +30,11 @@ def forget(name):
     """Nothing: there is memory."""
 
 
+def zeros(code, count):
+    """array(``code``) of ``count`` zeros."""
+    return array(code, bytes(array(code).itemsize * count))
+
+
 def ticks_ms():
     """Milliseconds of a clock that never goes back."""
     return int(monotonic() * 1000)

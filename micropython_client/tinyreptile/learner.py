@@ -9,7 +9,7 @@ from array import array
 
 from .model import FRACTION, LEAST_FRACTION, WEIGHT_BITS
 from .plan import RANDOM, RATE, RATE_SHIFT
-from .portable import view8, view16, view32
+from .portable import view8, view16, view32, zeros
 
 ONE = 1024  # 1.0 in Q5.10, the format of inputs, targets and outputs
 
@@ -59,8 +59,8 @@ class Learner:
         if self._widen:
             # It is received at the end of its place, and widened from the front on.
             self.wire = self.wire[model.parameters - len(model.tensors) :]
-        self._activations = array("h", bytes(2 * model.activations))
-        self._sums = array("i", bytes(4 * model.scratch()))
+        self._activations = zeros("h", model.activations)
+        self._sums = zeros("i", model.scratch())
         self._plan = model.plan()
         self.fractions = bytearray([FRACTION] * len(model.tensors))
         self.y = array("h", bytes(2 * model.target_cells()))

@@ -5,6 +5,7 @@ On a board ``@micropython.viper`` turns a kernel into machine code; on CPython `
 
 try:
     import sys
+    from array import array
     from time import ticks_diff, ticks_ms
 
     import micropython
@@ -30,6 +31,15 @@ try:
         except AttributeError:
             pass
 
+    def zeros(code, count):
+        """array(``code``) of ``count`` zeros. It grows in its place: made from bytes, it would take twice the memory."""
+        piece = array(code, bytes(256))
+        cells = array(code)
+        while len(cells) < count:
+            left = count - len(cells)
+            cells.extend(piece if left >= len(piece) else piece[:left])
+        return cells
+
     def view16(buffer):
         """``buffer`` as kernels take it: an array('h') is read by its address."""
         return buffer
@@ -52,4 +62,5 @@ except ImportError:
         view8,
         view16,
         view32,
+        zeros,
     )

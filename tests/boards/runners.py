@@ -270,7 +270,7 @@ RUNNERS: dict[str, Runner] = {
         Unix("unix", "x64"),
         Foreign("i386", "x86", "i386", "i386-linux-gnu"),
         Foreign("armhf", "armv7emdp", "armhf", "arm-linux-gnueabihf", emulator="qemu-arm-static"),
-        Bare("cortex-m4", "armv7em", 0x21800000, "qemu-system-arm", ("-machine", "mps2-an386")),
+        Bare("cortex-m4", "armv7em", 0x21800000, "qemu-system-arm", ("-machine", "mps2-an386", "-icount", "shift=0")),
         Bare("cortex-m0", "armv6m", 0x80000, "qemu-system-arm", _NRF51),
         Bare("rv32", "rv32imc", 0x84000000, "qemu-system-riscv32", ("-bios", "none", "-machine", "virt")),
         Pico("rp2040", "armv6m", thumb=True),

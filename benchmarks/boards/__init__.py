@@ -1,0 +1,1 @@
+"""What learning takes of a board: memory, time and bytes, measured on emulated ones (`make bench-boards`)."""

@@ -1,0 +1,183 @@
+"""Measure learners on emulated boards and print a table; raw numbers go to out/boards.json.
+
+An RP2040 whose cycles are counted (rp2040py), and a Cortex-M4 whose instructions are (QEMU). A round is put together of
+its parts: an initialization is loaded, so many samples are learned from, the delta is packed. Samples and
+initializations are a task's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.initialization import encode, random_weights
+from simulator.offline import take
+from simulator.study.experiments import EXPERIMENTS
+from simulator.tasks import make_task
+from tests.boards.files import library
+from tests.boards.runners import RUNNERS
+from tinyreptile.delta import packed_size
+from tinyreptile.model import Model
+
+DEVICE = Path(__file__).parent / "device"
+OUT = Path("out/boards.json")
+SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Board:
+    """A runner, what its clock counts, how many such a tick is, and the clock's rate for a port that has one."""
+
+    runner: str
+    title: str
+    unit: str
+    ticks: int
+    megahertz: int
+
+
+BOARDS = (
+    Board("rp2040", "RP2040", "cycles", 1, 125),
+    # QEMU, told that an instruction takes a nanosecond, gives the SysTick of this machine 25 MHz.
+    Board("cortex-m4", "Cortex-M4", "instructions", 40, 0),
+)
+TASKS = ("sine", "presence", "keywords")
+WAYS = ("TinyReptile, int16", "TinyReptile, int8", "Reptile, int16", "Reptile, int8", "plain floats")
+
+
+def describe(task_name: str, way: str, board: Board, folder: Path) -> dict[str, Any] | None:
+    """What the device is told, its files in ``folder``; None for what is not measured."""
+    task = make_task(task_name)
+    experiment = EXPERIMENTS[task_name]
+    steps = experiment.learning["steps"]
+    batch = experiment.variants["reptile"].learning
+    algorithm, _, weights = way.partition(", ")
+    plain = way == "plain floats"
+    if plain and len(task.model[0]) > 2:
+        return None  # a convolution in floats takes minutes a sample
+    model = Model(task.model, weights or "int16")
+    initial = random_weights(model.tensors, model.parameters, seed=1)
+    (folder / "initialization.bin").write_bytes(bytes(encode(model, initial, model.weights)))
+    stream = task.train_stream(1, 1)
+    x, y = memoryview(array("h", bytes(2 * model.inputs))), array("h", bytes(2 * model.target_cells()))
+    stream.begin("train")
+    packed = b""
+    for _ in range(SAMPLES):
+        take(stream, x, y)
+        packed += bytes(x) + y.tobytes()
+    (folder / "samples.bin").write_bytes(packed)
+    large = model.parameters > 5000
+    stored = algorithm == "Reptile"
+    description = {
+        "model": task.model,
+        "weights": model.weights,
+        "initialization": "initialization.bin",
+        "samples": "samples.bin",
+        "beta": experiment.device["beta"],
+        "bits": experiment.device["bits"],
+        "stored": steps if stored else 0,
+        "batch": (2 if large else batch["batch"]) if stored else 0,  # more would not fit, stored
+        "count": 1 if large else SAMPLES,
+        "megahertz": board.megahertz,
+    }
+    (folder / "case.json").write_text(json.dumps(description))
+    return description | {"plain": plain, "steps": steps, "gradients": steps * (batch["epochs"] if stored else 1)}
+
+
+def measure(task: str, way: str, board: Board) -> dict[str, Any] | None:
+    """The figures of one row, in cycles or instructions and bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        case = describe(task, way, board, folder)
+        if case is None:
+            return None
+        runner = RUNNERS[board.runner]
+        runner.obtain()
+        files = {**library(runner.thumb), **{path.name: path for path in [*DEVICE.iterdir(), *folder.iterdir()]}}
+        call = "plain" if case["plain"] else "main"
+        printed = runner.run(f"import measure\nmeasure.{call}('case.json')", files, seconds=1800)
+    measured: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    for part in ("load", "store", "forward", "sample", "delta"):
+        if part in measured:
+            measured[part] *= board.ticks
+    model = Model(case["model"], case["weights"])
+    parts = (measured.get(part, 0) for part in ("load", "delta"))
+    measured["round"] = sum(parts) + case["steps"] * measured.get("store", 0) + case["gradients"] * measured["sample"]
+    measured["per_visit"] = measured["sample"] / model.multiplications()
+    measured["per_product"] = measured["forward"] / forward_products(model) if "forward" in measured else None
+    if not case["plain"]:
+        measured["received"] = model.header_bytes() + model.parameters * (1 if case["weights"] == "int8" else 2)
+        measured["sent"] = packed_size(model.parameters, case["bits"])
+    return measured
+
+
+def forward_products(model: Model) -> int:
+    """Multiply-accumulates of a forward pass, zeros counted too."""
+    return sum(layer.multiplications() for layer in model.layers)
+
+
+def table(results: dict[str, dict[str, Any]], board: Board) -> Table:
+    """One board's rows."""
+    unit = board.unit
+    heads = (
+        "network",
+        "way",
+        "RAM stated",
+        "RAM bisected",
+        f"{unit}, forward",
+        f"{unit}, a sample",
+        "per product",
+        f"{unit}, a round",
+        "bytes received",
+        "bytes sent",
+    )
+    shown = Table(*heads, title=board.title)
+    for key, row in results.items():
+        task, way = key.split(": ")
+        cells = [row.get("stated"), row["ram"], row.get("forward"), row["sample"]]
+        text = [_number(cell) for cell in cells]
+        text.append(f"{row['per_visit']:.1f}")
+        text += [_number(row[name]) if name in row else "" for name in ("round", "received", "sent")]
+        shown.add_row(task, way, *text)
+    return shown
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def main() -> int:
+    """Measure what is asked for; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.boards", description=__doc__)
+    parser.add_argument("--board", action="append", choices=[board.runner for board in BOARDS])
+    parser.add_argument("--task", action="append", choices=TASKS)
+    parser.add_argument("--way", action="append", choices=WAYS)
+    arguments = parser.parse_args()
+    console = Console()
+    content = json.loads(OUT.read_text()) if OUT.exists() else {}
+    for board in BOARDS:
+        if arguments.board and board.runner not in arguments.board:
+            continue
+        results: dict[str, dict[str, Any]] = content.setdefault(board.runner, {})
+        for task in arguments.task or TASKS:
+            for way in arguments.way or WAYS:
+                with console.status(f"{board.title}, {task}, {way}"):
+                    row = measure(task, way, board)
+                if row is not None:
+                    results[f"{task}: {way}"] = row
+        console.print(table(results, board))
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
