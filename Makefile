@@ -3,6 +3,7 @@
 # make test-boards    the client on emulated boards; builds their firmwares first, a few minutes
 # make check          linter, formatter and type checker
 # make bench          the figures of docs/benchmarks.md
+# make bench-boards   what learning takes of emulated boards; ten minutes
 # make reproduce      the study of docs/results.md, some hours (STUDY_OPTIONS=--quick: rough, ten minutes)
 PYTHON ?= python3
 TASK ?= sine
@@ -13,7 +14,7 @@ STUDY_OPTIONS ?=
 # Data sets: see docs/tasks.md. A folder ../shared/data is taken if there is one.
 export TINYREPTILE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test test-boards check format bench reproduce system-packages board-packages clean
+.PHONY: demo test test-boards check format bench bench-boards reproduce system-packages board-packages clean
 
 demo: .venv
 	.venv/bin/tinyreptile demo --task $(TASK) $(DEMO_OPTIONS)
@@ -39,6 +40,10 @@ format: .venv
 bench: .venv system-packages
 	.venv/bin/python -m pip install --quiet -r requirements-bench.txt
 	.venv/bin/python -m benchmarks $(BENCH_OPTIONS)
+
+bench-boards: .venv board-packages
+	.venv/bin/python -m pip install --quiet -r requirements-boards.txt
+	.venv/bin/python -m benchmarks.boards $(BENCH_OPTIONS)
 
 reproduce: .venv
 	.venv/bin/python -m pip install --quiet -r requirements-bench.txt

@@ -1,4 +1,4 @@
-"""Measure learners on emulated boards and print a table; raw numbers go to out/boards.json.
+"""Measure learners on emulated boards and print a table; it goes to out/boards.json and out/boards.md, too.
 
 An RP2040 whose cycles are counted (rp2040py), and a Cortex-M4 whose instructions are (QEMU). A round is put together of
 its parts: an initialization is loaded, so many samples are learned from, the delta is packed. Samples and
@@ -124,30 +124,40 @@ def forward_products(model: Model) -> int:
     return sum(layer.multiplications() for layer in model.layers)
 
 
-def table(results: dict[str, dict[str, Any]], board: Board) -> Table:
-    """One board's rows."""
-    unit = board.unit
-    heads = (
-        "network",
-        "way",
-        "RAM stated",
-        "RAM bisected",
-        f"{unit}, forward",
-        f"{unit}, a sample",
-        "per product",
-        f"{unit}, a round",
-        "bytes received",
-        "bytes sent",
-    )
-    shown = Table(*heads, title=board.title)
+HEADS = (
+    "network",
+    "way",
+    "RAM stated",
+    "RAM bisected",
+    "forward",
+    "a sample",
+    "a product",
+    "a round",
+    "bytes received",
+    "bytes sent",
+)
+
+
+def rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """The cells of one board's table."""
+    cells = []
     for key, row in results.items():
-        task, way = key.split(": ")
-        cells = [row.get("stated"), row["ram"], row.get("forward"), row["sample"]]
-        text = [_number(cell) for cell in cells]
-        text.append(f"{row['per_visit']:.1f}")
-        text += [_number(row[name]) if name in row else "" for name in ("round", "received", "sent")]
-        shown.add_row(task, way, *text)
-    return shown
+        numbers = [row.get(name) for name in ("stated", "ram", "forward", "sample")]
+        rest = [row.get(name) for name in ("round", "received", "sent")]
+        text = [*map(_number, numbers), f"{row['per_visit']:.1f}", *map(_number, rest)]
+        cells.append([*key.split(": "), *text])
+    return cells
+
+
+def markdown(content: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """All boards' tables."""
+    text = ""
+    for board in BOARDS:
+        if board.runner in content:
+            lines = [HEADS, ["---"] * 2 + ["---:"] * (len(HEADS) - 2), *rows(content[board.runner])]
+            text += f"## {board.title}: {board.unit}, bytes\n\n"
+            text += "".join("| " + " | ".join(line) + " |\n" for line in lines) + "\n"
+    return text
 
 
 def _number(value: float | None) -> str:
@@ -173,9 +183,14 @@ def main() -> int:
                     row = measure(task, way, board)
                 if row is not None:
                     results[f"{task}: {way}"] = row
-        console.print(table(results, board))
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(content, indent=1) + "\n")
+        shown = Table(*HEADS, title=f"{board.title}: {board.unit}, bytes")
+        for cells in rows(results):
+            shown.add_row(*cells)
+        console.print(shown)
+        OUT.parent.mkdir(parents=True, exist_ok=True)
+        OUT.write_text(json.dumps(content, indent=1) + "\n")
+        OUT.with_suffix(".md").write_text(markdown(content))
+    console.print(f"{OUT} and {OUT.with_suffix('.md')}")
     return 0
 
 

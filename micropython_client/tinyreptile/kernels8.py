@@ -13,7 +13,6 @@ if THUMB:
         list_tap,
         put_deltas,
         put_outputs,
-        start_sums,
         update_channel,
     )
 else:
@@ -27,7 +26,6 @@ else:
         list_tap,
         put_deltas,
         put_outputs,
-        start_sums,
         update_channel,
     )
 
@@ -94,7 +92,6 @@ def convolution_forward(plan, at: int, w, a, s):
     for row in range(p[at + OUT_HEIGHT]):
         for column in range(p[at + OUT_WIDTH]):
             list_patch(plan, (row << 16) | column, a, s)
-            start_sums(plan, w, s)
             add_rows(plan, w, s)
             put_outputs(plan, place, a, s)
             place += p[at + OUT_CHANNELS]

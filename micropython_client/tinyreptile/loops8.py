@@ -72,31 +72,23 @@ def list_patch(plan: ptr32, position: int, a: ptr16, s: ptr32):
 
 
 @micropython.viper
-def start_sums(plan: ptr32, w: ptr8, s: ptr32):
-    """The sums of one position begin with the biases, and half a unit of what is cut off at their end."""
-    at = plan[JOB] & 0xFFFF
-    biases = plan[at + BIASES]
-    bias_shift = plan[at + BIAS_SHIFT]
-    shift = plan[at + SHIFT]
-    rounding = (1 << plan[at + POST]) >> 1
-    sign = plan[SIGN]
-    for o in range(plan[at + OUT_CHANNELS]):
-        s[o] = (((w[biases + o] ^ sign) - sign) << bias_shift >> shift) + rounding
-
-
-@micropython.viper
 def add_rows(plan: ptr32, w: ptr8, s: ptr32):
-    """Add to the sums the listed rows of weights, each times its input.
+    """One position's sums: biases, half a unit of what is cut off in the end, and the listed rows times their inputs.
 
     The list is worked off in pairs, a product of the one and one of the other to each rounding.
     """
     at = plan[JOB] & 0xFFFF
     outputs = plan[at + OUT_CHANNELS]
     weights = plan[at + WEIGHTS]
+    biases = plan[at + BIASES]
+    bias_shift = plan[at + BIAS_SHIFT]
     shift = plan[at + SHIFT]
     half = (1 << shift) >> 1
+    rounding = (1 << plan[at + POST]) >> 1
     sign = plan[SIGN]
     end = plan[END]
+    for o in range(outputs):
+        s[o] = (((w[biases + o] ^ sign) - sign) << bias_shift >> shift) + rounding
     i = outputs
     while i < end:
         first = weights + (s[i] >> 16) * outputs

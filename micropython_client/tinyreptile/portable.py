@@ -32,7 +32,7 @@ try:
             pass
 
     def zeros(code, count):
-        """array(``code``) of ``count`` zeros. It grows in its place: made from bytes, it would take twice the memory."""
+        """array(``code``) of ``count`` zeros. It grows in its place: made from bytes, it took twice the memory."""
         piece = array(code, bytes(256))
         cells = array(code)
         while len(cells) < count:

@@ -184,11 +184,17 @@ def list_patch(r0, r1, r2, r3):  # plan, position, a, s
 
 
 @micropython.asm_thumb
-def start_sums(r0, r1, r2):  # plan, w, s
+def add_rows(r0, r1, r2):  # plan, w, s
+    mov(r4, r8)
+    mov(r5, r9)
+    mov(r6, r10)
+    mov(r7, r11)
+    push({r4, r5, r6, r7})
     ldr(r4, [r0, _JOB])
     data(2, 0xB280 | 4 << 3 | 5)  # uxth r5, r4
     lsl(r5, r5, 2)
     add(r5, r5, r0)  # the layer
+    push({r0, r1, r2, r5})
     ldr(r4, [r5, _POST])
     mov(r7, 1)
     lsl(r7, r4)
@@ -202,29 +208,16 @@ def start_sums(r0, r1, r2):  # plan, w, s
     neg(r0, r0)
     ldr(r3, [r5, _BIAS_SHIFT])
     ldr(r4, [r5, _SHIFT])
-    label(CELL)  # [10]
+    label(BIAS)  # [10]
     data(2, 0x5E00 | 0 << 6 | 1 << 3 | 6)  # ldrsh r6, [r1, r0]
     lsl(r6, r3)
     asr(r6, r4)
     add(r6, r6, r7)
     data(2, 0xC000 | 2 << 8 | 1 << 6)  # stmia r2!, {r6}
     add(r0, 2)
-    bne(CELL)
-
-
-@micropython.asm_thumb
-def add_rows(r0, r1, r2):  # plan, w, s
-    mov(r4, r8)
-    mov(r5, r9)
-    mov(r6, r10)
-    mov(r7, r11)
-    push({r4, r5, r6, r7})
-    mov(r3, r2)
-    mov(r2, r1)
-    ldr(r4, [r0, _JOB])
-    data(2, 0xB280 | 4 << 3 | 1)  # uxth r1, r4
-    lsl(r1, r1, 2)
-    add(r1, r1, r0)  # the layer
+    bne(BIAS)
+    pop({r0, r2, r3, r5})
+    mov(r1, r5)  # the layer
     ldr(r4, [r1, _SHIFT])
     mov(r9, r4)  # r9: shift
     mov(r5, 1)
@@ -261,7 +254,7 @@ def add_rows(r0, r1, r2):  # plan, w, s
     data(2, 0x4400 | 11 << 3 | 2)  # add r2, r11: the end of second
     mov(r3, r12)
     neg(r0, r6)
-    label(CELL)  # [18 for two products]
+    label(PRODUCTS)  # [18 for two products]
     data(2, 0x5E00 | 0 << 6 | 1 << 3 | 6)  # ldrsh r6, [r1, r0]
     mul(r6, r4)
     data(2, 0x5E00 | 0 << 6 | 2 << 3 | 7)  # ldrsh r7, [r2, r0]
@@ -274,7 +267,7 @@ def add_rows(r0, r1, r2):  # plan, w, s
     add(r6, r6, r7)
     data(2, 0xC000 | 3 << 8 | 1 << 6)  # stmia r3!, {r6}
     add(r0, 2)
-    bne(CELL)
+    bne(PRODUCTS)
     label(NEXT)
     data(2, 0x9800 | 5 << 8 | 0)  # ldr r5, [sp]
     data(2, 0x9800 | 6 << 8 | 1)  # ldr r6, [sp]

@@ -67,7 +67,6 @@ def forward(module, b, at, numbers):
     column = numbers.below(p[at + plan.OUT_WIDTH])
     p[plan.JOB] = at
     module.list_patch(p, row << 16 | column, b.a, b.s)
-    module.start_sums(p, b.w, b.s)
     module.add_rows(p, b.w, b.s)
     place = p[at + plan.Y] + (row * p[at + plan.OUT_WIDTH] + column) * p[at + plan.OUT_CHANNELS]
     module.put_outputs(p, place, b.a, b.s)
