@@ -40,8 +40,7 @@ def claims(outcomes: Mapping[str, Outcome]) -> list[Claim]:
 BOARD_RAM = 192 * 1024
 
 # What the larger networks are tried on: what they are to reach after their passes over the support samples, in percent,
-# and what Reptile is published with (arXiv 1803.02999, table 2, without transduction: 113,733 parameters in float32,
-# 100,000 meta-iterations of 5 tasks, 50 steps of 10 samples on an unseen one).
+# and what Reptile is published with (arXiv 1803.02999, table 2, without transduction).
 FAR: dict[str, dict[str, tuple[float, str] | None]] = {
     "omniglot": {"5-way 5-shot": (95.0, "98.90"), "5-way 1-shot": (86.0, "95.39")},
     "keywords": {"unseen speakers": None, "unseen words": None},
