@@ -16,7 +16,7 @@ CHIPS = [name for name, runner in RUNNERS.items() if runner.thumb]
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("runner", CHIPS, indirect=True)
 def test_assembly_leaves_the_bits_of_the_portable_loops(runner: Runner) -> None:
-    trials = 3 if runner.name == "rp2040" else 15
+    trials = 3 if runner.name == "rp2040" else 30
     files = {**library(runner.thumb), "compare.py": COMPARE}
     printed = runner.run(f"import compare\ncompare.main({trials})", files, seconds=800)
     assert printed.splitlines()[-1].startswith("ok, "), printed

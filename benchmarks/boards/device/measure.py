@@ -93,13 +93,13 @@ class Case:
         learner.delta(8).pack(0, bytearray(256))
 
 
-def left_for(work, pieces):
-    """Bytes that are free when so many ``pieces`` are taken, if they are enough for ``work()``; else None."""
+def left_for(work, wanted):
+    """Bytes that are free when all but about ``wanted`` are taken, if they are enough for ``work()``; else None."""
     taken = None
     gc.collect()
     try:
-        for _ in range(pieces):
-            taken = (taken, bytearray(PIECE))
+        for _ in range((gc.mem_free() - wanted) // (PIECE + 32)):
+            taken = (taken, bytearray(PIECE))  # with 16 bytes of either
         gc.collect()
         free = gc.mem_free()
         work()
@@ -112,16 +112,15 @@ def bisect(work):
     """Bytes of heap that ``work()`` needs, to a piece."""
     work()  # what it imports is not counted
     gc.collect()
-    most = gc.mem_free() // PIECE
-    least = 0
-    need = left_for(work, 0)
-    while most - least > 1:
+    least, most = 0, gc.mem_free()
+    need = most
+    while most - least > PIECE:
         middle = (least + most) // 2
         left = left_for(work, middle)
         if left is None:
-            most = middle
-        else:
             least = middle
+        else:
+            most = middle
             need = left
     return need
 

@@ -5,7 +5,7 @@ Layers and cells are drawn at random, extremes among them; prints the first diff
 
 from array import array
 
-from tinyreptile import loops, plan, thumb
+from tinyreptile import loops, loops8, plan, thumb, thumb8
 from tinyreptile.model import Model
 
 LAYERS = (
@@ -50,7 +50,11 @@ class Buffers:
     def __init__(self, model, relu, numbers):
         span = (40, 3000, 32767)[numbers.below(3)]
         self.plan = model.plan()
-        self.w = array("h", [numbers.cell(span) for _ in range(model.parameters)])
+        if model.weights == "int8":
+            model.scale(self.plan, [4 + numbers.below(9) for _ in model.tensors])
+            self.w = array("b", [numbers.cell(min(span, 127)) for _ in range(model.parameters)])
+        else:
+            self.w = array("h", [numbers.cell(span) for _ in range(model.parameters)])
         self.a = array("h", [numbers.cell(span) for _ in range(model.activations)])
         # And a few cells behind them, which must stay.
         self.s = array("i", [numbers.cell(100000) for _ in range(model.scratch() + 4)])
@@ -115,17 +119,19 @@ def main(trials):
     """Compare each kind of call so many times on each layer."""
     count = 0
     for number, (first, layer) in enumerate(LAYERS):
-        model = Model([first, layer, ["flatten"], ["squared_error"]])
         for trial in range(trials):
+            weights = ("int16", "int8")[trial & 1]
+            model = Model([first, layer, ["flatten"], ["squared_error"]], weights)
+            portable, assembly = (loops8, thumb8) if trial & 1 else (loops, thumb)
             for job in (forward, gradients, deltas, update, dense, bias):
                 seed = trial * 1000 + number
-                ours = Buffers(model, trial & 1, Numbers(seed))
-                theirs = Buffers(model, trial & 1, Numbers(seed))
-                job(loops, ours, plan.HEADER, Numbers(seed + 7))
-                job(thumb, theirs, plan.HEADER, Numbers(seed + 7))
+                ours = Buffers(model, trial >> 1 & 1, Numbers(seed))
+                theirs = Buffers(model, trial >> 1 & 1, Numbers(seed))
+                job(portable, ours, plan.HEADER, Numbers(seed + 7))
+                job(assembly, theirs, plan.HEADER, Numbers(seed + 7))
                 for name in ("plan", "w", "a", "s"):
                     if getattr(ours, name) != getattr(theirs, name):
-                        print("%s of %r, trial %d: %s differs" % (job.__name__, layer, trial, name))
+                        print("%s of %r, %s, trial %d: %s differs" % (job.__name__, layer, weights, trial, name))
                         return
                 count += 1
     print("ok, %d" % count)
