@@ -14,7 +14,7 @@ from ..environment import CLIENT, PACKAGE, need_program
 
 # RP2040; Cortex-M4 and RP2350; ESP32; ESP32-C3.
 CHIPS = ("armv6m", "armv7emsp", "xtensawin", "rv32imc")
-FILES = [CLIENT / "main.py", *sorted(PACKAGE.glob("**/*.py"))]
+FILES = [*(CLIENT / name for name in ("boot.py", "main.py", "slots.py")), *sorted(PACKAGE.glob("**/*.py"))]
 CASES = [
     (file, chip) for file in FILES for chip in CHIPS if chip.startswith("arm") or not file.name.startswith("thumb")
 ]
