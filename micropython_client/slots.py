@@ -15,8 +15,22 @@ FOLDERS = ("a", "b")
 TRIES = 3
 
 
+_chosen = ""
+
+
 def choose():
     """The folder to run the library from, or "" for none; a version on trial uses up one of its starts."""
+    global _chosen
+    _chosen = _choose()
+    return _chosen
+
+
+def running():
+    """The number of the version that `choose` has chosen, 0 if that was none."""
+    return _number(_read(_chosen + "/version")) if _chosen else 0
+
+
+def _choose():
     folder, number, left = _trial()
     if folder and left > 0:
         _write("trial", "%s %d %d" % (folder, number, left - 1))

@@ -19,6 +19,7 @@ _SPARE_RAM = 8192  # bytes a board keeps for everything but the model's buffers
 _FETCH_SECONDS = 15
 _RESEND_SECONDS = 5
 _YIELD_MS = 5  # the longest a device computes before the network gets its turn
+_INSTALL_SECONDS = 120
 _PROBE_SECONDS = 3  # how long a device of the same id may take to speak up
 
 
@@ -40,6 +41,7 @@ class Client:
         role: messages.TRAIN or messages.EVALUATE (held out: it never trains the initialization).
         ram: bytes it may use for the model's buffers; None: what the heap has free.
         log: called with a sentence whenever something is worth knowing.
+        updates: an `updates.Updates`, for a device that installs new versions of the library; or None.
         connection: the arguments of `mqtt.MQTTClient` but for id, will and callback.
 
     Attributes:
@@ -49,7 +51,7 @@ class Client:
         unfit: why it can't run this run's model, or None.
     """
 
-    def __init__(self, device_id, run, stream, role=messages.TRAIN, ram=None, log=None, **connection):
+    def __init__(self, device_id, run, stream, role=messages.TRAIN, ram=None, log=None, updates=None, **connection):
         self.id = messages.check_id(device_id, "a device id")
         if role not in (messages.TRAIN, messages.EVALUATE):
             raise MessageError("a role is train or evaluate, not %r" % role)
@@ -60,6 +62,8 @@ class Client:
         self._role = role
         self._ram = ram
         self._log = log or (lambda text: None)
+        self._updates = updates
+        self._software = run_topics.software(updates.chip) if updates else None
         self._boot = "%08x" % random.getrandbits(30)
         self._learner = None
         self._free = None  # bytes of RAM for a model; None: not limited
@@ -94,12 +98,18 @@ class Client:
         )
 
     async def run(self):
-        """Take part until cancelled; raises `DeviceError` where the device can't."""
+        """Take part until cancelled, or until a new version of the library waits for a restart.
+
+        Raises `DeviceError` where the device can't take part.
+        """
         session = asyncio.create_task(self._keep_session())
         try:
             while True:
-                await self._wait(lambda: self._work is not None, None)
-                await self._serve(self._work)
+                await self._wait(lambda: self._work is not None or self._is_offered(), None)
+                if self._work is not None:
+                    await self._serve(self._work)
+                elif await self._install():
+                    return
         finally:
             session.cancel()
             if self._is_ready():
@@ -138,6 +148,9 @@ class Client:
         self._joined = True
         self._joined_at = ticks_ms()
         await self._say_hello()
+        if self._updates:
+            self._updates.confirm()
+            await self.mqtt.subscribe(self._software)
         if not self.unfit:
             self._log("joined run %s" % self._run_topics.root)
         self._changed.set()
@@ -219,6 +232,8 @@ class Client:
             status["platform"] = "%s %s, %s" % (sys.implementation.name, release, RUNNER)
             status["library"] = __version__
             status["work"] = self._work["work"] if self._work else 0
+            if self._updates:
+                status["software"] = self._updates.version()
         if state == "unfit":
             status["error"] = self.unfit[:200]
         packer = Packer(bytearray(512))
@@ -250,6 +265,11 @@ class Client:
                     self._manifest = manifest
                     if changed and self.unfit and self._is_ready():
                         asyncio.create_task(self._reconsider())
+            elif topic == self._software:
+                if payload:
+                    self._take_offer(unpackb(payload))
+            elif self._software and topic.startswith(self._software):
+                self._updates.add(_index(topic), messages.check(messages.SOFTWARE_CHUNK, unpackb(payload)))
             else:
                 self._take_chunk(topic, messages.check(messages.CHUNK, unpackb(payload)))
         except ValueError as error:  # MessageError and MessagePackError among them
@@ -298,7 +318,42 @@ class Client:
 
     def _take_chunk(self, topic, chunk):
         if self._assembly is not None:
-            self._assembly.add(int(topic[topic.rfind("/") + 1 :]), chunk)
+            self._assembly.add(_index(topic), chunk)
+
+    # New versions
+
+    def _take_offer(self, manifest):
+        try:
+            self._updates.offer(manifest)
+        except ValueError as error:  # SoftwareError and MessageError
+            self._log("a new version of the library is passed over: %s" % error)
+
+    def _is_offered(self):
+        return self._updates is not None and self._updates.offered is not None and self._is_ready()
+
+    async def _install(self):
+        """Put the offered version together; whether the next start is its. What stands in the way is logged."""
+        updates = self._updates
+        number = updates.offered["version"]
+        self._log("version %d of the library is offered, %d bytes" % (number, updates.offered["bytes"]))
+        topic = self._software + "/+"
+        try:
+            updates.begin()
+            await self.mqtt.subscribe(topic)
+            try:
+                await self._wait(lambda: updates.image.is_whole() or not self._is_ready(), _INSTALL_SECONDS)
+            finally:
+                await self.mqtt.unsubscribe(topic)
+            if not updates.image.is_whole():
+                raise OSError("not all of it was to be had in %d s" % _INSTALL_SECONDS)
+            updates.install()
+            self._log("version %d is installed, and begins with the next start" % number)
+            return True
+        except (OSError, ValueError) as error:
+            self._log("version %d was not installed: %s" % (number, error))
+            return False
+        finally:
+            updates.end()
 
     # Working
 
@@ -513,6 +568,11 @@ class Client:
         """End the device: `run` raises."""
         self._failure = DeviceError(text)
         self._changed.set()
+
+
+def _index(topic):
+    """The number at the end of ``topic``."""
+    return int(topic[topic.rfind("/") + 1 :])
 
 
 def _description(manifest):

@@ -11,6 +11,7 @@ class ConfigError(Exception):
     """A configuration that can't be used; the text names the key."""
 
 
+RESTART = 75  # exit code: a new version waits for the next start
 RANGES = {"port": (1, 65535), "keepalive": (1, 65535)}
 
 # key: (type, default); None: the key is required
@@ -25,6 +26,7 @@ KEYS = {
     "tls_ca": (str, ""),
     "keepalive": (int, 30),
     "weights": (str, "int16"),
+    "key": (str, ""),
     "stream": (dict, None),
 }
 
@@ -110,7 +112,30 @@ def make_client(config):
         password=config["password"] or None,
         tls=tls,
         keepalive=config["keepalive"],
+        updates=_updates(config["key"]),
     )
+
+
+def _updates(key):
+    """What installs new versions of the library: for who has a key to check them with, and slots to put them in."""
+    if not key:
+        return None
+    try:
+        import slots
+    except ImportError:
+        raise ConfigError("key: there is no slots.py beside main.py, so nothing can be installed")
+    from .updates import Updates
+
+    return Updates(key.encode(), slots)
+
+
+def _restart():
+    """Start anew; where the system can't, the exit code asks whoever started this process to."""
+    try:
+        from machine import reset
+    except ImportError:
+        return RESTART
+    return reset()
 
 
 def main(path):
@@ -133,6 +158,7 @@ def main(path):
         gc.collect()  # what was read to get here must not lie between what stays and a model's buffers
         try:
             asyncio.run(client.run())
+            return _restart()
         except KeyboardInterrupt:
             print(
                 "%s: %d accepted, %d refused, %d expired" % (client.id, client.accepted, client.refused, client.expired)

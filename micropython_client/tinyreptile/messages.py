@@ -46,6 +46,10 @@ class RunTopics:
         """A filter for all chunks of ``slot``."""
         return "%s/%d/+" % (self.init, slot)
 
+    def software(self, chip):
+        """Where the newest version of the library is announced to boards with that ``chip``; its chunks lie below."""
+        return "%s/software/%s" % (self.root, chip)
+
     def device(self, device_id):
         """The topics of one device."""
         return DeviceTopics(self, device_id)
@@ -82,6 +86,7 @@ STATUS = (
     ("platform", str, 0, TEXT, False),
     ("library", str, 0, 32, False),
     ("work", int, 0, COUNT, False),  # what it is at, 0 if nothing
+    ("software", int, 0, COUNT, False),  # number of the version that it runs, 0 if none was ever sent
     ("error", str, 0, TEXT, False),  # why it is unfit
 )
 
@@ -100,6 +105,19 @@ MANIFEST = (
 CHUNK = (
     ("version", int, 0, COUNT, True),
     ("crc", int, 0, (1 << 32) - 1, True),  # of the whole initialization
+    ("data", bytes, 1, CHUNK_BYTES, True),
+)
+
+SOFTWARE = (
+    ("version", int, 1, COUNT, True),
+    ("chip", str, 1, 16, True),  # a name of mpy-cross
+    ("bytes", int, 1, 1 << 20, True),
+    ("sha256", bytes, 32, 32, True),
+    ("signature", bytes, 32, 32, True),
+)
+
+SOFTWARE_CHUNK = (
+    ("version", int, 1, COUNT, True),
     ("data", bytes, 1, CHUNK_BYTES, True),
 )
 

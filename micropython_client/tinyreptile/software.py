@@ -18,7 +18,7 @@ _BLOCK = 64  # bytes of SHA-256's blocks
 _PIECE = 512  # bytes that are read and written at once
 
 
-class SoftwareError(Exception):
+class SoftwareError(ValueError):
     """An image that can't be installed; the text says why."""
 
 
@@ -31,8 +31,8 @@ def signature(key, version, chip, size, digest):
     return hashlib.sha256(bytes([b ^ 0x5C for b in key]) + inner).digest()
 
 
-def check_manifest(manifest, key, chip, version):
-    """Raises `SoftwareError` unless the manifest is for ``chip``, newer than ``version`` and signed with ``key``."""
+def check_manifest(manifest, key, chip):
+    """Raises `SoftwareError` unless the manifest is for ``chip`` and signed with ``key``."""
     if not key:
         raise SoftwareError("this board has no key to check an update with; give it one with tinyreptile flash")
     if manifest["chip"] != chip:
@@ -40,8 +40,6 @@ def check_manifest(manifest, key, chip, version):
     wanted = signature(key, manifest["version"], manifest["chip"], manifest["bytes"], bytes(manifest["sha256"]))
     if not _same(wanted, bytes(manifest["signature"])):
         raise SoftwareError("the update is not signed with this board's key")
-    if manifest["version"] <= version:
-        raise SoftwareError("version %d is here already" % version)
 
 
 def _same(one, other):

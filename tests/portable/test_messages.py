@@ -13,7 +13,10 @@ from tinyreptile.reports import check_ints
 
 SCHEMAS = {
     name: getattr(module, name)
-    for module, names in ((messages, "STATUS MANIFEST CHUNK WORK ACK"), (reports, "UPDATE REPORT EVALUATION"))
+    for module, names in (
+        (messages, "STATUS MANIFEST CHUNK WORK ACK SOFTWARE SOFTWARE_CHUNK"),
+        (reports, "UPDATE REPORT EVALUATION"),
+    )
     for name in names.split()
 }
 FIELDS = [(name, field) for name, schema in SCHEMAS.items() for field in schema]
