@@ -12,6 +12,7 @@ class ConfigError(Exception):
 
 
 RESTART = 75  # exit code: a new version waits for the next start
+SECRETS = ("password", "key")  # never shown
 RANGES = {"port": (1, 65535), "keepalive": (1, 65535)}
 
 # key: (type, default); None: the key is required
@@ -56,7 +57,8 @@ def load_config(path):
         if value is None:
             raise ConfigError("%s: %s is missing" % (path, key))
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise ConfigError("%s: %s is a %s, not %r" % (path, key, kind.__name__, value))
+            shown = "" if key in SECRETS else ", not %r" % (value,)
+            raise ConfigError("%s: %s is a %s%s" % (path, key, kind.__name__, shown))
         if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
             raise ConfigError("%s: %s lies between %d and %d, not %d" % ((path, key) + RANGES[key] + (value,)))
         config[key] = value

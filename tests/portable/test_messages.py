@@ -11,14 +11,10 @@ from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError, RunTopics, check, check_id, chunk_count
 from tinyreptile.reports import check_ints
 
-SCHEMAS = {
-    name: getattr(module, name)
-    for module, names in (
-        (messages, "STATUS MANIFEST CHUNK WORK ACK SOFTWARE SOFTWARE_CHUNK"),
-        (reports, "UPDATE REPORT EVALUATION"),
-    )
-    for name in names.split()
-}
+OF_DEVICES = "STATUS MANIFEST CHUNK WORK ACK SOFTWARE SOFTWARE_CHUNK".split()
+OF_COORDINATORS = "UPDATE REPORT EVALUATION".split()
+SCHEMAS = {name: getattr(messages, name) for name in OF_DEVICES}
+SCHEMAS |= {name: getattr(reports, name) for name in OF_COORDINATORS}
 FIELDS = [(name, field) for name, schema in SCHEMAS.items() for field in schema]
 BOUNDED = [(name, field) for name, field in FIELDS if field[1] is not bool]
 
