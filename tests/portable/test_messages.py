@@ -11,8 +11,8 @@ from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError, RunTopics, check, check_id, chunk_count
 from tinyreptile.reports import check_ints
 
-OF_DEVICES = "STATUS MANIFEST CHUNK WORK ACK SOFTWARE SOFTWARE_CHUNK".split()
-OF_COORDINATORS = "UPDATE REPORT EVALUATION".split()
+OF_DEVICES = ["STATUS", "MANIFEST", "CHUNK", "WORK", "ACK", "SOFTWARE", "SOFTWARE_CHUNK"]
+OF_COORDINATORS = ["UPDATE", "REPORT", "EVALUATION"]
 SCHEMAS = {name: getattr(messages, name) for name in OF_DEVICES}
 SCHEMAS |= {name: getattr(reports, name) for name in OF_COORDINATORS}
 FIELDS = [(name, field) for name, schema in SCHEMAS.items() for field in schema]

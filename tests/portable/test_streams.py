@@ -231,6 +231,14 @@ def test_a_bad_configuration_is_refused_with_its_key(tmp_path: Path, value: Any,
         load_config(config(tmp_path, value))
 
 
+@pytest.mark.parametrize("name", ["password", "key"])
+def test_a_secret_is_not_shown(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(config(tmp_path, GOOD | {name: 4711}))
+    assert f"{name} is a str" in str(error.value)
+    assert "4711" not in str(error.value)
+
+
 def test_an_absent_configuration_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"copy config\.example\.json"):
         load_config(str(tmp_path / "none.json"))
