@@ -10,13 +10,13 @@ from .files import library
 from .runners import RUNNERS, Runner
 
 COMPARE = Path(__file__).parent / "device" / "compare.py"
-CHIPS = [name for name, runner in RUNNERS.items() if runner.thumb]
+# The RP2040 has the Cortex-M0's instructions, and an emulator that takes too long for this.
+CHIPS = [name for name, runner in RUNNERS.items() if runner.thumb and name != "rp2040"]
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("runner", CHIPS, indirect=True)
 def test_assembly_leaves_the_bits_of_the_portable_loops(runner: Runner) -> None:
-    trials = 3 if runner.name == "rp2040" else 30
     files = {**library(runner.thumb), "compare.py": COMPARE}
-    printed = runner.run(f"import compare\ncompare.main({trials})", files, seconds=800)
+    printed = runner.run("import compare\ncompare.main(30)", files, seconds=800)
     assert printed.splitlines()[-1].startswith("ok, "), printed
