@@ -37,7 +37,7 @@ def _choose():
         return folder
     if folder:
         _write("failed", str(number))
-    _remove("trial")
+    _end_trial()
     return current()
 
 
@@ -62,7 +62,7 @@ def confirm():
     folder, _, _ = _trial()
     if folder:
         _write("slot", folder)
-        _remove("trial")
+        _end_trial()
 
 
 def version():
@@ -82,6 +82,11 @@ def _trial():
     return parts[0], number, _number(parts[2])
 
 
+def _end_trial():
+    _remove("trial.new")
+    _remove("trial")
+
+
 def _number(text):
     try:
         return int(text)
@@ -90,11 +95,15 @@ def _number(text):
 
 
 def _read(path):
-    try:
-        with open(path) as file:
-            return file.read(32).strip()
-    except (OSError, UnicodeError):
-        return ""
+    for name in (path, path + ".new"):  # where `_write` could not rename on to the file, a power cut may have left that
+        try:
+            with open(name) as file:
+                return file.read(32).strip()
+        except OSError:
+            pass
+        except UnicodeError:
+            break
+    return ""
 
 
 def _write(path, text):

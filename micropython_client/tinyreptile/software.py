@@ -34,7 +34,7 @@ def signature(key, version, chip, size, digest):
 def check_manifest(manifest, key, chip):
     """Raises `SoftwareError` unless the manifest is for ``chip`` and signed with ``key``."""
     if not key:
-        raise SoftwareError("this board has no key to check an update with; give it one with tinyreptile flash")
+        raise SoftwareError("this board has no key to check an update with; set key in its configuration")
     if manifest["chip"] != chip:
         raise SoftwareError("the update is for %s, this board is %s" % (manifest["chip"], chip))
     wanted = signature(key, manifest["version"], manifest["chip"], manifest["bytes"], bytes(manifest["sha256"]))

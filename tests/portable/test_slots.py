@@ -164,6 +164,36 @@ def cutting(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], Flash]:
     return set_up
 
 
+def test_a_file_system_that_does_not_rename_on_to_files_keeps_its_slot(
+    board: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def careful(source: str, target: str) -> None:
+        if Path(target).exists():
+            raise FileExistsError(target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", careful)
+    install()
+    assert running(slots.choose()) == NEW
+    remove = os.remove
+
+    def cut(path: str) -> None:
+        remove(path)
+        if path == "slot":
+            raise PowerCut
+
+    monkeypatch.setattr(os, "remove", cut)
+    with pytest.raises(PowerCut):
+        slots.confirm()
+    monkeypatch.setattr(os, "remove", remove)
+    assert not Path("slot").exists()
+    assert running(slots.choose()) == NEW
+    slots.confirm()
+    assert running(slots.choose()) == NEW
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that the power cut left open
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_power_cut_anywhere_leaves_a_version_that_starts(
