@@ -73,7 +73,7 @@ class Client:
         self._work = None  # the newest work message
         self._work_at = 0
         self._serving = None  # the work at hand, maybe older
-        self._ack = None
+        self._ack = None  # the answer to the work at hand
         self._fetched = False
         self._probed = False
         self._rival = None  # another device under this id that has been seen alive
@@ -252,7 +252,9 @@ class Client:
             if topic == self._topics.work:
                 self._take_work(messages.check(messages.WORK, unpackb(payload)))
             elif topic == self._topics.ack:
-                self._ack = messages.check(messages.ACK, unpackb(payload))
+                ack = messages.check(messages.ACK, unpackb(payload))
+                if self._serving is not None and ack["work"] == self._serving["work"]:
+                    self._ack = ack  # others are repetitions of what was counted
             elif topic == self._topics.status:
                 if payload:
                     self._take_status(messages.check(messages.STATUS, unpackb(payload)), retained)
@@ -360,6 +362,7 @@ class Client:
     async def _serve(self, work):
         """One piece of work, from fetch to acknowledgement."""
         self._serving = work
+        self._ack = None
         try:
             await self._fetch(work)
             if work["kind"] == messages.TRAIN:
@@ -476,17 +479,12 @@ class Client:
                     await self._send(0, {"work": number, "evaluation": report})
                 else:
                     await self._send_delta(number, delta, report)
-                await self._wait(
-                    lambda: self._is_acknowledged(work) or self._work is not work, min(left, _RESEND_SECONDS)
-                )
+                await self._wait(lambda: self._ack or self._work is not work, min(left, _RESEND_SECONDS))
             except OSError:
                 await self._wait(lambda: self._is_ready() or self._work is not work, min(left, _RESEND_SECONDS))
-            if self._is_acknowledged(work):
+            if self._ack:
                 self._count(work, self._ack)
                 return
-
-    def _is_acknowledged(self, work):
-        return self._ack is not None and self._ack["work"] == work["work"]
 
     def _count(self, work, ack):
         if not ack["accepted"]:

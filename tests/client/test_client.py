@@ -9,6 +9,7 @@ from binascii import crc32
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgpack
 import pytest
 
 from coordinator.initialization import encode, random_weights
@@ -383,6 +384,28 @@ async def test_newer_work_replaces_work_that_is_not_acknowledged(peer: Peer) -> 
         await peer.acknowledge("d0", 2)
         await eventually(lambda: device.accepted == 1, "the acknowledgement has come")
     assert [update["work"] for update in peer.updates("d0")] == [1, 2]
+
+
+async def test_an_old_acknowledgement_that_is_repeated_does_not_hide_the_new_one(peer: Peer) -> None:
+    await peer.put(0, DATA)
+    device = make_device(peer)
+    topics = peer.topics.device("d0")
+    async with living(device):
+        await peer.hello("d0")
+        await peer.ask("d0", 1, DATA)
+        await peer.update("d0")
+        await peer.acknowledge("d0", 1)
+        await eventually(lambda: device.accepted == 1, "the acknowledgement has come")
+        request = await peer.ask("d0", 2, DATA)
+        await peer.update("d0", count=2)
+        for topic, message in (
+            (topics.ack, {"work": 2, "accepted": True}),
+            (topics.ack, {"work": 1, "accepted": True}),
+            (topics.work, request | {"work": 3}),
+        ):
+            device._on_message(topic, msgpack.packb(message), False)  # all before the device gets its turn
+        await peer.update("d0", count=3)
+        assert device.accepted == 2
 
 
 async def test_newer_work_ends_training_for_the_older(peer: Peer) -> None:
