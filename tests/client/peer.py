@@ -105,9 +105,14 @@ class Peer:
         return sum(at == topic and value.get("state") == "probe" for at, value in self._received)
 
     def updates(self, device: str, index: int = 0) -> list[dict[str, Any]]:
-        """Messages on update topic ``index`` of ``device`` so far, but for those that say only what it has fetched."""
+        """Messages on update topic ``index`` of ``device`` so far, but for those that `fetched` gives."""
         topic = self.topics.device(device).update(index)
         return [value for at, value in self._received if at == topic and "fetched" not in value]
+
+    def fetched(self, device: str) -> list[dict[str, Any]]:
+        """What ``device`` said when it had an initialization and needed more than half a second to learn from it."""
+        topic = self.topics.device(device).update(0)
+        return [value for at, value in self._received if at == topic and "fetched" in value]
 
     async def hello(self, device: str, count: int = 1) -> dict[str, Any]:
         """The latest status of ``device`` once it has said ``count``."""
