@@ -233,18 +233,20 @@ def _listen(setting: Setting, folder: Path) -> Traffic:
 
     async def hear() -> None:
         root = messages.RunTopics(setting.run).root
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(setting.warm_up + setting.seconds):
-                async with aiomqtt.Client("127.0.0.1", setting.port) as session:
-                    await session.subscribe(root + "/#", qos=1)
-                    async for message in session.messages:
-                        levels = message.topic.value.removeprefix(root + "/").split("/")
-                        kind = levels[2] if levels[0] == "device" else "/".join([levels[0], *levels[2:]])
-                        sizes[kind].append(len(message.payload) if isinstance(message.payload, bytes) else 0)
+        async with aiomqtt.Client("127.0.0.1", setting.port) as session:
+            await session.subscribe(root + "/#", qos=1)
+            async for message in session.messages:
+                levels = message.topic.value.removeprefix(root + "/").split("/")
+                kind = levels[2] if levels[0] == "device" else "/".join([levels[0], *levels[2:]])
+                sizes[kind].append(len(message.payload) if isinstance(message.payload, bytes) else 0)
+
+    async def hear_all(coordinator: Connection) -> None:
+        hearing = asyncio.create_task(hear())
+        await asyncio.to_thread(_receive, coordinator, 60 + setting.seconds)
+        hearing.cancel()
 
     with _child(_devices, setting) as devices, _child(_coordinator, setting, folder) as coordinator:
-        asyncio.run(hear())
-        _receive(coordinator, 60 + setting.seconds)
+        asyncio.run(hear_all(coordinator))
         devices.send("stop")
         _receive(devices, 30)
     means = {kind: round(statistics.fmean(all_sizes)) for kind, all_sizes in sizes.items()}
