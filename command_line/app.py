@@ -10,7 +10,7 @@ from rich.markup import escape
 from coordinator.errors import CoordinatorError
 from tinyreptile import __version__
 
-from . import data, demo, export, reproduce, serve, status, swarm
+from . import data, demo, device, export, flash, reproduce, serve, status, swarm
 from .console import err
 
 app = typer.Typer(
@@ -36,21 +36,27 @@ def options(
     """Options before a subcommand."""
 
 
-for module in (demo, serve, swarm, status, export, reproduce):
+for module in (demo, serve, swarm, status, export, reproduce, flash):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(data.group, name="data")
+app.add_typer(device.group, name="device")
 
 
 def run() -> None:
     """Run the command; a mistake of the user ends in one sentence and exit code 1."""
+    from boards.errors import BoardError
     from simulator.algorithms import AlgorithmError
     from simulator.data import DataError
     from simulator.study import StudyError
     from simulator.tasks import TaskError
+    from tinyreptile.device import ConfigError
     from tinyreptile.messages import MessageError
 
     try:
         app()
-    except (CoordinatorError, TaskError, DataError, MessageError, AlgorithmError, StudyError) as error:
+    except (
+        *(CoordinatorError, TaskError, DataError, AlgorithmError, StudyError),
+        *(BoardError, ConfigError, MessageError),
+    ) as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)

@@ -32,6 +32,12 @@ TlsOption = Annotated[
         "--tls-ca", help="PEM file of the authority of the broker's certificate; turns TLS on.", show_default=False
     ),
 ]
+PortOption = Annotated[
+    str | None,
+    typer.Option(
+        "--port", help="Serial port of the board \\[default: the one that is plugged in].", show_default=False
+    ),
+]
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of data sets.", envvar="TINYREPTILE_DATA", show_default=False)
 ]

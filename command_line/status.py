@@ -82,7 +82,7 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
             escape(device.get("role", "")),
             escape(device.get("platform", "")),
             f"{ram:,} bytes" if ram else "not limited" if device["state"] == "online" else "",
-            escape(device.get("error", "")),
+            escape(device.get("error") or device.get("notice", "")),
         )
     if len(snapshot.devices) > most:
         devices.caption = f"{len(snapshot.devices) - most} more; --devices shows them"

@@ -71,7 +71,7 @@ async def look(config: Config, seconds: float = 3.0) -> Snapshot:
     try:
         async with client(config.broker) as session:
             await session.subscribe([(topics.coordinator, 1), (topics.all_status, 1)])
-            async for topic, message in _retained(session, seconds):
+            async for topic, message in retained(session, seconds):
                 with contextlib.suppress(MessageError):
                     if topic == topics.coordinator:
                         snapshot.coordinator = check_run_status(message)
@@ -96,7 +96,7 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
             await session.subscribe(topics.init + "/#", qos=1)
             manifest: dict[str, Any] | None = None
             chunks: dict[str, dict[str, Any]] = {}
-            async for topic, message in _retained(session, seconds, quiet=seconds):
+            async for topic, message in retained(session, seconds, quiet=seconds):
                 with contextlib.suppress(MessageError):
                     if topic == topics.init:
                         manifest = messages.check(messages.MANIFEST, message)
@@ -126,7 +126,7 @@ def _assemble(topics: messages.RunTopics, manifest: dict[str, Any], chunks: dict
     return data if len(data) == manifest["bytes"] and crc32(data) == manifest["crc"] else None
 
 
-async def _retained(session: aiomqtt.Client, seconds: float, quiet: float = QUIET_SECONDS) -> Any:
+async def retained(session: aiomqtt.Client, seconds: float, quiet: float = QUIET_SECONDS) -> Any:
     """(topic, message) of what arrives, until ``quiet`` seconds after the last retained one; ``seconds`` for the first.
 
     What a busy run says meanwhile comes without the flag, and does not put off the end.

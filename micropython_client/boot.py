@@ -1,4 +1,4 @@
-"""What a board runs first: it chooses which of two versions of the library to run."""
+"""What a board of TinyReptile runs first: it chooses which of two versions of the library to run."""
 
 import sys
 

@@ -7,4 +7,6 @@ import sys
 
 from tinyreptile.device import main
 
-sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "config.json"))
+_code = main(sys.argv[1] if len(sys.argv) > 1 else "config.json")
+if _code is not None:  # on a board even that would start it anew
+    sys.exit(_code)

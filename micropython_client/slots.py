@@ -65,6 +65,11 @@ def confirm():
         _end_trial()
 
 
+def is_trial():
+    """Whether what `choose` has chosen has not come up yet."""
+    return _chosen != "" and _trial()[0] == _chosen
+
+
 def version():
     """The number of the newest version that there is no use in installing: it runs, is on trial, or has failed."""
     here = current()

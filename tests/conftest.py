@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from .commands import COMMAND, Popen
 from .environment import Mosquitto, need_program
 
 
@@ -34,3 +38,27 @@ def start_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     yield start
     for mosquitto in started:
         mosquitto.stop()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Popen]]:
+    """A function that starts the command in the background; what still runs at the end is ended."""
+    running: list[Popen] = []
+
+    def begin(*arguments: object) -> Popen:
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | {"COLUMNS": "200"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=30)

@@ -19,11 +19,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from boards.library import library
 from coordinator.initialization import encode, random_weights
 from simulator.offline import take
 from simulator.study.experiments import EXPERIMENTS
 from simulator.tasks import make_task
-from tests.boards.files import library
 from tests.boards.runners import RUNNERS
 from tinyreptile.delta import packed_size
 from tinyreptile.model import Model
@@ -101,7 +101,7 @@ def measure(task: str, way: str, board: Board) -> dict[str, Any] | None:
             return None
         runner = RUNNERS[board.runner]
         runner.obtain()
-        files = {**library(runner.thumb), **{path.name: path for path in [*DEVICE.iterdir(), *folder.iterdir()]}}
+        files = {**library(runner.chip), **{path.name: path for path in [*DEVICE.iterdir(), *folder.iterdir()]}}
         call = "plain" if case["plain"] else "main"
         printed = runner.run(f"import measure\nmeasure.{call}('case.json')", files, seconds=1800)
     measured: dict[str, Any] = json.loads(printed.splitlines()[-1])

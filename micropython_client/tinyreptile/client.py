@@ -40,7 +40,9 @@ class Client:
         stream: a `streams.Stream`.
         role: messages.TRAIN or messages.EVALUATE (held out: it never trains the initialization).
         ram: bytes it may use for the model's buffers; None: what the heap has free.
-        log: called with a sentence whenever something is worth knowing.
+        log: called with a sentence whenever something is worth knowing; a `log.Log` can be read over MQTT.
+        notice: what its status is to say to its owner, or None.
+        commands: whether it can be asked for its log, and to restart.
         updates: an `updates.Updates`, for a device that installs new versions of the library; or None.
         connection: the arguments of `mqtt.MQTTClient` but for id, will and callback.
 
@@ -49,9 +51,22 @@ class Client:
         evaluations: how many the coordinator has taken.
         malformed: messages that were not understood, and passed over.
         unfit: why it can't run this run's model, or None.
+        on_joined: called each time it has joined, or None.
     """
 
-    def __init__(self, device_id, run, stream, role=messages.TRAIN, ram=None, log=None, updates=None, **connection):
+    def __init__(
+        self,
+        device_id,
+        run,
+        stream,
+        role=messages.TRAIN,
+        ram=None,
+        log=None,
+        notice=None,
+        commands=False,
+        updates=None,
+        **connection,
+    ):
         self.id = messages.check_id(device_id, "a device id")
         if role not in (messages.TRAIN, messages.EVALUATE):
             raise MessageError("a role is train or evaluate, not %r" % role)
@@ -62,6 +77,10 @@ class Client:
         self._role = role
         self._ram = ram
         self._log = log or (lambda text: None)
+        self._notice = notice
+        self._commands = commands
+        self._leaving = False
+        self._telling = False
         self._updates = updates
         self._software = run_topics.software(updates.chip) if updates else None
         self._boot = "%08x" % random.getrandbits(30)
@@ -89,6 +108,7 @@ class Client:
         self.evaluations = 0
         self.malformed = 0
         self.unfit = None
+        self.on_joined = None
         self.mqtt = MQTTClient(
             client_id="%s-%s" % (device_id, self._boot),
             on_message=self._on_message,
@@ -98,26 +118,29 @@ class Client:
         )
 
     async def run(self):
-        """Take part until cancelled, or until a new version of the library waits for a restart.
+        """Take part until cancelled, or until a restart is called for: by a new version of the library, or a command.
 
         Raises `DeviceError` where the device can't take part.
         """
         session = asyncio.create_task(self._keep_session())
         try:
             while True:
-                await self._wait(lambda: self._work is not None or self._is_offered(), None)
+                await self._wait(lambda: self._work is not None or self._leaving or self._is_offered(), None)
+                if self._leaving:
+                    return
                 if self._work is not None:
                     await self._serve(self._work)
                 elif await self._install():
                     return
         finally:
             session.cancel()
-            if self._is_ready():
-                try:
+            try:
+                if self._is_ready():
                     await wait_for(self.mqtt.publish(self._topics.status, self._status("offline"), retain=True), 2)
-                except (OSError, asyncio.TimeoutError):
-                    pass
-            await self.mqtt.disconnect()
+            except (OSError, asyncio.TimeoutError):
+                pass
+            finally:  # even if it is cancelled while it says good-bye
+                await self.mqtt.disconnect()
 
     async def _keep_session(self):
         try:
@@ -148,6 +171,10 @@ class Client:
         self._joined = True
         self._joined_at = ticks_ms()
         await self._say_hello()
+        if self.on_joined:
+            self.on_joined()
+        if self._commands:
+            await self.mqtt.subscribe(self._topics.command)
         if self._updates:
             self._updates.confirm()
             await self.mqtt.subscribe(self._software)
@@ -234,9 +261,12 @@ class Client:
             status["work"] = self._work["work"] if self._work else 0
             if self._updates:
                 status["software"] = self._updates.version()
+                status["chip"] = self._updates.chip
+            if self._notice:
+                status["notice"] = self._notice[:200]
         if state == "unfit":
             status["error"] = self.unfit[:200]
-        packer = Packer(bytearray(512))
+        packer = Packer(bytearray(768))
         packer.pack(status)
         return bytes(packer.buffer[: packer.length])
 
@@ -267,6 +297,9 @@ class Client:
                     self._manifest = manifest
                     if changed and self.unfit and self._is_ready():
                         asyncio.create_task(self._reconsider())
+            elif topic == self._topics.command:
+                if not retained:
+                    self._obey(messages.check(messages.COMMAND, unpackb(payload))["command"])
             elif topic == self._software:
                 if payload:
                     self._take_offer(unpackb(payload))
@@ -322,6 +355,39 @@ class Client:
         if self._assembly is not None:
             self._assembly.add(_index(topic), chunk)
 
+    # Commands
+
+    def _obey(self, command):
+        if command == "restart":
+            self._log("a restart was asked for")
+            self._leaving = True
+        elif command == "log":
+            if not self._telling:
+                self._telling = True
+                asyncio.create_task(self._tell())
+        else:
+            raise MessageError("a command is log or restart, not %r" % command)
+
+    async def _tell(self):
+        """Publish the newest lines of the log, as many in a message as it has room for."""
+        try:
+            lines = self._log.lines()
+            while True:
+                size = count = 0
+                for line in lines:
+                    size += len(line.encode()) + 3
+                    if size > messages.CHUNK_BYTES:
+                        break
+                    count += 1
+                await self._publish(self._topics.log, {"lines": lines[:count], "left": len(lines) - count})
+                lines = lines[count:]
+                if not lines:
+                    return
+        except OSError:
+            pass  # who asked will ask again
+        finally:
+            self._telling = False
+
     # New versions
 
     def _take_offer(self, manifest):
@@ -369,9 +435,10 @@ class Client:
                 report = await self._train(work)
             else:
                 report = await self._evaluate(work)
-        except (_Lost, ValueError, OSError) as error:
-            self._log("work %d came to nothing: %s" % (work["work"], error))
-            report = str(error)[:200] or "unknown error"
+        except (_Lost, ValueError, OSError, MemoryError) as error:
+            gc.collect()
+            report = str(error)[:200] or type(error).__name__
+            self._log("work %d came to nothing: %s" % (work["work"], report))
         await self._deliver(work, report)
         if self._work is work:
             self._work = None
@@ -496,12 +563,15 @@ class Client:
             self.evaluations += 1
 
     async def _send(self, index, message):
+        await self._publish(self._topics.update(index), message)
+
+    async def _publish(self, topic, message):
         def fill(buffer):
             packer = Packer(buffer)
             packer.pack(message)
             return packer.length
 
-        await self.mqtt.publish(self._topics.update(index), fill)
+        await self.mqtt.publish(topic, fill)
 
     async def _send_delta(self, number, delta, report):
         """The delta in chunks, each packed straight into the outgoing buffer."""

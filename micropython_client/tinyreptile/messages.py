@@ -63,6 +63,8 @@ class DeviceTopics:
         self.status = base + "/status"
         self.work = base + "/work"
         self.ack = base + "/ack"
+        self.command = base + "/command"
+        self.log = base + "/log"
         self._update = base + "/update/"
 
     def update(self, index):
@@ -87,7 +89,9 @@ STATUS = (
     ("library", str, 0, 32, False),
     ("work", int, 0, COUNT, False),  # what it is at, 0 if nothing
     ("software", int, 0, COUNT, False),  # number of the version that it runs, 0 if none was ever sent
+    ("chip", str, 0, 16, False),  # what its versions are compiled for
     ("error", str, 0, TEXT, False),  # why it is unfit
+    ("notice", str, 0, TEXT, False),  # what its owner should see to
 )
 
 MANIFEST = (
@@ -141,6 +145,9 @@ ACK = (
     ("accepted", bool, 0, 1, True),
     ("reason", str, 0, TEXT, False),
 )
+
+
+COMMAND = (("command", str, 1, 16, True),)  # log: tell the newest lines; restart
 
 
 def check(fields, message):

@@ -60,6 +60,7 @@ class MQTTClient:
         tls: an ssl.SSLContext, or None.
         message_bytes: the longest payload, in either direction.
         timeout: seconds that a connection or the answer to a packet may take.
+        link: a coroutine function that brings the network up, before each connection; or None.
         open_connection: instead of asyncio.open_connection.
 
     Attributes:
@@ -81,6 +82,7 @@ class MQTTClient:
         tls=None,
         message_bytes=1536,
         timeout=10,
+        link=None,
         open_connection=None,
     ):
         self.host = host
@@ -96,6 +98,7 @@ class MQTTClient:
         self.connected = False
         self.oversized = 0
         self.connections = 0
+        self._link = link
         self._open = open_connection or asyncio.open_connection
         self._received = memoryview(bytearray(message_bytes + _HEAD))
         self._sent = memoryview(bytearray(_HEAD + message_bytes))
@@ -144,6 +147,8 @@ class MQTTClient:
         await self.close()
         self._lost.clear()
         self.failure = None
+        if self._link:
+            await self._link()
         try:
             await limit(self._connect(), self.timeout)
         except Exception:
@@ -193,12 +198,13 @@ class MQTTClient:
 
     async def disconnect(self):
         """Say good-bye, so that the will is not published, and close."""
-        if self.connected:
-            try:
+        try:
+            if self.connected:
                 await self._send(bytes((_DISCONNECT, 0)))
-            except OSError:
-                pass
-        await self.close()
+        except OSError:
+            pass
+        finally:
+            await self.close()
 
     async def close(self):
         """Drop the connection as it is."""

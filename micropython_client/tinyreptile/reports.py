@@ -66,6 +66,12 @@ EVALUATION = (
 )
 
 
+LOG = (
+    ("lines", list, 0, 1024, True),
+    ("left", int, 0, COUNT, True),  # lines that are still to come
+)
+
+
 def parse(topics, topic):
     """(device id, "status", 0) or (device id, "update", chunk index) of a device's topic, or `MessageError`."""
     parts = topic[len(topics.root) + 1 :].split("/")

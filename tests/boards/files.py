@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from littlefs import LittleFS
 from mpremote.romfs import VfsRomWriter
 
-from ..environment import CLIENT
+import boards.library
+
 from .firmware import mpy_cross
 
 _PICO_BLOCK = 4096
 _PICO_BLOCKS = 1408 * 1024 // _PICO_BLOCK  # what the firmware leaves of the flash
 
 
-def library(thumb: bool) -> dict[str, Path]:
-    """The portable library's files, by their paths on a board; assembly for ``thumb`` among them only if that is it."""
-    files = [file for file in sorted((CLIENT / "tinyreptile").rglob("*.py")) if file.name != "cpython.py"]
-    return {str(file.relative_to(CLIENT)): file for file in files if thumb or not file.name.startswith("thumb")}
-
-
 def compiled(files: dict[str, Path], chip: str) -> dict[str, bytes]:
     """``files`` by their paths on a board, every .py compiled for ``chip``, a name of mpy-cross."""
-    return {_name(name): _content(file, chip) for name, file in files.items()}
-
-
-def _name(name: str) -> str:
-    return name.removesuffix(".py") + ".mpy" if name.endswith(".py") else name
-
-
-def _content(file: Path, chip: str) -> bytes:
-    if file.suffix != ".py":
-        return file.read_bytes()
-    with tempfile.NamedTemporaryFile(suffix=".mpy") as result:
-        command = [str(mpy_cross()), f"-march={chip}", "-s", file.name, "-o", result.name, str(file)]
-        subprocess.run(command, check=True, timeout=60)
-        return result.read()
+    return boards.library.compiled(files, chip, mpy_cross())
 
 
 def written(files: dict[str, bytes], folder: Path) -> Path:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from boards.library import library
 from coordinator.service import Coordinator
 from simulator.tasks.sine import Sine
 
 from ..environment import Mosquitto
 from ..fleet import run_config
-from .files import compiled, library, written
+from .files import compiled, written
 from .runners import RUNNERS, Unix
 
 ONLINE = [name for name, runner in RUNNERS.items() if runner.network]
@@ -37,7 +38,7 @@ async def test_the_client_lives_in_a_boards_memory(runner: Unix, broker: Mosquit
     )
     device = {"id": "board", "run": config.run.name, "host": broker.host, "port": broker.port}
     settings: dict[str, Any] = {**device, "stream": {"kind": "sine", "seed": 1}}
-    folder = written(compiled(library(runner.thumb), runner.chip), tmp_path / "files")
+    folder = written(compiled(library(runner.chip), runner.chip), tmp_path / "files")
     (folder / "config.json").write_text(json.dumps(settings))
     with runner.start(
         "from tinyreptile.device import main\nmain('config.json')", folder, HEAPS[runner.name]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .files import library
+from boards.library import library
+
 from .runners import RUNNERS, Runner
 
 COMPARE = Path(__file__).parent / "device" / "compare.py"
@@ -17,6 +18,6 @@ CHIPS = [name for name, runner in RUNNERS.items() if runner.thumb and name != "r
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("runner", CHIPS, indirect=True)
 def test_assembly_leaves_the_bits_of_the_portable_loops(runner: Runner) -> None:
-    files = {**library(runner.thumb), "compare.py": COMPARE}
+    files = {**library(runner.chip), "compare.py": COMPARE}
     printed = runner.run("import compare\ncompare.main(30)", files, seconds=800)
     assert printed.splitlines()[-1].startswith("ok, "), printed

@@ -527,6 +527,26 @@ async def test_a_device_that_is_stopped_says_good_bye(peer: Peer) -> None:
     await eventually(lambda: peer.states("d0") == ["online", "offline"], "the good-bye has come")
 
 
+async def test_a_device_that_is_stopped_twice_leaves_no_connection(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    await peer.put(0, DATA)
+    device = make_device(peer)
+    life = asyncio.create_task(device.run())
+    await peer.hello("d0")
+    saying = asyncio.Event()
+
+    async def never_done(*arguments: Any, **options: Any) -> None:
+        saying.set()
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(device.mqtt, "publish", never_done)
+    life.cancel()
+    await saying.wait()
+    life.cancel()
+    await asyncio.wait([life])
+    assert life.cancelled()
+    assert device.mqtt._writer is None
+
+
 async def test_a_device_that_dies_is_shown_offline_by_its_last_will(peer: Peer) -> None:
     await peer.put(0, DATA)
     device = make_device(peer)

@@ -3,69 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ..commands import Popen, tinyreptile, wait_until
 from ..environment import Mosquitto, free_port
 
 COMMANDS = ("demo", "serve", "swarm", "status", "export")
-COMMAND = [sys.executable, "-c", "from command_line.main import main; main()"]
-
-Popen = subprocess.Popen[str]
-
-
-def tinyreptile(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command with ``arguments``, run to its end in ``cwd``."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "200"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Popen]]:
-    """A function that starts the command in the background; what still runs at the end is ended."""
-    running: list[Popen] = []
-
-    def begin(*arguments: object) -> Popen:
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
-            cwd=tmp_path,
-            env=os.environ | {"COLUMNS": "200"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        running.append(process)
-        return process
-
-    yield begin
-    for process in running:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=30)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.1)
-
-
 # Help
 
 

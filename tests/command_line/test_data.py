@@ -17,9 +17,9 @@ import pytest
 
 from simulator.data import DATA_SETS, load
 
+from ..commands import tinyreptile, wait_until
 from ..environment import hear_ctrl_c
 from ..simulator.data.server import Server
-from .test_command import tinyreptile, wait_until
 
 # The command, with the office's archive at another address.
 SCRIPT = """

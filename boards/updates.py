@@ -1,0 +1,91 @@
+"""New versions of the library for boards in the field: compiled, signed, and published for them to take."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiomqtt
+
+from coordinator.config import Config
+from coordinator.observer import look, retained
+from coordinator.service import broker_error, client, pack
+from tinyreptile import messages
+from tinyreptile.software import MAX_IMAGE, signature
+from tinyreptile.software import pack as pack_image
+
+from .errors import BoardError
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A version for the boards with ``chip``: its number, and its image."""
+
+    chip: str
+    number: int
+    image: bytes
+
+
+@dataclass(frozen=True)
+class State:
+    """Of a board that takes updates: its chip, the number of its version, whether it is online."""
+
+    chip: str
+    number: int
+    online: bool
+
+
+def make_offer(chip: str, number: int, files: dict[str, bytes]) -> Offer:
+    """``files``, the library for ``chip``, as version ``number``; raises `BoardError` if they are too many."""
+    image = pack_image({**files, "version": str(number).encode()})
+    if len(image) > MAX_IMAGE:
+        raise BoardError(f"an update has at most {MAX_IMAGE:,} bytes, this one {len(image):,}")
+    return Offer(chip, number, image)
+
+
+async def boards_of(config: Config) -> dict[str, State]:
+    """The boards of the run that take updates, by id; raises the coordinator's `BrokerError`."""
+    devices = (await look(config)).devices
+    return {
+        name: State(status["chip"], status["software"], status["state"] in ("online", "unfit"))
+        for name, status in devices.items()
+        if status.get("chip") and "software" in status
+    }
+
+
+async def publish(
+    config: Config, offer: Offer, key: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Announce ``offer``, signed with ``key``, in the place of what was offered before to boards with its chip.
+
+    ``progress`` is called with the chunks that the broker has and all there are. Raises `BrokerError`.
+    """
+    topic = messages.RunTopics(config.run.name).software(offer.chip)
+    digest = hashlib.sha256(offer.image).digest()
+    manifest = {
+        "version": offer.number,
+        "chip": offer.chip,
+        "bytes": len(offer.image),
+        "sha256": digest,
+        "signature": signature(key.encode(), offer.number, offer.chip, len(offer.image), digest),
+    }
+    chunks = messages.chunk_count(len(offer.image))
+    try:
+        async with client(config.broker) as session:
+            await session.subscribe(f"{topic}/+", qos=1)
+            old = {name async for name, _ in retained(session, 1.0)}
+            await session.unsubscribe(f"{topic}/+")
+            # The announcement goes first: nobody is to begin with chunks of which some are old and some new.
+            await session.publish(topic, b"", qos=1, retain=True)
+            for index in range(chunks):
+                start = index * messages.CHUNK_BYTES
+                chunk = {"version": offer.number, "data": offer.image[start : start + messages.CHUNK_BYTES]}
+                await session.publish(f"{topic}/{index}", pack(chunk), qos=1, retain=True)
+                old.discard(f"{topic}/{index}")
+                progress(index + 1, chunks)
+            for left in old:  # of a longer image
+                await session.publish(left, b"", qos=1, retain=True)
+            await session.publish(topic, pack(manifest), qos=1, retain=True)
+    except aiomqtt.MqttError as error:
+        raise broker_error(config.broker, error) from None

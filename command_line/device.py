@@ -1,0 +1,209 @@
+"""`tinyreptile device`: boards that have been flashed, by their cable or over MQTT."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from boards import remote, updates
+from boards.errors import BoardError
+from boards.keys import read_key
+from boards.library import compiled, library, new_number
+from coordinator.config import Config
+from tinyreptile.device import SECRETS
+
+from .console import configure_logging, out
+from .options import (
+    BrokerOption,
+    ConfigOption,
+    PasswordOption,
+    PortOption,
+    RunOption,
+    TlsOption,
+    UserOption,
+    configuration,
+)
+
+group = typer.Typer(
+    name="device",
+    help="Look after boards: by their cable, or over MQTT.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The device's id.")]
+
+
+@group.command()
+def monitor(port: PortOption = None) -> None:
+    """Show what the board on the cable prints, until Ctrl-C.
+
+    Example: [bold]tinyreptile device monitor[/]
+    """
+    from boards.board import Board, find_port
+
+    with Board(find_port(port)) as board:
+        for line in board.follow():
+            if line:
+                out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@group.command()
+def config(port: PortOption = None) -> None:
+    """Show the configuration of the board on the cable, without its secrets, and restart it.
+
+    To change it, change your file and flash again: only what is different is written.
+
+    Example: [bold]tinyreptile device config[/]
+    """
+    from boards.board import Board, find_port
+    from boards.flash import CONFIG
+
+    with Board(find_port(port)) as board:
+        board.stop()
+        text = board.read(CONFIG)
+        board.restart()
+    if text is None:
+        raise BoardError("this board has no configuration: tinyreptile flash gives it one")
+    try:
+        given = json.loads(text)
+        shown = _without_secrets(given)
+    except (ValueError, AttributeError):
+        raise BoardError("its configuration is damaged: tinyreptile flash writes a new one") from None
+    out.print_json(data=shown)
+
+
+def _without_secrets(given: dict[str, Any]) -> dict[str, Any]:
+    shown = {}
+    for name, value in given.items():
+        if isinstance(value, dict):
+            value = _without_secrets(value)
+        elif name in SECRETS and value:
+            value = "(secret)"
+        shown[name] = value
+    return shown
+
+
+@group.command()
+def logs(
+    device_id: IdArgument,
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    run: RunOption = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
+    tls_ca: TlsOption = None,
+) -> None:
+    """Show the newest lines of a board's log, with the seconds since it started.
+
+    Example: [bold]tinyreptile device logs kitchen-3 --run kitchen[/]
+    """
+    configure_logging(False)
+    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    for line in asyncio.run(remote.log_of(settings, device_id)):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@group.command()
+def reset(
+    device_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The device's id; without one, the board on the cable.")
+    ] = None,
+    port: PortOption = None,
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    run: RunOption = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
+    tls_ca: TlsOption = None,
+) -> None:
+    """Restart a board: one that is online by its id, or the one on the cable.
+
+    Example: [bold]tinyreptile device reset kitchen-3 --run kitchen[/]
+    """
+    configure_logging(False)
+    if device_id is None:
+        from boards.board import Board, find_port
+
+        with Board(find_port(port)) as board:
+            board.stop()
+            board.restart()
+        out.print("restarted")
+        return
+    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    with out.status(f"{escape(device_id)} restarts"):
+        asyncio.run(remote.restart(settings, device_id))
+    out.print(f"{device_id} is online again", highlight=False)
+
+
+@group.command()
+def update(
+    key_file: Annotated[Path, typer.Option("--key-file", help="The key that the boards were flashed with.")],
+    wait: Annotated[float, typer.Option(help="Seconds to watch the boards take it; 0: do not wait.", min=0)] = 600,
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    run: RunOption = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
+    tls_ca: TlsOption = None,
+) -> None:
+    """Send this version of the library to every board of a run that was flashed with a key.
+
+    A board installs it beside the old one and restarts. If the new one does not come up, it goes back to the old.
+
+    Example: [bold]tinyreptile device update --key-file fleet.key --run kitchen[/]
+    """
+    configure_logging(False)
+    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    key = read_key(key_file)
+    fleet = asyncio.run(updates.boards_of(settings))
+    if not fleet:
+        raise BoardError(f"no board of run {settings.run.name} takes updates: flash them with --key-file")
+    number = max(new_number(), *(board.number + 1 for board in fleet.values()))
+    wanted = {name for name, board in fleet.items() if board.online}
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), console=out, transient=True
+    ) as bar:
+        for chip in sorted({board.chip for board in fleet.values()}):
+            size = _publish(settings, bar, chip, number, key)
+            out.print(f"version {number} for {chip}: {size:,} bytes", highlight=False)
+        if not wait:
+            return
+        done = _watch(settings, bar, number, wanted, wait)
+    out.print(f"{len(done & wanted)} of {len(wanted)} boards that are online run version {number}", highlight=False)
+    if len(fleet) > len(wanted):
+        out.print(f"{len(fleet) - len(wanted)} offline will take it when they are back", highlight=False)
+    if late := sorted(wanted - done):
+        raise BoardError(f"not updated within {wait:g} s: {', '.join(late)}; tinyreptile device logs ID says why")
+
+
+def _publish(settings: Config, bar: Progress, chip: str, number: int, key: str) -> int:
+    """Publish the library for ``chip``; returns the bytes of its image."""
+    task = bar.add_task(f"compiling for {chip}", total=None)
+    offer = updates.make_offer(chip, number, compiled(library(chip), chip, progress=lambda name: bar.update(task)))
+    bar.update(task, description=f"publishing for {chip}")
+
+    def show(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+
+    asyncio.run(updates.publish(settings, offer, key, show))
+    return len(offer.image)
+
+
+def _watch(settings: Config, bar: Progress, number: int, wanted: set[str], seconds: float) -> set[str]:
+    """The boards that run version ``number`` once all that are ``wanted`` do, or after ``seconds``."""
+    task = bar.add_task("boards that run it", total=len(wanted))
+    end = time.monotonic() + seconds
+    while True:
+        fleet = asyncio.run(updates.boards_of(settings))
+        done = {name for name, board in fleet.items() if board.number == number and board.online}
+        bar.update(task, completed=len(done & wanted))
+        if wanted <= done or time.monotonic() > end:
+            return done
+        time.sleep(1)

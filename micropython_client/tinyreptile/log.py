@@ -1,0 +1,34 @@
+"""What a device has to say: printed, and the newest lines kept for who asks over MQTT."""
+
+from .portable import ticks_diff, ticks_ms
+
+_LINE = 200  # characters that are kept of one
+
+
+class Log:
+    """The newest lines, of at most ``size`` characters in all; a call adds one, with the seconds since the start."""
+
+    def __init__(self, name, size=2048):
+        self._name = name
+        self._size = size
+        self._lines = []
+        self._used = 0
+        self._seconds = 0
+        self._at = ticks_ms()
+
+    def __call__(self, text):
+        """Add the line ``text``."""
+        print("%s: %s" % (self._name, text))
+        # ticks_ms goes round after some days; seconds are added up well before.
+        passed = ticks_diff(ticks_ms(), self._at) // 1000
+        self._seconds += passed
+        self._at += passed * 1000
+        line = "%d %s" % (self._seconds, text[:_LINE])
+        self._lines.append(line)
+        self._used += len(line)
+        while self._used > self._size:
+            self._used -= len(self._lines.pop(0))
+
+    def lines(self):
+        """The lines that are kept, oldest first."""
+        return list(self._lines)

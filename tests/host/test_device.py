@@ -1,0 +1,153 @@
+"""`tinyreptile device`, and what keeps a board going, with MicroPython on the desk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from boards.board import Board
+from tests.commands import tinyreptile, wait_until
+from tests.environment import Mosquitto
+
+from .desk import Desk
+
+KEY = "0123456789abcdef"
+
+
+def joined(desk: Desk, count: int = 1, seconds: float = 60) -> list[str]:
+    """What the board says until it has joined ``count`` times."""
+    said = []
+    with Board(desk.port) as board:
+        for line in board.follow(seconds):
+            if line:
+                said.append(line)
+            count -= "joined run" in line
+            if not count:
+                return said
+    raise AssertionError(f"it never joined: {said}")
+
+
+@pytest.fixture
+def board(new_flash: Callable[[], Path], write_config: Callable[..., Path], run: str) -> Path:
+    """The flash of a board that is to join the run."""
+    folder = new_flash()
+    (folder / "config.json").write_text(write_config(run=run, key=KEY).read_text())
+    return folder
+
+
+@pytest.fixture
+def where(broker: Mosquitto, run: str) -> tuple[str, ...]:
+    """The options that name run and broker."""
+    return ("--run", run, "--broker", f"127.0.0.1:{broker.port}")
+
+
+def test_its_log_can_be_read_over_mqtt(board: Path, where: tuple[str, ...], tmp_path: Path) -> None:
+    (board / "ended").write_text("MemoryError: memory allocation failed")
+    with Desk(board) as desk:
+        joined(desk)
+        done = tinyreptile("device", "logs", "desk", *where, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the last start was ended by MemoryError: memory allocation failed" in done.stdout
+    assert "joined run" in done.stdout
+    assert KEY not in done.stdout
+    assert not (board / "ended").exists()
+
+
+def test_it_restarts_when_asked_to(board: Path, where: tuple[str, ...], tmp_path: Path) -> None:
+    with Desk(board) as desk:
+        joined(desk)
+        done = tinyreptile("device", "reset", "desk", *where, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "desk is online again" in done.stdout
+        assert desk.starts == 2
+        done = tinyreptile("device", "reset", "--port", desk.port, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: desk.starts == 3)
+
+
+def test_a_board_that_is_not_there_is_told(where: tuple[str, ...], tmp_path: Path) -> None:
+    done = tinyreptile("device", "logs", "nobody", *where, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "nobody does not answer" in done.stderr
+
+
+def test_its_configuration_is_shown_without_secrets(board: Path, tmp_path: Path) -> None:
+    content = json.loads((board / "config.json").read_text())
+    (board / "config.json").write_text(
+        json.dumps(content | {"wifi": {"ssid": "home", "password": "geheim"}, "password": "verborgen"})
+    )
+    with Desk(board) as desk:
+        done = tinyreptile("device", "config", "--port", desk.port, cwd=tmp_path)
+        wait_until(lambda: desk.starts == 2)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["id"] == "desk"
+    assert (shown["key"], shown["password"]) == ("(secret)", "(secret)")
+    assert shown["wifi"] == {"ssid": "home", "password": "(secret)"}
+    for secret in ("geheim", "verborgen", KEY):
+        assert secret not in done.stdout + done.stderr
+
+
+def test_what_it_prints_can_be_watched(board: Path, start: Callable[..., object], tmp_path: Path, run: str) -> None:
+    with Desk(board) as desk:
+        watching = start("device", "monitor", "--port", desk.port)
+        time.sleep(8)
+        watching.terminate()  # type: ignore[attr-defined]
+        output, _ = watching.communicate(timeout=10)  # type: ignore[attr-defined]
+    assert f"desk: joined run tinyreptile/{run}" in output
+
+
+def test_a_corrupt_configuration_gives_way_to_the_last_good_one(
+    board: Path, where: tuple[str, ...], tmp_path: Path
+) -> None:
+    with Desk(board) as desk:
+        joined(desk)
+    good = (board / "config.json").read_text()
+    (board / "config.json").write_text(good[: len(good) // 2])
+    with Desk(board) as desk:
+        said = joined(desk)
+        assert any("config.json is not valid JSON; the last good configuration is taken" in line for line in said)
+        status = tinyreptile("status", *where, cwd=tmp_path)
+    assert "config.json is not valid JSON" in status.stdout
+
+
+def test_without_any_good_configuration_the_board_waits_at_its_prompt(board: Path) -> None:
+    (board / "config.json").write_text('{"id": "desk"}')
+    with Desk(board) as desk, Board(desk.port) as connection:
+        said = [line for line in connection.follow(4) if line]
+        assert "error: config.json: host is missing" in said
+        connection.stop()
+        assert desk.starts == 1
+
+
+def test_an_update_over_mqtt_is_taken_and_a_bad_one_given_up(
+    board: Path, where: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "fleet.key").write_text(KEY + "\n")
+    (tmp_path / "other.key").write_text(KEY[::-1] + "\n")
+    before = (board / "slot").read_text()
+    with Desk(board) as desk:
+        joined(desk)
+        done = tinyreptile("device", "update", "--key-file", "other.key", "--wait", "5", *where, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "not updated within 5 s: desk" in done.stderr
+        assert (
+            "is not signed with this board's key" in tinyreptile("device", "logs", "desk", *where, cwd=tmp_path).stdout
+        )
+        done = tinyreptile("device", "update", "--key-file", "fleet.key", *where, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "1 of 1 boards that are online run version" in done.stdout
+        after = (board / "slot").read_text()
+        assert after != before
+        assert desk.starts == 2
+
+
+def test_updates_need_a_board_that_takes_them(where: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "fleet.key").write_text(KEY)
+    done = tinyreptile("device", "update", "--key-file", "fleet.key", *where, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "takes updates: flash them with --key-file" in done.stderr
