@@ -254,23 +254,24 @@ def _on_board(path):
     from .board import print_exception, restart
 
     notice = None
-    try:
-        load_config(path)
-    except ConfigError as error:
-        print("error: %s; the last good configuration is taken, if there is one" % error)
-        notice = str(error)
-        path = LAST
-    try:
-        if not _run(path, True, notice):
-            return
-    except ConfigError as error:
-        print("error: %s" % (notice or error))
+    for at in (path, LAST):
+        try:
+            if not _run(at, True, notice):
+                return
+            break
+        except ConfigError as error:
+            if notice is None:
+                notice = str(error)
+                print("error: %s; the last good configuration is taken, if there is one" % notice)
+        except Exception as error:  # whatever it is: it must not be the board's end
+            print_exception(error)
+            _pause("%s: %s" % (type(error).__name__, error))
+            break
+    else:
+        print("error: %s" % notice)
         if not _is_trial():
             return  # a restart would end here again, and the prompt is what a better configuration comes through
-        _pause(str(error))
-    except Exception as error:  # whatever it is: it must not be the board's end
-        print_exception(error)
-        _pause("%s: %s" % (type(error).__name__, error))
+        _pause(notice)
     restart()
 
 
