@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
 
 import aiomqtt
 
@@ -36,6 +38,19 @@ async def log_of(config: Config, device_id: str, seconds: float = _ANSWER_SECOND
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None
     raise AssertionError("messages do not end")
+
+
+async def predictions(config: Config, device_id: str) -> AsyncIterator[dict[str, Any]]:
+    """What the device predicts, message by message, for ever; raises `BrokerError`."""
+    topic = messages.RunTopics(config.run.name).device(device_id).prediction
+    try:
+        async with client(config.broker) as session:
+            await session.subscribe(topic, qos=1)
+            async for message in session.messages:
+                with contextlib.suppress(MessageError):
+                    yield messages.check(reports.PREDICTION, unpack(message.payload))
+    except aiomqtt.MqttError as error:
+        raise broker_error(config.broker, error) from None
 
 
 async def restart(config: Config, device_id: str, seconds: float = 3 * _ANSWER_SECONDS) -> None:

@@ -111,6 +111,40 @@ def logs(
 
 
 @group.command()
+def predictions(
+    device_id: IdArgument,
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    run: RunOption = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
+    tls_ca: TlsOption = None,
+) -> None:
+    """Show what a board predicts, until Ctrl-C; its configuration says how often it does.
+
+    Example: [bold]tinyreptile device predictions kitchen-3 --run kitchen[/]
+    """
+    configure_logging(False)
+    settings = configuration(config, broker, run, user, password_file, tls_ca)
+
+    async def show() -> None:
+        async for prediction in remote.predictions(settings, device_id):
+            out.print(_in_words(prediction), highlight=False, soft_wrap=True)
+
+    asyncio.run(show())
+
+
+def _in_words(prediction: dict[str, Any]) -> str:
+    if "label" in prediction:
+        text = f"label {prediction['label']}, {prediction.get('probability', 0):.0%}"
+    else:
+        text = ", ".join(f"{value:.3f}" for value in prediction.get("outputs", []))
+    if "loss" in prediction:
+        text += f"; loss of late {prediction['loss']:.4f}"
+    return f"{text}; {prediction['steps']} samples since version {prediction['version']}"
+
+
+@group.command()
 def reset(
     device_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="The device's id; without one, the board on the cable.")

@@ -303,7 +303,8 @@ class Run:
     def published(self, version: int, data: bytes) -> dict[str, Any]:
         """``version`` is on the wire; returns its manifest."""
         self._published_at = self._clock()
-        return self.publication.finish(version, data, self.model, self.config.learning.encoding)
+        manifest = self.publication.finish(version, data, self.model, self.config.learning.encoding)
+        return manifest | {"beta": self.config.evaluation.beta or self.config.learning.beta}
 
     def next_work(self) -> bool:
         """Hand out one piece of training if it is time and a device is idle; whether one was handed out."""

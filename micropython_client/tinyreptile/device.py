@@ -24,7 +24,7 @@ SECRETS = ("password", "key", "wifi")  # never shown
 LAST = "config.last"  # the configuration that the device joined with last
 ENDED = "ended"  # why the last start came to its end
 _PAUSE = 30  # seconds before a board restarts
-RANGES = {"port": (1, 65535), "keepalive": (1, 65535)}
+RANGES = {"port": (1, 65535), "keepalive": (1, 65535), "predict": (0, 86400)}
 
 # key: (type, default); None: the key is required
 KEYS = {
@@ -41,6 +41,7 @@ KEYS = {
     "key": (str, ""),
     "stream": (dict, None),
     "wifi": (dict, {}),
+    "predict": ((int, float), 0),
     "led": ((int, str), ""),
     "watchdog": (bool, True),
 }
@@ -148,6 +149,7 @@ def make_client(config, log=None, notice=None):
         role=config["role"],
         log=log,
         notice=notice,
+        predict=config["predict"] or None,
         commands=True,
         host=config["host"],
         port=config["port"],

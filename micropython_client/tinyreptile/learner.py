@@ -69,6 +69,7 @@ class Learner:
         self._classes = model.outputs if model.loss == "cross_entropy" else 0
         # Squared errors are summed in Q16 by the kernel; a loss is their mean.
         self._loss_unit = 65536.0 * (1 if self._classes else model.outputs)
+        self._view = view
         self._w = view(self.weights)
         self._a = view16(self._activations)
         self._s = view32(self._sums)
@@ -126,6 +127,14 @@ class Learner:
     def load(self):
         """Begin from `initialization`: copy it into `weights`."""
         self.weights[:] = self.initialization
+
+    def use(self, weights, fractions):
+        """Learn and predict with ``weights`` from now on, of this model's size and so many ``fractions`` a tensor."""
+        self.weights = weights
+        self._w = self._view(weights)
+        if self.fractions != fractions:
+            self.fractions[:] = fractions
+            self.model.scale(self._plan, self.fractions)
 
     def step(self, x, y):
         """Learn from one sample: ``x`` (Q5.10), ``y`` (Q5.10, or a label); returns its loss before the step.

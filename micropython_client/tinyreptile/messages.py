@@ -63,6 +63,7 @@ class DeviceTopics:
         self.status = base + "/status"
         self.work = base + "/work"
         self.ack = base + "/ack"
+        self.prediction = base + "/prediction"
         self.command = base + "/command"
         self.log = base + "/log"
         self._update = base + "/update/"
@@ -104,6 +105,7 @@ MANIFEST = (
     ("crc", int, 0, (1 << 32) - 1, True),
     ("chunks", int, 1, 65535, True),
     ("slot", int, 0, 1, True),
+    ("beta", "number", 0, 1, False),  # learning rate for who adapts it
 )
 
 CHUNK = (

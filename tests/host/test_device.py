@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from boards.board import Board
-from tests.commands import tinyreptile, wait_until
+from tests.commands import Popen, tinyreptile, wait_until
 from tests.environment import Mosquitto
 
 from .desk import Desk
@@ -67,6 +69,22 @@ def test_it_restarts_when_asked_to(board: Path, where: tuple[str, ...], tmp_path
         done = tinyreptile("device", "reset", "--port", desk.port, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         wait_until(lambda: desk.starts == 3)
+
+
+def test_it_predicts_while_it_works_for_the_fleet(
+    board: Path, where: tuple[str, ...], start: Callable[..., Popen]
+) -> None:
+    content = json.loads((board / "config.json").read_text())
+    (board / "config.json").write_text(json.dumps(content | {"predict": 0.05}))
+    with Desk(board) as desk:
+        joined(desk)
+        watching = start("device", "predictions", "desk", *where)
+        time.sleep(5)
+        watching.send_signal(signal.SIGINT)
+        output, _ = watching.communicate(timeout=10)
+    lines = output.strip().splitlines()
+    assert len(lines) > 10
+    assert re.fullmatch(r"-?\d+\.\d{3}; loss of late \d+\.\d{4}; \d+ samples since version \d+", lines[-1])
 
 
 def test_a_board_that_is_not_there_is_told(where: tuple[str, ...], tmp_path: Path) -> None:

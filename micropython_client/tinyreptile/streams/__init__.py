@@ -42,3 +42,10 @@ class Stream:
         `learner.fixed` turns a float into Q5.10. A stream that waits for its sensor awaits; it never blocks.
         """
         raise NotImplementedError
+
+    def newest(self, x):
+        """Write inputs whose target is not known yet into ``x``: what the device is to predict; whether there are any.
+
+        Without any, a device predicts the targets of its samples before it learns from them.
+        """
+        return False
