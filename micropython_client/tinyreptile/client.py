@@ -46,7 +46,7 @@ class Client:
         log: called with a sentence whenever something is worth knowing; a `log.Log` can be read over MQTT.
         notice: what its status is to say to its owner, or None.
         predict: seconds between two predictions of a model of its own, adapted on and on to its stream; None: none.
-        commands: whether it can be asked for its log, and to restart.
+        commands: whether it can be asked for its log, and to restart, and be told labels.
         updates: an `updates.Updates`, for a device that installs new versions of the library; or None.
         connection: the arguments of `mqtt.MQTTClient` but for id, will and callback.
 
@@ -206,6 +206,7 @@ class Client:
             self.on_joined()
         if self._commands:
             await self.mqtt.subscribe(self._topics.command)
+            await self.mqtt.subscribe(self._topics.label)
         if self._updates:
             self._updates.confirm()
             await self.mqtt.subscribe(self._software)
@@ -342,6 +343,8 @@ class Client:
                     self._manifest = manifest
                     if changed and self.unfit and self._is_ready():
                         asyncio.create_task(self._reconsider())
+            elif topic == self._topics.label:
+                self._stream.label(messages.check(messages.LABEL, unpackb(payload))["label"])
             elif topic == self._topics.command:
                 if not retained:
                     self._obey(messages.check(messages.COMMAND, unpackb(payload))["command"])
@@ -538,6 +541,7 @@ class Client:
         loss = personal.loss()
         if loss is not None:
             message["loss"] = loss
+            message["error"] = personal.error()
         if self._learner.model.loss == "cross_entropy":
             probability = max(outputs)
             message["label"] = outputs.index(probability)

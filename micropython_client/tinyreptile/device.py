@@ -49,7 +49,13 @@ WIFI_KEYS = {"ssid": str, "password": str, "power_saving": bool}
 
 
 # Loaded when they are asked for: a board has memory for what it uses.
-STREAMS = {"sine": "tinyreptile.streams.sine.SineStream", "rows": "tinyreptile.streams.rows.RowsStream"}
+STREAMS = {
+    "sine": "tinyreptile.streams.sine.SineStream",
+    "rows": "tinyreptile.streams.rows.RowsStream",
+    "temperature": "tinyreptile.streams.temperature.TemperatureStream",
+    "analog": "tinyreptile.streams.analog.AnalogStream",
+    "motion": "tinyreptile.streams.motion.MotionStream",
+}
 
 
 def load_config(path):

@@ -64,6 +64,7 @@ class DeviceTopics:
         self.work = base + "/work"
         self.ack = base + "/ack"
         self.prediction = base + "/prediction"
+        self.label = base + "/label"
         self.command = base + "/command"
         self.log = base + "/log"
         self._update = base + "/update/"
@@ -148,6 +149,8 @@ ACK = (
     ("reason", str, 0, TEXT, False),
 )
 
+
+LABEL = (("label", int, 0, 65535, True),)
 
 COMMAND = (("command", str, 1, 16, True),)  # log: tell the newest lines; restart
 

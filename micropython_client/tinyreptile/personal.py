@@ -84,6 +84,10 @@ class Personal:
         """Mean loss of the samples that came last, each before its step; None before the first."""
         return sum(self._losses) / len(self._losses) if self._losses else None
 
+    def error(self):
+        """Loss of the newest sample before its step; None before the first."""
+        return self._losses[-1] if self._losses else None
+
     def _relearn(self, index):
         """A step of the learner's own weights on the sample ``index`` of those that are kept."""
         at = (self._first + index) % self._recent

@@ -70,6 +70,7 @@ PREDICTION = (
     ("version", int, 0, COUNT, True),  # the initialization that the device's own weights began as
     ("steps", int, 0, COUNT, True),  # samples they have learned from since
     ("loss", "number", 0, 1e9, False),  # mean of the newest samples, each before its step
+    ("error", "number", 0, 1e9, False),  # that of the very newest
     ("outputs", list, 1, 64, False),  # of a regression
     ("label", int, 0, 65535, False),  # of a classification,
     ("probability", "number", 0, 1, False),  # and the label's

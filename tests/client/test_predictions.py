@@ -248,6 +248,27 @@ async def test_without_memory_for_it_a_device_works_and_says_so(peer: Peer) -> N
     assert any("no memory for predictions" in text for text in said)
 
 
+async def test_labels_from_outside_reach_the_stream(peer: Peer) -> None:
+    class Told(Line):
+        told: tuple[int, ...] = ()
+
+        def label(self, value: int) -> None:
+            self.told += (value,)
+
+    stream = Told()
+    await peer.put(0, data_of(SMALL))
+    device = make_device(peer, stream=stream, commands=True)
+    topic = peer.topics.device("d0").label
+    async with living(device):
+        await peer.hello("d0")
+        await eventually(lambda: device.mqtt.connected, "it is there")
+        await asyncio.sleep(0.2)  # it subscribes after its hello
+        for label in (2, -1, "two", 0):
+            await peer.send(topic, {"label": label})
+        await eventually(lambda: stream.told == (2, 0), "the labels have come")
+        assert device.malformed == 2
+
+
 async def test_a_stream_that_fails_ends_no_device(peer: Peer) -> None:
     class Broken(Line):
         async def sample(self, x: Any, y: array[int]) -> None:

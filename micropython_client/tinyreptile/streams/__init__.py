@@ -43,6 +43,9 @@ class Stream:
         """
         raise NotImplementedError
 
+    def label(self, value):
+        """Somebody says over MQTT what the newest inputs were; for a stream whose labels come from outside."""
+
     def newest(self, x):
         """Write inputs whose target is not known yet into ``x``: what the device is to predict; whether there are any.
 
