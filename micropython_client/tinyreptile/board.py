@@ -1,78 +1,53 @@
-"""What a board has beside sockets: Wi-Fi, the time of day, a watchdog, a light, and nobody to start it anew."""
+"""A device on a board: nobody else would start it again, so it restarts the board, whatever goes wrong.
+
+But not at once, so that there is time to see what it was and to stop it. Why it did is kept in the file `ENDED` and
+said when it is up again.
+"""
 
 import asyncio
+import os
 import sys
 import time
 
+from .device import ConfigError
 from .portable import ticks_diff, ticks_ms
 
-_JOIN_SECONDS = 20  # for an access point to let the board in
+LAST = "config.last"  # the configuration that the device joined with last
+ENDED = "ended"  # why the last start came to its end
+_PAUSE = 30  # seconds before the board restarts
 _WATCHDOG_MS = 8000  # an RP2040 counts no further than 8.3 s
 _PATIENCE_SECONDS = 900  # without a broker: then a restart is worth a try
-_FIRST_YEAR = 2024  # a clock that says less was never set
 
 _dog = None  # the watchdog; once started it can't be stopped
 
 
-class Wifi:
-    """The access point of the configuration: ``ssid``, ``password``; with ``power_saving`` the radio naps."""
+def main(path, run):
+    """Do ``run(path, this module, notice)`` of `device`, and restart whatever comes of it.
 
-    def __init__(self, ssid, password="", power_saving=True, clock=False):
-        import network
+    ``notice`` is what the device's status is to say. Returns if nothing but a hand helps, and after Ctrl-C.
+    """
+    from machine import reset
 
-        self._network = network
-        self._ssid = ssid
-        self._password = password
-        self._power_saving = power_saving
-        self._clock = clock
-        self._station = network.WLAN(network.STA_IF)
-
-    async def up(self):
-        """Return once there is a connection; OSError says why there is none."""
-        if not self._station.isconnected():
-            await self._join()
-        if self._clock and time.gmtime()[0] < _FIRST_YEAR:
-            set_clock()
-
-    async def _join(self):
-        # From the beginning each time: after a lost connection drivers may stay in a state of their own.
-        station = self._station
-        station.active(False)
-        station.active(True)
+    notice = None
+    for at in (path, LAST):
         try:
-            mode = station.PM_POWERSAVE if self._power_saving else station.PM_PERFORMANCE
-            station.config(pm=mode)
-        except (AttributeError, OSError, ValueError):
-            pass  # a port that has no choice
-        station.connect(self._ssid, self._password)
-        start = ticks_ms()
-        while not station.isconnected():
-            reason = self._refusal(station.status())
-            if reason or ticks_diff(ticks_ms(), start) > 1000 * _JOIN_SECONDS:
-                station.active(False)
-                raise OSError("no Wi-Fi: %s" % (reason or "%s does not answer" % self._ssid))
-            await asyncio.sleep(0.2)
-
-    def _refusal(self, status):
-        """Why the access point won't have the board, as the driver has it in ``status``; or None."""
-        for name, reason in (
-            ("STAT_WRONG_PASSWORD", "wrong password for %s"),
-            ("STAT_NO_AP_FOUND", "there is no %s here"),
-            ("STAT_CONNECT_FAIL", "%s refuses the board"),
-        ):
-            if status == getattr(self._network, name, None):
-                return reason % self._ssid
-        return None
-
-
-def set_clock():
-    """Ask a time server for the time of day, which a certificate's dates are held against; OSError without."""
-    import ntptime
-
-    try:
-        ntptime.settime()
-    except (OSError, OverflowError) as error:
-        raise OSError("no time of day from %s: %s" % (ntptime.host, error))
+            if not run(at, sys.modules[__name__], notice):
+                return
+            break
+        except ConfigError as error:
+            if notice is None:
+                notice = str(error)
+                print("error: %s; the last good configuration is taken, if there is one" % notice)
+        except Exception as error:  # whatever it is: it must not be the board's end
+            _print_exception(error)
+            _pause("%s: %s" % (type(error).__name__, error))
+            break
+    else:
+        print("error: %s" % notice)
+        if not _is_trial():
+            return  # a restart would end here again, and the prompt is what a better configuration comes through
+        _pause(notice)
+    reset()
 
 
 class Watch:
@@ -96,14 +71,75 @@ class Watch:
             if self._mqtt.connected:
                 alive = now
             if ticks_diff(now, alive) < 1000 * _PATIENCE_SECONDS:
-                feed()
+                _feed()
             lit = self._mqtt.connected or not lit
             if self._led:
                 self._led.value(lit)
             await asyncio.sleep(0.5)
 
 
-def led_pin(name):
+def watch(config, client):
+    """What looks after a board."""
+    try:
+        led = None if config["led"] == "" else _led_pin(config["led"])
+    except ValueError as error:
+        raise ConfigError("led: %s" % error)
+    return Watch(client.mqtt, led, config["watchdog"])
+
+
+def keep(path):
+    """The configuration ``path`` was good enough to join with: it is what the board falls back on."""
+    try:
+        with open(path) as file:
+            text = file.read()
+        try:
+            with open(LAST) as file:
+                if file.read() == text:
+                    return
+        except OSError:
+            pass
+        with open(LAST, "w") as file:
+            file.write(text)
+    except OSError:
+        pass  # a full flash, say: the board can do without
+
+
+def recall(log):
+    """Say why the last start came to its end, if that was no good one."""
+    text = _cause()
+    try:
+        with open(ENDED) as file:
+            text = file.read(200)
+        os.remove(ENDED)
+    except (OSError, UnicodeError):
+        pass
+    if text:
+        log("the last start was ended by %s" % text)
+
+
+def _pause(reason):
+    """Before a restart for ``reason``, which is kept to be told after it."""
+    print("the board restarts in %d s" % _PAUSE)
+    try:
+        with open(ENDED, "w") as file:
+            file.write(reason[:200])
+    except OSError:
+        pass
+    for _ in range(_PAUSE):
+        _feed()
+        time.sleep(1)
+
+
+def _is_trial():
+    """Whether the library that runs is a new version that has not come up yet, so that another start may help."""
+    try:
+        import slots
+    except ImportError:
+        return False
+    return slots.is_trial()
+
+
+def _led_pin(name):
     """The output pin ``name``, a number or the board's own name for it; raises ValueError if there is none."""
     from machine import Pin
 
@@ -113,25 +149,7 @@ def led_pin(name):
         raise ValueError("the board has no pin %r" % (name,))
 
 
-def restart():
-    """Start the board anew; returns where there is none, and somebody else has to start this process again."""
-    try:
-        from machine import reset
-    except ImportError:
-        return
-    reset()
-
-
-def is_board():
-    """Whether this runs on a board by itself."""
-    try:
-        from machine import reset  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def cause():
+def _cause():
     """Why the board has started, if that was its watchdog; or None."""
     try:
         import machine
@@ -143,7 +161,7 @@ def cause():
     return None
 
 
-def print_exception(error):
+def _print_exception(error):
     """Print ``error`` with its traceback."""
     if hasattr(sys, "print_exception"):
         sys.print_exception(error)
@@ -153,7 +171,7 @@ def print_exception(error):
         traceback.print_exception(error)
 
 
-def feed():
+def _feed():
     """Keep the watchdog, if one was started, from restarting the board for the next eight seconds."""
     if _dog:
         _dog.feed()

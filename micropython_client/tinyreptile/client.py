@@ -8,7 +8,7 @@ import sys
 from . import __version__, episodes, messages
 from .assembly import Assembly
 from .connection import wait_for
-from .learner import ONE, Learner
+from .learner import Learner
 from .messages import CHUNK_BYTES, MessageError
 from .model import Model
 from .mqtt import MQTTClient
@@ -20,9 +20,6 @@ _FETCH_SECONDS = 15
 _RESEND_SECONDS = 5
 _YIELD_MS = 5  # the longest a device computes before the network gets its turn
 _INSTALL_SECONDS = 120
-_RENEW_SECONDS = 300  # without work: then a device that predicts looks for a newer version itself
-_BETA = 0.01  # learning rate of its own model, if the run names none
-_MOST_OUTPUTS = 64  # in a prediction
 _PROBE_SECONDS = 3  # how long a device of the same id may take to speak up
 
 
@@ -45,7 +42,6 @@ class Client:
         ram: bytes it may use for the model's buffers; None: what the heap has free.
         log: called with a sentence whenever something is worth knowing; a `log.Log` can be read over MQTT.
         notice: what its status is to say to its owner, or None.
-        predict: seconds between two predictions of a model of its own, adapted on and on to its stream; None: none.
         commands: whether it can be asked for its log, and to restart, and be told labels.
         updates: an `updates.Updates`, for a device that installs new versions of the library; or None.
         connection: the arguments of `mqtt.MQTTClient` but for id, will and callback.
@@ -67,7 +63,6 @@ class Client:
         ram=None,
         log=None,
         notice=None,
-        predict=None,
         commands=False,
         updates=None,
         **connection,
@@ -83,11 +78,6 @@ class Client:
         self._ram = ram
         self._log = log or (lambda text: None)
         self._notice = notice
-        self._predict = predict
-        self._personal = None  # its own model, a `personal.Personal`
-        self._predicted_at = 0
-        self._renewed_at = 0
-        self._sampling = None  # the task that waits for its next sample
         self._commands = commands
         self._leaving = False
         self._telling = False
@@ -143,8 +133,8 @@ class Client:
                 elif self._is_offered():
                     if await self._install():
                         return
-                elif self._until_prediction() is not None:
-                    await self._use()
+                elif self._until_turn() is not None:
+                    await self._take_turn()
         finally:
             session.cancel()
             try:
@@ -157,21 +147,15 @@ class Client:
 
     async def _wait_for_a_call(self):
         """Wait until there is something to do."""
-        due = self._until_prediction()
+        due = self._until_turn()
         if due is None:
-            await self._wait(lambda: self._is_called() or self._until_prediction() is not None, None)
+            await self._wait(lambda: self._is_called() or self._until_turn() is not None, None)
         else:
             await self._wait(self._is_called, due)
 
     def _is_called(self):
         """Whether there is something to do that does not wait."""
         return self._work is not None or self._leaving or self._is_offered()
-
-    def _until_prediction(self):
-        """Seconds until the next prediction; None if there is none to be made."""
-        if self._personal is None or not self._is_ready():
-            return None
-        return max(0, self._predict - ticks_diff(ticks_ms(), self._predicted_at) / 1000)
 
     async def _keep_session(self):
         try:
@@ -241,7 +225,7 @@ class Client:
         if self._learner and self._prepared == _description(manifest):
             return
         self._prepared = _description(manifest)
-        self._learner = self._assembly = self._personal = None
+        self._learner = self._assembly = None
         self._free = self._free_ram()
         try:
             model = Model(manifest["model"], manifest["weights"])
@@ -264,26 +248,13 @@ class Client:
                 else:
                     self._learner = learner
                     self._assembly = Assembly(learner.wire)
-                    if self._predict is not None:
-                        self._prepare_predictions(model)
+                    self._made_learner(model)
         except ValueError as error:  # ModelError among them
             self.unfit = "this device does not know the model: %s" % error
         except MemoryError:
             self.unfit = "the model's %d bytes are not to be had in one piece each" % model.ram()
         if self.unfit:
             self._log(self.unfit)
-
-    def _prepare_predictions(self, model):
-        """A model of its own, if there is memory for it."""
-        from .personal import Personal
-
-        needed = model.ram() + Personal.ram(model)
-        try:
-            if self._free is not None and needed > self._free:
-                raise MemoryError
-            self._personal = Personal(self._learner)
-        except MemoryError:
-            self._log("there is no memory for predictions, which take %d bytes in all" % needed)
 
     def _free_ram(self):
         if self._ram is not None or not hasattr(gc, "mem_free"):
@@ -471,95 +442,15 @@ class Client:
         finally:
             updates.end()
 
-    # Its own model
-
-    async def _use(self):
-        """One prediction for its owner, one step of adaptation if there is a sample; the fleet learns nothing of it."""
-        self._predicted_at = ticks_ms()
-        personal = self._personal
-        learner = self._learner
-        try:
-            if (
-                ticks_diff(self._predicted_at, self._renewed_at) > 1000 * _RENEW_SECONDS
-                or self._assembly.version is None
-            ):
-                await self._renew()
-            learner.set_rate(self._manifest.get("beta", _BETA))
-            if personal.offer(self._assembly.version):
-                self._log("predictions begin from version %d" % personal.version)
-            outputs = None
-            if await self._next_sample():
-                outputs = personal.learn()
-            if self._stream.newest(learner.x):
-                outputs = personal.predict()
-            if outputs is not None:
-                await self._publish(self._topics.prediction, self._prediction(outputs))
-        except (_Lost, ValueError, OSError, MemoryError) as error:
-            self._log("no prediction: %s" % (str(error) or type(error).__name__))
-
-    async def _renew(self):
-        """No work has brought a version for long: take the newest that there is."""
-        self._renewed_at = ticks_ms()
-        await self._read_manifest()
-        if self._personal is None or self._work is not None:
-            raise _Lost("the run has another model or work now")
-        await self._fetch(self._manifest)
-
-    async def _next_sample(self):
-        """Wait for a sample, at most until the next prediction is due; whether there is one."""
-        personal = self._personal
-        if self._sampling is None:
-            self._stream.begin(episodes.TRAIN)
-            self._sampling = asyncio.create_task(self._sample(personal))
-        await self._wait(lambda: personal.sampled or self._is_called(), self._until_prediction())
-        if not personal.sampled:
-            return False
-        self._sampling = None
-        failure, personal.sampled = personal.sampled, None
-        if isinstance(failure, Exception):
-            raise failure
-        return True
-
-    async def _sample(self, personal):
-        try:
-            await self._stream.sample(personal.x, personal.y)
-            personal.sampled = True
-        except (ValueError, OSError) as error:
-            personal.sampled = error
-        self._changed.set()
-
-    def _stop_sampling(self):
-        """The stream is needed for work."""
-        if self._sampling is not None:
-            self._sampling.cancel()
-            self._sampling = self._personal.sampled = None
-
-    def _prediction(self, outputs):
-        """A prediction message."""
-        personal = self._personal
-        message = {"version": personal.version, "steps": personal.steps}
-        loss = personal.loss()
-        if loss is not None:
-            message["loss"] = loss
-            message["error"] = personal.error()
-        if self._learner.model.loss == "cross_entropy":
-            probability = max(outputs)
-            message["label"] = outputs.index(probability)
-            message["probability"] = probability / 32768
-        else:
-            message["outputs"] = [value / ONE for value in outputs[:_MOST_OUTPUTS]]
-        return message
-
     # Working
 
     async def _serve(self, work):
         """One piece of work, from fetch to acknowledgement."""
-        self._stop_sampling()
+        self._begin_work()
         self._serving = work
         self._ack = None
         try:
             await self._fetch(work)
-            self._renewed_at = ticks_ms()
             self._fetched = False
             self._learner.load()
             self._learner.seed(work["work"])
@@ -728,6 +619,20 @@ class Client:
                 return packer.length
 
             await self.mqtt.publish(self._topics.update(index), fill)
+
+    # For a client that does something between two pieces of work
+
+    def _made_learner(self, model):
+        """There is a learner for ``model``."""
+
+    def _begin_work(self):
+        """A piece of work begins: stream and learner are needed for it."""
+
+    def _until_turn(self):
+        """Seconds until it wants to `_take_turn`; None: it does not."""
+
+    async def _take_turn(self):
+        """Nobody else needs stream and learner now; ends soon once `_is_called`."""
 
     # Waiting
 

@@ -1,14 +1,10 @@
 """A device from its configuration file: it joins the run that the file names and stays with it.
 
-On a computer it ends with a process's exit code. On a board nobody would start it again, so it restarts the board:
-after whatever goes wrong, but not at once, so that there is time to see what it was and to stop it. Why it did is kept
-in the file `ENDED` and said when it is up again.
+On a computer it ends with a process's exit code; on a board, `board` goes on from there.
 """
 
 import gc
 import json
-import os
-import time
 
 from .learner import kernels_for
 from .log import Log
@@ -21,9 +17,6 @@ class ConfigError(Exception):
 
 RESTART = 75  # exit code: a new version waits for the next start
 SECRETS = ("password", "key", "wifi")  # never shown
-LAST = "config.last"  # the configuration that the device joined with last
-ENDED = "ended"  # why the last start came to its end
-_PAUSE = 30  # seconds before a board restarts
 RANGES = {"port": (1, 65535), "keepalive": (1, 65535), "predict": (0, 86400)}
 
 # key: (type, default); None: the key is required
@@ -131,8 +124,6 @@ def make_stream(options):
 
 def make_client(config, log=None, notice=None):
     """The device that ``config`` describes; ``notice`` is what its status is to say. Raises `ConfigError`."""
-    from .client import Client
-
     tls = wifi = None
     if config["tls_ca"]:
         from .tls import tls_context
@@ -142,12 +133,19 @@ def make_client(config, log=None, notice=None):
         except (OSError, ValueError):
             raise ConfigError("tls_ca: no certificate in %s" % config["tls_ca"])
     if config["wifi"].get("ssid"):
-        from .board import Wifi
+        from .wifi import Wifi
 
         try:
             wifi = Wifi(clock=tls is not None, **config["wifi"])
         except ImportError:
             raise ConfigError("wifi: this board has none, or its MicroPython does not know it")
+    options = {}
+    if config["predict"]:
+        from .predictions import PredictingClient as Client
+
+        options["predict"] = config["predict"]
+    else:
+        from .client import Client
     return Client(
         config["id"],
         config["run"],
@@ -155,7 +153,6 @@ def make_client(config, log=None, notice=None):
         role=config["role"],
         log=log,
         notice=notice,
-        predict=config["predict"] or None,
         commands=True,
         host=config["host"],
         port=config["port"],
@@ -165,6 +162,7 @@ def make_client(config, log=None, notice=None):
         keepalive=config["keepalive"],
         link=wifi.up if wifi else None,
         updates=_updates(config["key"]),
+        **options,
     )
 
 
@@ -181,49 +179,26 @@ def _updates(key):
     return Updates(key.encode(), slots)
 
 
-def _watch(config, client):
-    """What looks after a board."""
-    from .board import Watch, led_pin
+def run(path, board=None, notice=None):
+    """Run the device of the configuration ``path`` until it is stopped; returns whether it wants to be started anew.
 
-    try:
-        led = None if config["led"] == "" else led_pin(config["led"])
-    except ValueError as error:
-        raise ConfigError("led: %s" % error)
-    return Watch(client.mqtt, led, config["watchdog"])
-
-
-def _keep(path):
-    """The configuration ``path`` was good enough to join with: it is what the board falls back on."""
-    try:
-        with open(path) as file:
-            text = file.read()
-        try:
-            with open(LAST) as file:
-                if file.read() == text:
-                    return
-        except OSError:
-            pass
-        with open(LAST, "w") as file:
-            file.write(text)
-    except OSError:
-        pass  # a full flash, say: the board can do without
-
-
-def _run(path, board=False, notice=None):
-    """Run the device of the configuration ``path`` until it is stopped; returns whether it wants to be started anew."""
+    ``board`` is the module of that name where this is one; ``notice`` is what the device's status is to say. Raises
+    `ConfigError`.
+    """
     config = load_config(path)
     log = Log(config["id"])
     if board:
-        _recall(log)
+        board.recall(log)
     # MicroPython compiles the kernels while little else is loaded: for a moment that takes more than anything after it.
     gc.collect()
     kernels_for(config["weights"])
     import asyncio
 
     client = make_client(config, log, notice)
+    watch = None
     if board:
-        client.on_joined = lambda: _keep(path)
-    watch = _watch(config, client) if board else None
+        client.on_joined = lambda: board.keep(path)
+        watch = board.watch(config, client)
     gc.collect()  # what was read to get here must not lie between what stays and a model's buffers
 
     async def live():
@@ -242,79 +217,14 @@ def _run(path, board=False, notice=None):
         return False
 
 
-def _recall(log):
-    """Say why the last start came to its end, if that was no good one."""
-    from .board import cause
-
-    text = cause()
-    try:
-        with open(ENDED) as file:
-            text = file.read(200)
-        os.remove(ENDED)
-    except (OSError, UnicodeError):
-        pass
-    if text:
-        log("the last start was ended by %s" % text)
-
-
-def _on_board(path):
-    """`main` where nobody else would start the device again."""
-    from .board import print_exception, restart
-
-    notice = None
-    for at in (path, LAST):
-        try:
-            if not _run(at, True, notice):
-                return
-            break
-        except ConfigError as error:
-            if notice is None:
-                notice = str(error)
-                print("error: %s; the last good configuration is taken, if there is one" % notice)
-        except Exception as error:  # whatever it is: it must not be the board's end
-            print_exception(error)
-            _pause("%s: %s" % (type(error).__name__, error))
-            break
-    else:
-        print("error: %s" % notice)
-        if not _is_trial():
-            return  # a restart would end here again, and the prompt is what a better configuration comes through
-        _pause(notice)
-    restart()
-
-
-def _pause(reason):
-    """Before a restart for ``reason``, which is kept to be told after it."""
-    from .board import feed
-
-    print("the board restarts in %d s" % _PAUSE)
-    try:
-        with open(ENDED, "w") as file:
-            file.write(reason[:200])
-    except OSError:
-        pass
-    for _ in range(_PAUSE):
-        feed()
-        time.sleep(1)
-
-
-def _is_trial():
-    """Whether the library that runs is a new version that has not come up yet, so that another start may help."""
-    try:
-        import slots
-    except ImportError:
-        return False
-    return slots.is_trial()
-
-
 def main(path):
     """Run the device until it is stopped; returns a process's exit code, on a board None."""
-    from .board import is_board
+    if _is_board():
+        from . import board
 
-    if is_board():
-        return _on_board(path)
+        return board.main(path, run)
     try:
-        return RESTART if _run(path) else 0
+        return RESTART if run(path) else 0
     except Exception as error:
         from .client import DeviceError
         from .messages import MessageError
@@ -323,3 +233,12 @@ def main(path):
             raise
         print("error: %s" % error)
         return 1
+
+
+def _is_board():
+    """Whether this runs on a board, by itself."""
+    try:
+        from machine import reset  # noqa: F401
+    except ImportError:
+        return False
+    return True

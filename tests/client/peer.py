@@ -16,6 +16,7 @@ from tests.environment import Mosquitto
 from tests.fleet import SMALL, broker_config, eventually, new_run
 from tinyreptile import messages
 from tinyreptile.client import Client
+from tinyreptile.predictions import PredictingClient
 from tinyreptile.streams import Stream
 from tinyreptile.streams.sine import SineStream
 
@@ -140,8 +141,9 @@ async def coordinating(broker: Mosquitto) -> AsyncIterator[Peer]:
 
 
 def make_device(peer: Peer, name: str = "d0", stream: Stream | None = None, **options: Any) -> Client:
-    """A device of the run of ``peer``."""
-    return Client(name, peer.run, stream or SineStream(1), host=peer.broker.host, port=peer.broker.port, **options)
+    """A device of the run of ``peer``; with the option ``predict`` one that predicts."""
+    kind = PredictingClient if "predict" in options else Client
+    return kind(name, peer.run, stream or SineStream(1), host=peer.broker.host, port=peer.broker.port, **options)
 
 
 @asynccontextmanager

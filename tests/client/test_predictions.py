@@ -226,7 +226,7 @@ async def test_what_is_not_known_yet_is_predicted_without_waiting_for_samples(pe
 
 
 async def test_a_newer_version_is_found_without_work(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyreptile.client._RENEW_SECONDS", 0.3)
+    monkeypatch.setattr("tinyreptile.predictions._RENEW_SECONDS", 0.3)
     await peer.put(0, data_of(SMALL))
     device = make_device(peer, stream=Line(), predict=0.02)
     async with living(device):

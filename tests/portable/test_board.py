@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from tinyreptile import board, device
-from tinyreptile.board import Watch, Wifi
+from tinyreptile import board, device, wifi
+from tinyreptile.board import Watch
 from tinyreptile.log import Log
+from tinyreptile.wifi import Wifi
 
 GOOD = {"id": "d0", "host": "127.0.0.1", "port": 9, "stream": {"kind": "sine", "seed": 1}}
 
@@ -65,7 +66,7 @@ def station(monkeypatch: pytest.MonkeyPatch) -> Station:
         STAT_CONNECT_FAIL=-1,
     )
     monkeypatch.setitem(sys.modules, "network", network)  # type: ignore[arg-type]
-    monkeypatch.setattr(board, "_JOIN_SECONDS", 1)
+    monkeypatch.setattr(wifi, "_JOIN_SECONDS", 1)
     return station
 
 
@@ -90,7 +91,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     )
     machine.reset_cause = lambda: machine.cause
     monkeypatch.setitem(sys.modules, "machine", machine)  # type: ignore[arg-type]
-    monkeypatch.setattr(device, "_PAUSE", 0)
+    monkeypatch.setattr(board, "_PAUSE", 0)
     yield machine
     monkeypatch.setattr(board, "_dog", None)
 
@@ -99,24 +100,24 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 
 async def test_wifi_is_joined_once_and_kept(station: Station) -> None:
-    wifi = Wifi("home", "geheim")
-    await wifi.up()
+    link = Wifi("home", "geheim")
+    await link.up()
     assert station.calls == [
         ("active", False),
         ("active", True),
         ("config", {"pm": Station.PM_POWERSAVE}),
         ("connect", "home", "geheim"),
     ]
-    await wifi.up()
+    await link.up()
     assert len(station.calls) == 4
 
 
 async def test_lost_wifi_is_joined_from_the_beginning(station: Station) -> None:
-    wifi = Wifi("home", "geheim", power_saving=False)
-    await wifi.up()
+    link = Wifi("home", "geheim", power_saving=False)
+    await link.up()
     station.up = False
     station._looks = -1
-    await wifi.up()
+    await link.up()
     assert station.calls[4:] == [
         ("active", False),
         ("active", True),
@@ -153,7 +154,7 @@ async def test_the_clock_is_set_where_certificates_need_it(station: Station, mon
     monkeypatch.setitem(sys.modules, "ntptime", ntptime)  # type: ignore[arg-type]
     await Wifi("home", clock=True).up()
     assert not asked, "the clock was right"
-    monkeypatch.setattr(board.time, "gmtime", lambda: (2021, 1, 1))
+    monkeypatch.setattr(wifi.time, "gmtime", lambda: (2021, 1, 1))
     await Wifi("home").up()
     assert not asked, "nobody needs it"
     await Wifi("home", clock=True).up()
