@@ -35,12 +35,12 @@ def broker_config(broker: Mosquitto, **fields: Any) -> BrokerConfig:
     return BrokerConfig(host=broker.host, port=broker.port, **fields)
 
 
-def run_config(broker: Mosquitto, folder: Path, name: str | None = None, **tables: dict[str, Any]) -> Config:
-    """A small run at ``broker`` with its store in ``folder``; ``tables`` change it."""
+def run_config(mosquitto: Mosquitto, folder: Path, name: str | None = None, **tables: dict[str, Any]) -> Config:
+    """A small run at ``mosquitto`` with its store in ``folder``; ``tables`` change it."""
     name = name or new_run()
     defaults: dict[str, dict[str, Any]] = {
         "run": {"name": name, "model": SMALL, "rounds": 60, "store": folder / f"{name}.sqlite"},
-        "broker": {"host": broker.host, "port": broker.port},
+        "broker": {"host": mosquitto.host, "port": mosquitto.port},
         "learning": {"steps": 4, "in_flight": 6, "publish_interval": 0.01, "deadline": 20},
         "evaluation": {"every": 25, "steps": 4, "shots": 4, "queries": 5},
     }
