@@ -13,35 +13,32 @@ from boards.library import library
 from coordinator.service import Coordinator
 
 from ..certificates import Certificates
-from ..environment import Mosquitto, free_port
+from ..environment import Mosquitto
 from ..fleet import decoded, eventually, finish, listening, run_config, running_swarm, swarm_spec, task
 from .files import compiled, written
 from .runners import RUNNERS, Unix
 
 DEVICES = 20
 HEAPS = {"unix": "512K", "i386": "256K", "armhf": "256K"}
-PLAIN = ("i386",)  # Debian's has no TLS
 
 
 @pytest.mark.timeout(300)
 async def test_a_mixed_fleet_finishes_a_run_over_tls(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
-    plain = free_port()
     broker = Mosquitto(
         tmp_path,
         "allow_anonymous true",
         f"certfile {tmp_path}/server.pem",
         f"keyfile {tmp_path}/server.key",
-        f"listener {plain} 127.0.0.1",
     )
     broker.start()
     try:
-        await _run(broker, plain, certificates, tmp_path)
+        await _run(broker, certificates, tmp_path)
     finally:
         broker.stop()
 
 
-async def _run(broker: Mosquitto, plain: int, certificates: Certificates, folder: Path) -> None:
+async def _run(broker: Mosquitto, certificates: Certificates, folder: Path) -> None:
     config = run_config(
         broker,
         folder,
@@ -58,10 +55,9 @@ async def _run(broker: Mosquitto, plain: int, certificates: Certificates, folder
             assert isinstance(runner, Unix)
             runner.obtain()
             files = written(compiled(library(runner.chip), runner.chip), folder / name)
-            way = {"host": "127.0.0.1", "port": plain} if name in PLAIN else {"host": "localhost", "port": broker.port}
-            tls = {} if name in PLAIN else {"tls_ca": certificates.ca}
             device = {"id": name, "run": config.run.name, "stream": {"kind": "sine", "seed": 1}, "predict": 0.2}
-            (files / "config.json").write_text(json.dumps({**device, **way, **tls}))
+            way = {"host": "localhost", "port": broker.port, "tls_ca": certificates.ca}
+            (files / "config.json").write_text(json.dumps({**device, **way}))
             code = "from tinyreptile.device import main\nmain('config.json')"
             started.append(processes.enter_context(runner.start(code, files, HEAPS[name])))
         topics = [f"tinyreptile/{config.run.name}/device/{name}/prediction" for name in names]
