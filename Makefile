@@ -50,12 +50,14 @@ reproduce: .venv
 	.venv/bin/tinyreptile reproduce all $(STUDY_OPTIONS)
 
 # The environment that everything else runs in.
-.venv: pyproject.toml requirements.txt requirements-dev.txt
+.venv: pyproject.toml requirements.txt requirements-dev.txt requirements-oldest.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/oldest \
+		-r requirements-oldest.txt
 	@touch .venv
 
 # Tests run against a real Mosquitto, with TLS. As root on Debian it is installed; elsewhere its tests are skipped.
