@@ -44,16 +44,13 @@ class PredictingClient(Client):
 
     async def _take_turn(self):
         """One prediction for its owner, one step of adaptation if there is a sample."""
-        self._predicted_at = ticks_ms()
-        personal = self._personal
-        learner = self._learner
+        now = self._predicted_at = ticks_ms()
         try:
-            if (
-                ticks_diff(self._predicted_at, self._renewed_at) > 1000 * _RENEW_SECONDS
-                or self._assembly.version is None
-            ):
+            if self._assembly.version is None or ticks_diff(now, self._renewed_at) > 1000 * _RENEW_SECONDS:
                 await self._renew()
-            learner.set_rate(self._manifest.get("beta", _BETA))
+            personal = self._personal
+            learner = self._learner
+            learner.set_rate(self._manifest.get("beta", _BETA) if self._manifest else _BETA)
             if personal.offer(self._assembly.version):
                 self._log("predictions begin from version %d" % personal.version)
             outputs = None
@@ -61,7 +58,7 @@ class PredictingClient(Client):
                 outputs = personal.learn()
             if self._stream.newest(learner.x):
                 outputs = personal.predict()
-            if outputs is not None:
+            if outputs is not None and personal is self._personal:  # else the run has another model by now
                 await self._publish(self._topics.prediction, self._prediction(outputs))
         except (_Lost, ValueError, OSError, MemoryError) as error:
             self._log("no prediction: %s" % (str(error) or type(error).__name__))
