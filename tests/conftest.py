@@ -9,8 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tinyreptile.learner import Learner
+from tinyreptile.model import Model
+
 from .commands import COMMAND, Popen
 from .environment import Mosquitto, need_program
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """The kernels, compiled before any test: it takes half a minute or more the first time, and tests have limits."""
+    learner = Learner(Model([["input", 1], ["dense", 1], ["squared_error"]]))
+    learner.step([0], [0])
 
 
 @pytest.fixture(scope="session")

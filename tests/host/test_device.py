@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +79,7 @@ def test_it_predicts_while_it_works_for_the_fleet(
         joined(desk)
         watching = start("device", "predictions", "desk", *where)
         time.sleep(5)
-        watching.send_signal(signal.SIGINT)
+        watching.terminate()
         output, _ = watching.communicate(timeout=10)
     lines = output.strip().splitlines()
     assert len(lines) > 10
