@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,3 +33,19 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came to that"
         time.sleep(0.1)
+
+
+def lines_until(process: Popen, enough: Callable[[list[str]], bool], seconds: float = 60) -> list[str]:
+    """The lines that ``process`` prints until they are ``enough``; it is ended then, and after ``seconds`` anyway."""
+    limit = threading.Timer(seconds, process.kill)
+    limit.start()
+    lines: list[str] = []
+    assert process.stdout
+    for line in process.stdout:
+        lines.append(line.rstrip("\n"))
+        if enough(lines):
+            break
+    limit.cancel()
+    process.terminate()
+    assert enough(lines), lines
+    return lines
