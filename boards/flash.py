@@ -115,20 +115,15 @@ def install(
         todo[f"{folder}/version"] = str(plan.number).encode()
     todo |= plan.beside
     todo = {path: content for path, content in todo.items() if there.get(path) != _digest(content)}
-    stale = [path for path in there if path.startswith(folder + "/") and path.removeprefix(folder + "/") not in wanted]
-    stale = [path for path in stale if not path.endswith("/version")]
+    kept = {f"{folder}/{name}" for name in (*wanted, "version")}
+    stale = [path for path in there if path.startswith(folder + "/") and path not in kept]
     total = sum(map(len, todo.values()))
     if plan.about.flash < total + _SPARE:
         raise BoardError(
             f"{plan.about.machine} has {plan.about.flash:,} bytes of flash free; {total + _SPARE:,} are needed"
         )
     for name in start_files():
-        if (
-            name in there
-            and name in todo
-            and b"tinyreptile" not in (board.read(name) or b"").lower()
-            and name != "slots.py"
-        ):
+        if name in there and name in todo and b"tinyreptile" not in (board.read(name) or b"").lower():
             board.rename(name, name + KEPT)
     # A trial would go on with a folder that is being written to.
     for path in ("trial", "trial.new", *stale):

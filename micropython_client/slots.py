@@ -1,4 +1,4 @@
-"""Two places for the library on a board, so that a version that does not come up gives way to the one before.
+"""Two places for TinyReptile on a board, so that a version that does not come up gives way to the one before.
 
 Its files lie in the folder ``a`` or ``b``, the number of the version in the file ``version`` among them. The file
 ``slot`` names the folder that has come up before. While a newer version is tried, ``trial`` names its folder, its

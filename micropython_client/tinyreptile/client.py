@@ -27,7 +27,7 @@ class DeviceError(Exception):
     """The device can't take part; the text says why and what to do."""
 
 
-class _Lost(Exception):
+class Lost(Exception):
     """The work at hand came to nothing; the text says why."""
 
 
@@ -459,7 +459,7 @@ class Client:
                 report = await self._train(work)
             else:
                 report = await self._evaluate(work)
-        except (_Lost, ValueError, OSError, MemoryError) as error:
+        except (Lost, ValueError, OSError, MemoryError) as error:
             gc.collect()
             report = str(error)[:200] or type(error).__name__
             self._log("work %d came to nothing: %s" % (work["work"], report))
@@ -473,7 +473,7 @@ class Client:
         ``wanted`` is a work message, or the manifest; newer work ends the fetch.
         """
         if self._learner is None:
-            raise _Lost(self.unfit or "no model yet")
+            raise Lost(self.unfit or "no model yet")
         work = self._work
         assembly = self._assembly
         if (assembly.version, assembly.crc) != (wanted["version"], wanted["crc"]):
@@ -485,9 +485,9 @@ class Client:
                     await self._read_manifest()  # the run may have another model by now
                     if self.unfit:
                         await self._say_hello()
-                    raise _Lost("version %d was not to be had in %d s" % (wanted["version"], _FETCH_SECONDS))
+                    raise Lost("version %d was not to be had in %d s" % (wanted["version"], _FETCH_SECONDS))
             except OSError as error:
-                raise _Lost("the connection was lost during the fetch: %s" % error)
+                raise Lost("the connection was lost during the fetch: %s" % error)
             finally:
                 undamaged = assembly.end()
                 try:
@@ -496,12 +496,12 @@ class Client:
                     pass  # gone with the connection
             self._check_current(work)
             if not undamaged:
-                raise _Lost("version %d arrived damaged" % wanted["version"])
+                raise Lost("version %d arrived damaged" % wanted["version"])
             try:
                 self._learner.receive()
             except ValueError as error:
                 assembly.version = None
-                raise _Lost("version %d is no initialization of this model: %s" % (wanted["version"], error))
+                raise Lost("version %d is no initialization of this model: %s" % (wanted["version"], error))
 
     async def _train(self, work):
         """Learn from the stream; returns the delta and its report."""
@@ -667,7 +667,7 @@ class Client:
         if self._failure:
             raise self._failure
         if self._work is not work:
-            raise _Lost("newer work arrived")
+            raise Lost("newer work arrived")
 
     def _fail(self, text):
         """End the device: `run` raises."""

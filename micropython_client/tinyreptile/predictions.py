@@ -6,7 +6,7 @@ The fleet learns nothing of it: work is trained on the initialization as it came
 import asyncio
 
 from . import episodes
-from .client import Client, _Lost
+from .client import Client, Lost
 from .learner import ONE
 from .personal import Personal
 from .portable import ticks_diff, ticks_ms
@@ -28,6 +28,7 @@ class PredictingClient(Client):
         super().__init__(*arguments, **options)
 
     def _made_learner(self, model):
+        self._stop_sampling()  # what comes of it would be a sample of the model before
         self._personal = None
         needed = model.ram() + Personal.ram(model)
         try:
@@ -58,9 +59,9 @@ class PredictingClient(Client):
                 outputs = personal.learn()
             if self._stream.newest(learner.x):
                 outputs = personal.predict()
-            if outputs is not None and personal is self._personal:  # else the run has another model by now
+            if outputs is not None and learner is self._learner:  # else the run has another model by now
                 await self._publish(self._topics.prediction, self._prediction(outputs))
-        except (_Lost, ValueError, OSError, MemoryError) as error:
+        except (Lost, ValueError, OSError, MemoryError) as error:
             self._log("no prediction: %s" % (str(error) or type(error).__name__))
 
     async def _renew(self):
@@ -68,7 +69,7 @@ class PredictingClient(Client):
         self._renewed_at = ticks_ms()
         await self._read_manifest()
         if self._personal is None or self._work is not None:
-            raise _Lost("the run has another model or work now")
+            raise Lost("the run has another model or work now")
         await self._fetch(self._manifest)
 
     async def _next_sample(self):
@@ -96,9 +97,14 @@ class PredictingClient(Client):
 
     def _begin_work(self):
         self._renewed_at = ticks_ms()  # it brings a version along
+        self._stop_sampling()
+
+    def _stop_sampling(self):
         if self._sampling is not None:
             self._sampling.cancel()
-            self._sampling = self._personal.sampled = None
+            self._sampling = None
+        if self._personal is not None:
+            self._personal.sampled = None
 
     def _prediction(self, outputs):
         """A prediction message."""

@@ -236,6 +236,36 @@ async def test_a_newer_version_is_found_without_work(peer: Peer, monkeypatch: py
         await eventually(lambda: device._personal._offered == 7, "the newer version is found")
 
 
+async def test_a_sample_that_is_waited_for_does_not_outlive_its_model(peer: Peer) -> None:
+    other = [["input", 1], ["dense", 5, "relu"], ["dense", 1], ["squared_error"]]
+    await peer.put(0, data_of(SMALL))
+    stream = Line(wait=60)
+    device = make_device(peer, stream=stream, predict=0.05)
+    async with living(device):
+        await eventually(lambda: device._sampling is not None, "it waits for a sample")
+        stream._wait = 0
+        await peer.put(1, data_of(other), other)
+        device.mqtt._writer.transport.abort()  # it reads the manifest when it joins again
+        await eventually(lambda: device._personal.steps > 5, "the new model learns")
+        assert device._learner.model.spec == other
+
+
+async def test_a_model_that_no_longer_fits_ends_predictions_and_not_the_device(peer: Peer) -> None:
+    await peer.put(0, data_of(SMALL))
+    stream = Line(wait=60)
+    device = make_device(peer, stream=stream, predict=30)
+    async with living(device) as life:
+        await eventually(lambda: device._sampling is not None, "it waits for a sample")
+        await peer.put(1, data_of(CLASSES), CLASSES)
+        device.mqtt._writer.transport.abort()
+        await eventually(lambda: peer.states("d0")[-1] == "unfit", "it has joined again")
+        device._personal.sampled = True  # the sample comes now
+        device._changed.set()
+        await peer.put(2, data_of(SMALL))
+        await eventually(lambda: peer.states("d0")[-1] == "online", "the model fits again")
+        assert not life.done()
+
+
 async def test_without_memory_for_it_a_device_works_and_says_so(peer: Peer) -> None:
     said: list[str] = []
     data = data_of(SMALL)
