@@ -21,6 +21,7 @@ import numpy as np
 from coordinator.initialization import encode, random_weights
 from simulator.offline import take
 from simulator.tasks import Task, TaskError, make_task
+from tinyreptile.geometry import layers
 from tinyreptile.learner import ONE, Learner
 from tinyreptile.model import Model
 from tinyreptile.portable import RUNNER
@@ -198,13 +199,13 @@ def _torch_network(spec: list[list[Any]]) -> Any:
     from torch import nn
 
     modules: list[Any] = []
-    layers = Model(spec).layers
+    shapes = layers(Model(spec))
     place = 0
     for item in spec[1:-1]:
         if item[0] == "flatten":
             modules.append(nn.Flatten())
             continue
-        layer = layers[place]
+        layer = shapes[place]
         place += 1
         if item[0] == "dense":
             modules.append(nn.Linear(layer.channels, layer.out_channels))

@@ -8,8 +8,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from tinyreptile.delta import DeltaError, low_bits, sections
+from tinyreptile.delta import DeltaError
 from tinyreptile.model import Model
+from tinyreptile.sparse_delta import low_bits, sections
 from tinyreptile.unpacking import check
 
 from .rules import Weights

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinyreptile import messages, reports
-from tinyreptile.delta import packed_size
 from tinyreptile.model import Model
+from tinyreptile.unpacking import packed_size
 
 # After a restart, ids begin this far beyond the last one on record: more than can have been given out since.
 ID_GAP = 1 << 16

@@ -20,6 +20,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "micropython_client"
 PACKAGE = CLIENT / "tinyreptile"
+# Its modules of integer arithmetic; each is there with an 8 at its end, too.
+ARITHMETIC = ("kernels", "convolutions", "loops", "taps", "wire", "sparse")
 
 
 def require(condition: object, what: str) -> None:

@@ -25,8 +25,9 @@ from simulator.offline import take
 from simulator.study.experiments import EXPERIMENTS
 from simulator.tasks import make_task
 from tests.boards.runners import RUNNERS
-from tinyreptile.delta import packed_size
+from tinyreptile.geometry import layers, multiplications
 from tinyreptile.model import Model
+from tinyreptile.unpacking import packed_size
 
 DEVICE = Path(__file__).parent / "device"
 OUT = Path("out/boards.json")
@@ -111,7 +112,7 @@ def measure(task: str, way: str, board: Board) -> dict[str, Any] | None:
     model = Model(case["model"], case["weights"])
     parts = (measured.get(part, 0) for part in ("load", "delta"))
     measured["round"] = sum(parts) + case["steps"] * measured.get("store", 0) + case["gradients"] * measured["sample"]
-    measured["per_visit"] = measured["sample"] / model.multiplications()
+    measured["per_visit"] = measured["sample"] / multiplications(model)
     measured["per_product"] = measured["forward"] / forward_products(model) if "forward" in measured else None
     if not case["plain"]:
         measured["received"] = model.header_bytes() + model.parameters * (1 if case["weights"] == "int8" else 2)
@@ -121,7 +122,7 @@ def measure(task: str, way: str, board: Board) -> dict[str, Any] | None:
 
 def forward_products(model: Model) -> int:
     """Multiply-accumulates of a forward pass, zeros counted too."""
-    return sum(layer.multiplications() for layer in model.layers)
+    return sum(layer.multiplications() for layer in layers(model))
 
 
 HEADS = (

@@ -24,6 +24,7 @@ class BatchLearner(Learner):
         self.count = 0
         self._updated = bytearray(len(self.weights))
         self._u = (view8 if model.weights == "int8" else view16)(self._updated)
+        self._kernels.load_convolutions()
         keep_weights(self._plan)
         self._stored = zeros("h", shots * (model.inputs + len(self.y)))
 

@@ -230,6 +230,7 @@ class Client:
         try:
             model = Model(manifest["model"], manifest["weights"])
             forget("layers")
+            forget("shifts")
             gc.collect()
             stream = self._stream
             if (stream.inputs, stream.outputs) != (model.inputs, model.outputs):

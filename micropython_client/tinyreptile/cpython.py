@@ -59,7 +59,7 @@ try:
 
     RUNNER = "numba"
 
-    _SOURCES = ("cpython.py", "loops.py", "loops8.py")
+    _LOOPS = ("loops", "loops8", "taps", "taps8")
 
     class _Narrow(ast.NodeTransformer):
         """Makes every value an int32, as on a board, and every index unsigned; else numba computes in 64 bits.
@@ -99,7 +99,7 @@ try:
             return ast.copy_location(ast.Call(ast.Name("_" + name, ast.Load()), [node], []), node)
 
     # What a compiled function may contain beside its own file, by which alone numba tells whether its cache is old.
-    _INLINED = crc32(b"".join(Path(__file__).with_name(name).read_bytes() for name in _SOURCES))
+    _INLINED = crc32(b"".join(Path(__file__).with_name(name + ".py").read_bytes() for name in ("cpython", *_LOOPS)))
 
     def _compile(function):
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
@@ -115,7 +115,7 @@ try:
         exec(compile(ast.fix_missing_locations(tree), inspect.getfile(function), "exec"), names)  # noqa: S102
         function = names["_enclosing"](_INLINED)
         # Of a call for every position, the call would be much of the time.
-        inline = "always" if function.__module__.rpartition(".")[2] in ("loops", "loops8") else "never"
+        inline = "always" if function.__module__.rpartition(".")[2] in _LOOPS else "never"
         try:
             return numba.njit(cache=True, inline=inline)(function)
         except RuntimeError:  # no folder to cache in: compile anew in each process

@@ -8,8 +8,12 @@ import math
 from array import array
 
 from .model import FRACTION, LEAST_FRACTION, WEIGHT_BITS
-from .plan import RANDOM, RATE, RATE_SHIFT
-from .portable import view8, view16, view32, zeros
+from .portable import const, view8, view16, view32, zeros
+
+# Cells of the plan, see `plan`.
+_RANDOM = const(0)
+_RATE = const(1)
+_RATE_SHIFT = const(2)
 
 ONE = 1024  # 1.0 in Q5.10, the format of inputs, targets and outputs
 
@@ -60,8 +64,10 @@ class Learner:
             # It is received at the end of its place, and widened from the front on.
             self.wire = self.wire[model.parameters - len(model.tensors) :]
         self._activations = zeros("h", model.activations)
-        self._sums = zeros("i", model.scratch())
+        self._sums = zeros("i", model.scratch)
         self._plan = model.plan()
+        if not model.is_dense:
+            self._kernels.load_convolutions()
         self.fractions = bytearray([FRACTION] * len(model.tensors))
         self.y = array("h", bytes(2 * model.target_cells()))
         self.x = memoryview(self._activations)[: model.inputs]
@@ -106,7 +112,7 @@ class Learner:
 
     def seed(self, seed):
         """Restart the sequence that rounds the updates."""
-        self._plan[RANDOM] = seed & 0xFFFF
+        self._plan[_RANDOM] = seed & 0xFFFF
 
     def set_rate(self, beta):
         """Use learning rate ``beta``, 0 to 1; raises ValueError outside."""
@@ -121,8 +127,8 @@ class Learner:
         while scale and scale < 16384.0 and shift < 30:
             scale *= 2.0
             shift += 1
-        self._plan[RATE] = min(32767, int(scale + 0.5))
-        self._plan[RATE_SHIFT] = shift
+        self._plan[_RATE] = min(32767, int(scale + 0.5))
+        self._plan[_RATE_SHIFT] = shift
 
     def load(self):
         """Begin from `initialization`: copy it into `weights`."""
@@ -171,11 +177,16 @@ class Learner:
     def delta(self, bits, kept=None):
         """What was learned since `load`, in ``bits`` each: a `delta.Delta` that packs itself piece by piece.
 
-        Of all changes only the ``kept`` largest, if that is given.
+        Of all changes only the ``kept`` largest, if that is given: a `sparse_delta.SparseDelta`.
         """
-        from .delta import Delta
+        what = self.model, self.weights, self.initialization, self.fractions, bits, self._plan[_RANDOM]
+        if kept is None:
+            from .delta import Delta
 
-        return Delta(self.model, self.weights, self.initialization, self.fractions, bits, self._plan[RANDOM], kept)
+            return Delta(*what)
+        from .sparse_delta import SparseDelta
+
+        return SparseDelta(*what, kept)
 
     def _take(self, x, y):
         if x is not self.x:

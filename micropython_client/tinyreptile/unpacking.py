@@ -1,6 +1,7 @@
 """The inverse of `delta`, for whoever receives one: checked, then unpacked."""
 
-from .delta import BITS, DeltaError, low_bits, packed_size, sections
+from .delta import BITS, DeltaError
+from .sparse_delta import low_bits, sections
 
 
 def unpack(model, packed, bits, gains, kept=None):
@@ -32,6 +33,13 @@ def unpack(model, packed, bits, gains, kept=None):
             q -= 1 << bits
         changes[i] = q * 65536 / gains[_tensor(model, i)]
     return changes
+
+
+def packed_size(parameters, bits, kept=None):
+    """Bytes of a packed delta, of all ``parameters`` or of the ``kept`` largest."""
+    if kept is None:
+        return (parameters * bits + 7) // 8
+    return sections(parameters, bits, kept)[2]
 
 
 def check(model, size, bits, gains, kept):

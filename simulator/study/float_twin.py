@@ -14,6 +14,7 @@ import numpy.typing as npt
 from coordinator.rules import Weights
 from simulator.offline import Device
 from tinyreptile import plan
+from tinyreptile.geometry import layers
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
 
@@ -94,7 +95,7 @@ class TwinLearner:
         functional = torch.nn.functional
         values = torch.frombuffer(x, dtype=torch.int16) / ONE
         parameters = iter(self.weights)
-        for layer in self.model.layers:
+        for layer in layers(self.model):
             if layer.kind == plan.AVERAGE:
                 values = values.view(-1, layer.channels).mean(0)
                 continue

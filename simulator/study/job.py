@@ -20,6 +20,7 @@ from simulator.algorithms.fleet import ANY, Counts, Delays, Fleet
 from simulator.offline import Device, Replay, adaptation
 from simulator.tasks import Task, task_class
 from tinyreptile import __version__
+from tinyreptile.geometry import multiplications
 from tinyreptile.model import Model
 
 from . import StudyError, checkpoint
@@ -225,7 +226,7 @@ class _Run:
             "counts": asdict(self.fleet.counts),
             "parameters": self.model.parameters,
             "ram": device.ram(),
-            "multiply_accumulates": self.model.multiplications(),
+            "multiply_accumulates": multiplications(self.model),
             "cpu_seconds": self.fleet.cpu_seconds,
             "curve": self.curve,
         }

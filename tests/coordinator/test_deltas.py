@@ -9,9 +9,10 @@ import pytest
 
 from coordinator.deltas import UNIT, unpack
 from tinyreptile import unpacking
-from tinyreptile.delta import BITS, DeltaError, packed_size
+from tinyreptile.delta import BITS, DeltaError
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
+from tinyreptile.unpacking import packed_size
 
 THREE = Model([["input", 2], ["dense", 1], ["squared_error"]])  # two weights and a bias
 SINE = Model([["input", 1], ["dense", 32, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]])

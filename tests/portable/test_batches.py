@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.float_twin import flat
 from tinyreptile import kernels, kernels8
+from tinyreptile import plan as fields
 from tinyreptile.batch import BatchLearner, keep_weights
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
@@ -22,7 +23,7 @@ BETA = 0.02
 
 
 @weights_of
-@pytest.mark.parametrize("back", [0, kernels.BEHIND_RELU, kernels.LINEAR])
+@pytest.mark.parametrize("back", [0, fields.BEHIND_RELU, fields.LINEAR])
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (5, 1), (1, 6), (7, 9), (33, 40)])
 def test_a_convolution_of_one_cell_gives_a_dense_layers_bits(
     inputs: int, outputs: int, back: int, weights: str
@@ -34,7 +35,7 @@ def test_a_convolution_of_one_cell_gives_a_dense_layers_bits(
         learner = Learner(model, encoding=weights)
         if weights == "int8":
             model.scale(learner._plan, rng.integers(4, 13, 2).tolist())
-        learner._plan[kernels.HEADER + kernels.BACK] = back
+        learner._plan[fields.HEADER + fields.BACK] = back
         activations = rng.integers(-span, span + 1, model.activations).astype(np.int16)
         activations[:inputs] *= rng.integers(0, 2, inputs, np.int16)
         limit = LIMITS[weights]
@@ -45,10 +46,10 @@ def test_a_convolution_of_one_cell_gives_a_dense_layers_bits(
             w = bytearray(start.tobytes())
             learner._activations[:] = array("h", activations.tolist())
             if kind == "dense":
-                module.dense_backward(learner._p, kernels.HEADER, view(w), learner._a)
+                module.dense_backward(learner._p, fields.HEADER, view(w), learner._a)
             else:
-                module.convolution_backward(learner._p, kernels.HEADER, view(w), view(w), learner._a, learner._s)
-            results.append((bytes(w), bytes(learner._activations), learner._plan[kernels.RANDOM]))
+                module.convolution_backward(learner._p, fields.HEADER, view(w), view(w), learner._a, learner._s)
+            results.append((bytes(w), bytes(learner._activations), learner._plan[fields.RANDOM]))
         assert results[0] == results[1]
         assert results[0][0] != start.tobytes() or not activations[:inputs].any()
 

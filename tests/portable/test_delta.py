@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator import deltas
-from tinyreptile.delta import BITS, Delta, DeltaError, packed_size
+from tinyreptile.delta import BITS, Delta, DeltaError
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
-from tinyreptile.unpacking import unpack
+from tinyreptile.sparse_delta import SparseDelta
+from tinyreptile.unpacking import packed_size, unpack
 
 from .networks import FORMATS, LIMITS
 
@@ -50,7 +51,8 @@ class Changes:
         self.exact = np.clip(difference, -32767, 32767)  # in units of 2^-12
 
     def delta(self, bits: int, r: int = 0, kept: int | None = None) -> Delta:
-        return Delta(self.model, self.weights, self.base, self.fractions, bits, r, kept)
+        what = self.model, self.weights, self.base, self.fractions, bits, r
+        return Delta(*what) if kept is None else SparseDelta(*what, kept)
 
 
 def draw(model: Model, seed: int = 0, share: float = 0.06) -> Changes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from array import array
 from typing import Any
 
@@ -11,16 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyreptile import kernels, plan
+from tinyreptile import plan, sparse_delta
 from tinyreptile.learner import Learner
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
 
-from ..environment import CLIENT, PACKAGE
+from ..environment import ARITHMETIC, CLIENT, PACKAGE
 from .networks import FORMATS, NETWORKS, cells_of, draw
 
 MODEL = [["input", 5, 4, 1], ["conv2d", 3, 3, 1, 1, "relu"], ["depthwise2d", 2, 2, 0], ["flatten"], ["dense", 2]]
 SPEC = [*MODEL, ["squared_error"]]
 SMALLEST = [["input", 1], ["dense", 1], ["squared_error"]]
+
+CONSTANT = re.compile(r"^_([A-Z_]+) = const\((\d+)( \* 4)?\)", re.MULTILINE)  # a name, its cell; or bytes
 
 
 def receive(learner: Learner, wire: bytes) -> None:
@@ -163,15 +166,26 @@ def writer() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["kernels", "loops", "wire"])
+@pytest.mark.parametrize("name", ARITHMETIC)
 def test_the_kernels_for_8_bits_are_those_that_their_writer_makes(name: str) -> None:
+    assert writer().MODULES == ARITHMETIC
     written = writer().narrow((PACKAGE / f"{name}.py").read_text(), name)
     assert (PACKAGE / f"{name}8.py").read_text() == written
-    assert ": ptr8" in written
     assert not any(f"{pointer}: ptr16" in written for pointer in ("w", "u", "base"))
 
 
-def test_the_kernels_constants_are_the_plans() -> None:
-    names = [name for name in vars(plan) if name.isupper()]
-    assert len(names) > 40
-    assert {name: getattr(kernels, name) for name in names} == {name: getattr(plan, name) for name in names}
+def test_the_constants_of_each_module_are_the_plans() -> None:
+    found = set()
+    for module in ("kernels", "convolutions", "loops", "taps", "layers", "shifts", "learner", "thumb", "thumb_taps"):
+        for name, value, unit in CONSTANT.findall((PACKAGE / f"{module}.py").read_text()):
+            if hasattr(plan, name):
+                assert int(value) == getattr(plan, name), (module, name)
+                assert bool(unit) == module.startswith("thumb")
+                found.add(name)
+    assert found == {name for name in vars(plan) if name.isupper()}
+
+
+def test_the_constants_of_a_sparse_delta_are_those_of_its_arithmetic() -> None:
+    constants = {name: int(value) for name, value, _ in CONSTANT.findall((PACKAGE / "sparse.py").read_text())}
+    assert len(constants) == sparse_delta.STATE
+    assert constants == {name: getattr(sparse_delta, name) for name in constants}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyreptile import kernels
+from tinyreptile import kernels, plan
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 
@@ -82,7 +82,7 @@ def test_a_learning_rate_keeps_fifteen_bits(spec: list[list[Any]], per_unit: flo
     for exponent in range(-500, 1):
         beta = 10 ** (exponent / 100)
         learner.set_rate(beta)
-        stored = learner._plan[kernels.RATE] / 2 ** learner._plan[kernels.RATE_SHIFT]
+        stored = learner._plan[plan.RATE] / 2 ** learner._plan[plan.RATE_SHIFT]
         assert stored == pytest.approx(beta * per_unit, rel=2.0**-14.9), beta
 
 

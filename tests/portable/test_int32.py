@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyreptile import kernels
+from tinyreptile import plan as fields
+from tinyreptile import sparse_delta
 from tinyreptile.batch import keep_weights
+from tinyreptile.geometry import layers
+from tinyreptile.layers import MAX_PARAMETERS, MAX_SUM
 from tinyreptile.learner import Learner
-from tinyreptile.model import FRACTION, LEAST_FRACTION, MAX_PARAMETERS, MAX_SUM, Model
+from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
 
-from ..environment import PACKAGE
+from ..environment import ARITHMETIC, PACKAGE
 from .networks import FORMATS, LIMITS, NETWORKS, draw, extreme_cells, random_models
 from .watching import (
     KERNELS,
@@ -37,7 +40,7 @@ DELTAS = (32767, -32767)
 WEIGHTS = {"int16": (32767, -32767), "int8": (127, -127, -128)}
 ROUNDINGS = (0, 65535)
 SUMS = (1, 2, 3, 33, 255, MAX_SUM)
-WRITTEN = {kernels.RANDOM, kernels.JOB, kernels.END}  # cells of a plan that a step backward may write
+WRITTEN = {fields.RANDOM, fields.JOB, fields.END}  # cells of a plan that a step backward may write
 SCALES = range(LEAST_FRACTION, FRACTION + 1)
 
 weights_of = pytest.mark.parametrize("weights", FORMATS)
@@ -73,12 +76,12 @@ def run_at_extremes(model: Model, plan: Any, at: int, weight: int, value: int, b
 
     A kernel of thousands of taps goes one way only: the other's sums are short, and take long.
     """
-    layer = model.layers[1]
+    layer = layers(model)[1]
     x, y = layer.x, layer.x + layer.inputs()
     w = weight_cells(model, [weight] * model.parameters)
-    if layer.kind != kernels.AVERAGE:
+    if layer.kind != fields.AVERAGE:
         w[layer.biases : layer.biases + layer.out_channels] = weight_cells(model, [bias] * layer.out_channels)
-    s = array("i", bytes(4 * model.scratch()))
+    s = array("i", bytes(4 * model.scratch))
     a = cells([value] * y + [0] * layer.outputs())
     if layer.out_width * layer.kernel_width <= 2 * MAX_SUM:
         run_forward(plan, at, w, a, s)
@@ -87,7 +90,7 @@ def run_at_extremes(model: Model, plan: Any, at: int, weight: int, value: int, b
         for batch, rounding in zip((0, 1), ROUNDINGS, strict=True):
             if batch:
                 keep_weights(plan)
-            plan[kernels.RANDOM] = rounding
+            plan[fields.RANDOM] = rounding
             a[x:y] = cells([value] * (y - x))
             a[y:] = cells([delta] * layer.outputs())
             u = w[:]
@@ -123,16 +126,16 @@ def test_no_sum_of_8_bit_weights_leaves_int32_at_any_scale(name: str, n: int) ->
 @pytest.mark.parametrize(
     ("name", "shift"),
     [
-        ("dense, inputs", kernels.SHIFT),
-        ("dense, outputs", kernels.BACK_SHIFT),
-        ("convolution, taps", kernels.SHIFT),
-        ("convolution, channels", kernels.SHIFT),
-        ("convolution, outputs", kernels.BACK_SHIFT),
-        ("convolution, positions", kernels.SUM_SHIFT),
-        ("convolution, taps that meet an input", kernels.BACK_SHIFT),
-        ("depthwise, taps", kernels.SHIFT),
-        ("depthwise, positions", kernels.SUM_SHIFT),
-        ("depthwise, taps that meet an input", kernels.BACK_SHIFT),
+        ("dense, inputs", fields.SHIFT),
+        ("dense, outputs", fields.BACK_SHIFT),
+        ("convolution, taps", fields.SHIFT),
+        ("convolution, channels", fields.SHIFT),
+        ("convolution, outputs", fields.BACK_SHIFT),
+        ("convolution, positions", fields.SUM_SHIFT),
+        ("convolution, taps that meet an input", fields.BACK_SHIFT),
+        ("depthwise, taps", fields.SHIFT),
+        ("depthwise, positions", fields.SUM_SHIFT),
+        ("depthwise, taps that meet an input", fields.BACK_SHIFT),
     ],
 )
 def test_the_watch_finds_a_shift_that_is_one_too_small(name: str, shift: int, n: int) -> None:
@@ -149,7 +152,7 @@ def test_sums_at_the_limits_saturate_with_their_sign(name: str) -> None:
     plan, at = plan_of(model, index=1)
     for weight, value, delta in itertools.product((32767, -32767), (32767, -32767), DELTAS):
         results = run_at_extremes(model, plan, at, weight, value, 0, delta)
-        outputs = model.layers[1].outputs()
+        outputs = layers(model)[1].outputs()
         if name == "average":
             weight, wanted_delta = 1, {delta // 33 & 0xFFFF, (delta // 33 + 1) & 0xFFFF}
         else:
@@ -166,7 +169,7 @@ def test_no_head_leaves_int32(loss: str, width: int) -> None:
     rng = random.Random(width)
     for output, target in itertools.product((32767, -32767, None), INPUTS if loss == "squared_error" else [0]):
         for shift in (0, 3, 30):
-            plan[kernels.RATE], plan[kernels.RATE_SHIFT] = 32767, shift
+            plan[fields.RATE], plan[fields.RATE_SHIFT] = 32767, shift
             outputs = [output or rng.choice((32767, -32767)) for _ in range(width)]
             a = cells([0, *outputs])
             if loss == "cross_entropy":
@@ -200,7 +203,7 @@ def test_no_packing_of_a_delta_leaves_int32(weights: str, bits: int) -> None:
         kept = MAX_PARAMETERS // 2
         lows, values = 8 * (MAX_PARAMETERS + kept), 8 * (2 * MAX_PARAMETERS + kept)
         last = values + bits * (kept + 8)
-        state = array("i", [0] * WIRE["STATE"])
+        state = array("i", [0] * sparse_delta.STATE)
         for name, value in {
             "ENTRY": kept,
             "TIES": 8,
@@ -213,9 +216,9 @@ def test_no_packing_of_a_delta_leaves_int32(weights: str, bits: int) -> None:
             "VALUES": values,
             "ROUNDING": r,
         }.items():
-            state[WIRE[name]] = value
+            state[getattr(sparse_delta, name)] = value
         WIRE["sparsify"](*views, start, start + 8, sign, up, gain, state, bytearray(bits))
-        assert state[WIRE["ENTRY"]] == kept + 8
+        assert state[sparse_delta.ENTRY] == kept + 8
 
 
 def test_no_widening_of_8_bits_leaves_int32() -> None:
@@ -250,29 +253,29 @@ def trials(draw: st.DrawFn) -> tuple[Model, list[int], list[int], list[int], int
 def test_a_layer_reads_and_writes_no_cell_but_its_own(trial: Any, batch: bool) -> None:
     model, fractions, weights, activations, _, rounding = trial
     w, a = weight_cells(model, weights), cells(activations)
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(layers(model)):
         plan, at = plan_of(model, fractions, index)
-        work = Guarded(plan, 0, len(plan), kernels.JOB, kernels.END + 1)
-        own = (layer.weights, layer.biases + layer.out_channels) if layer.kind != kernels.AVERAGE else (0, 0)
+        work = Guarded(plan, 0, len(plan), fields.JOB, fields.END + 1)
+        own = (layer.weights, layer.biases + layer.out_channels) if layer.kind != fields.AVERAGE else (0, 0)
         x, y, end = layer.x, layer.x + layer.inputs(), layer.x + layer.inputs() + layer.outputs()
         s = Guarded(array("i", bytes(4 * layer.scratch)), 0, layer.scratch, 0, layer.scratch)
         run_forward(work, at, Guarded(w, *own), Guarded(a, x, y, y, end), s)
         if batch:
             keep_weights(plan)
-        plan[kernels.RANDOM] = rounding
+        plan[fields.RANDOM] = rounding
         u = Guarded(w[:], *own, *own)
         before = a[:]
         work.write = WRITTEN
         run_backward(work, at, Guarded(w, *own) if batch else u, u, Guarded(a, x, end, x, y), s)
-        if not plan[at + kernels.BACK] and layer.kind != kernels.AVERAGE:
+        if not plan[at + fields.BACK] and layer.kind != fields.AVERAGE:
             assert a == before  # the sample stays
 
 
 def test_the_guard_finds_a_layer_out_of_place() -> None:
     model = Model([["input", 4], ["dense", 3], ["squared_error"]])
     plan, at = plan_of(model)
-    w, a, s = cells([1] * model.parameters), cells([1] * 7), array("i", bytes(4 * model.scratch()))
-    short = model.scratch() - 1
+    w, a, s = cells([1] * model.parameters), cells([1] * 7), array("i", bytes(4 * model.scratch))
+    short = model.scratch - 1
     for w_guard, a_guard, s_guard in (
         (Guarded(w, 0, model.parameters - 1), a, s),
         (w, Guarded(a, 0, 7, 4, 6), s),
@@ -292,11 +295,11 @@ def test_no_scratch_cell_is_allocated_that_is_never_needed(layer: list[Any]) -> 
     )
     plan, at = plan_of(model)
     keep_weights(plan)
-    s = Guarded(array("i", bytes(4 * model.scratch())), 0, model.scratch(), 0, model.scratch())
+    s = Guarded(array("i", bytes(4 * model.scratch)), 0, model.scratch, 0, model.scratch)
     w, a = cells([1] * model.parameters), cells([1] * model.activations)
     run_forward(plan, at, w, a, s)
     run_backward(plan, at, w, w[:], a, s)
-    assert s.highest == model.scratch() - 1
+    assert s.highest == model.scratch - 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -309,7 +312,7 @@ def test_any_step_stays_in_int32_and_gives_the_bits_of_the_compiled_one(trial: A
     model.scale(learner._plan, fractions)
     learner.set_rate(beta)
     plan = array("i", learner._plan)
-    s = array("i", bytes(4 * model.scratch()))
+    s = array("i", bytes(4 * model.scratch))
     targets = [label] if model.loss == "cross_entropy" else activations[-model.outputs :]
     learner.x[:] = array("h", activations[: model.inputs])
     learner.y[:] = array("h", targets)
@@ -324,9 +327,9 @@ def test_any_step_stays_in_int32_and_gives_the_bits_of_the_compiled_one(trial: A
 def test_the_rounding_of_tens_of_thousands_of_weights_stays_in_int32() -> None:
     model = Model([["input", 13, MAX_SUM], ["depthwise1d", 13, 1, 0], ["flatten"], ["squared_error"]])
     plan, at = plan_of(model)
-    plan[kernels.RANDOM] = 65535
+    plan[fields.RANDOM] = 65535
     w, a = cells([1]) * model.parameters, cells([1]) * model.activations
-    run_backward(plan, at, w, w, a, array("i", bytes(4 * model.scratch())))
+    run_backward(plan, at, w, w, a, array("i", bytes(4 * model.scratch)))
 
 
 @weights_of
@@ -338,7 +341,7 @@ def test_the_watched_source_computes_what_the_compiled_one_does(name: str, weigh
     plan = array("i", learner._plan)
     w = weight_cells(drawn.model, drawn.cells.tolist())
     a = cells([0] * drawn.model.activations)
-    s = array("i", bytes(4 * drawn.model.scratch()))
+    s = array("i", bytes(4 * drawn.model.scratch))
     for _ in range(3):
         a[: drawn.model.inputs] = cells(drawn.x.tolist())
         KERNELS["step"](plan, w, w, a, s, cells(drawn.y.tolist()))
@@ -346,7 +349,7 @@ def test_the_watched_source_computes_what_the_compiled_one_does(name: str, weigh
     assert w.tobytes() == bytes(learner.weights)
 
 
-@pytest.mark.parametrize("module", ["kernels", "loops", "wire"])
+@pytest.mark.parametrize("module", ARITHMETIC)
 def test_no_literal_of_a_kernel_is_an_object_on_a_board(module: str) -> None:
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())
     numbers = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, int)]

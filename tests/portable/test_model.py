@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from tinyreptile import kernels
+from tinyreptile import plan as fields
 from tinyreptile.batch import BatchLearner
+from tinyreptile.geometry import layers, multiplications
+from tinyreptile.layers import MAX_LAYERS, MAX_PARAMETERS, MAX_SUM
 from tinyreptile.learner import Learner
-from tinyreptile.model import MAX_LAYERS, MAX_PARAMETERS, MAX_SUM, Model, ModelError
+from tinyreptile.model import Model, ModelError
 
 from .networks import FORMATS, random_models
 
@@ -79,7 +81,7 @@ def test_kernels_lie_tap_by_tap_inputs_before_outputs() -> None:
 def test_a_series_is_an_image_of_one_row() -> None:
     model = Model(SERIES)
     assert [shape for _, _, shape in model.tensors] == [(1, 5, 3), (3,), (1, 3, 3, 4), (4,), (12, 2), (2,)]
-    assert [(layer.out_height, layer.out_width) for layer in model.layers] == [(1, 10), (1, 3), (1, 1)]
+    assert [(layer.out_height, layer.out_width) for layer in layers(model)] == [(1, 10), (1, 3), (1, 1)]
 
 
 def test_the_sine_network_has_the_parameters_of_the_literature() -> None:
@@ -87,9 +89,9 @@ def test_the_sine_network_has_the_parameters_of_the_literature() -> None:
 
 
 def test_the_multiplications_of_a_step_are_counted_at_most() -> None:
-    assert Model(SINE).multiplications() == 3 * (32 + 32 * 32 + 32) - 32
+    assert multiplications(Model(SINE)) == 3 * (32 + 32 * 32 + 32) - 32
     convolution, depthwise, dense = 20 * 6 * 9 * 2, 20 * 6 * 9, 30
-    assert Model(IMAGES).multiplications() == 2 * convolution + 3 * (depthwise + 20 * 6 + dense)
+    assert multiplications(Model(IMAGES)) == 2 * convolution + 3 * (depthwise + 20 * 6 + dense)
 
 
 def test_dense_weights_lie_input_by_input() -> None:
@@ -129,32 +131,32 @@ def test_ram_with_a_batch_is_to_the_byte_what_a_batch_learner_allocates(
 @given(random_models())
 def test_a_plans_cells_stay_inside_the_buffers(model: Model) -> None:
     plan = model.plan()
-    at, end, x = kernels.HEADER, 0, 0
-    for layer in model.layers:
-        inputs = plan[at + kernels.HEIGHT] * plan[at + kernels.WIDTH] * plan[at + kernels.CHANNELS]
-        outputs = plan[at + kernels.OUT_HEIGHT] * plan[at + kernels.OUT_WIDTH] * plan[at + kernels.OUT_CHANNELS]
-        assert plan[at + kernels.X] == x
-        assert plan[at + kernels.Y] == x + inputs
-        assert plan[at + kernels.Y] + outputs <= model.activations
-        if layer.kind != kernels.AVERAGE:
-            weights = plan[at + kernels.KERNEL_HEIGHT] * plan[at + kernels.KERNEL_WIDTH] * plan[at + kernels.CHANNELS]
-            if layer.kind != kernels.DEPTHWISE:
-                weights *= plan[at + kernels.OUT_CHANNELS]
-            assert plan[at + kernels.WEIGHTS] == end
-            assert plan[at + kernels.BIASES] == end + weights
-            end += weights + plan[at + kernels.OUT_CHANNELS]
+    at, end, x = fields.HEADER, 0, 0
+    for layer in layers(model):
+        inputs = plan[at + fields.HEIGHT] * plan[at + fields.WIDTH] * plan[at + fields.CHANNELS]
+        outputs = plan[at + fields.OUT_HEIGHT] * plan[at + fields.OUT_WIDTH] * plan[at + fields.OUT_CHANNELS]
+        assert plan[at + fields.X] == x
+        assert plan[at + fields.Y] == x + inputs
+        assert plan[at + fields.Y] + outputs <= model.activations
+        if layer.kind != fields.AVERAGE:
+            weights = plan[at + fields.KERNEL_HEIGHT] * plan[at + fields.KERNEL_WIDTH] * plan[at + fields.CHANNELS]
+            if layer.kind != fields.DEPTHWISE:
+                weights *= plan[at + fields.OUT_CHANNELS]
+            assert plan[at + fields.WEIGHTS] == end
+            assert plan[at + fields.BIASES] == end + weights
+            end += weights + plan[at + fields.OUT_CHANNELS]
         x += inputs
-        at += kernels.FIELDS
+        at += fields.FIELDS
     assert end == model.parameters
     assert at == len(plan)
-    assert len(plan) == kernels.HEADER + kernels.FIELDS * len(model.layers)
-    assert plan[kernels.OUTPUT] + plan[kernels.OUTPUTS] == model.activations
+    assert len(plan) == fields.HEADER + fields.FIELDS * len(layers(model))
+    assert plan[fields.OUTPUT] + plan[fields.OUTPUTS] == model.activations
 
 
 def test_deltas_go_back_to_a_relu_to_a_linear_layer_and_never_to_the_sample() -> None:
     plan = Model(IMAGES).plan()
-    backs = [plan[kernels.HEADER + kernels.FIELDS * i + kernels.BACK] for i in range(4)]
-    assert backs == [0, kernels.BEHIND_RELU, kernels.LINEAR, kernels.LINEAR]
+    backs = [plan[fields.HEADER + fields.FIELDS * i + fields.BACK] for i in range(4)]
+    assert backs == [0, fields.BEHIND_RELU, fields.LINEAR, fields.LINEAR]
 
 
 def test_a_model_of_tuples_is_the_same_model() -> None:

@@ -120,7 +120,7 @@ import sys
 import time
 
 start = time.perf_counter()
-from tinyreptile import kernels, kernels8, loops, loops8, wire, wire8
+from tinyreptile import convolutions, convolutions8, kernels, kernels8, sparse, sparse8, wire, wire8
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 
@@ -131,7 +131,7 @@ for weights in ("int16", "int8"):
     for kept in (None, 3):
         learner.delta(8, kept).pack(0, bytearray(100))
 compiled = {}
-for module in (kernels, kernels8, loops, loops8, wire, wire8):
+for module in (convolutions, convolutions8, kernels, kernels8, sparse, sparse8, wire, wire8):
     for name, function in vars(module).items():
         if hasattr(function, "stats") and sum(function.stats.cache_misses.values()):
             compiled[module.__name__ + "." + name] = sum(function.stats.cache_misses.values())

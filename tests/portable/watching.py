@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Container, Iterable
 from typing import Any
 
-from tinyreptile import kernels
+from tinyreptile import plan as fields
 from tinyreptile.model import Model
 
 from ..environment import PACKAGE
@@ -61,8 +61,9 @@ def watched(*modules: str) -> dict[str, Any]:
     return names
 
 
-KERNELS = watched("loops", "kernels")  # of both formats: 8-bit weights come in other cells, that is all
-WIRE = watched("wire")
+# Of both formats: 8-bit weights come in other cells, that is all.
+KERNELS = watched("loops", "taps", "kernels", "convolutions")
+WIRE = watched("wire", "sparse")
 
 
 def cells(values: Iterable[int], code: str = "H") -> array[int]:
@@ -101,15 +102,15 @@ def plan_of(model: Model, fractions: list[int] | None = None, index: int = 0) ->
     plan = model.plan()
     if fractions is not None:
         model.scale(plan, fractions)
-    return plan, kernels.HEADER + kernels.FIELDS * index
+    return plan, fields.HEADER + fields.FIELDS * index
 
 
 def run_forward(plan: Any, at: int, w: Any, a: Any, s: Any) -> None:
     """One layer forward, as `kernels.forward` calls it."""
-    kind = plan[at + kernels.KIND]
-    if kind == kernels.DEPTHWISE:
+    kind = plan[at + fields.KIND]
+    if kind == fields.DEPTHWISE:
         KERNELS["depthwise_forward"](plan, at, w, a, s)
-    elif kind == kernels.AVERAGE:
+    elif kind == fields.AVERAGE:
         KERNELS["average_forward"](plan, at, a)
     else:
         KERNELS["convolution_forward"](plan, at, w, a, s)
@@ -117,13 +118,13 @@ def run_forward(plan: Any, at: int, w: Any, a: Any, s: Any) -> None:
 
 def run_backward(plan: Any, at: int, w: Any, u: Any, a: Any, s: Any) -> None:
     """One layer backward, as `kernels.step` calls it."""
-    kind = plan[at + kernels.KIND]
-    if kind == kernels.AVERAGE:
+    kind = plan[at + fields.KIND]
+    if kind == fields.AVERAGE:
         KERNELS["average_backward"](plan, at, a)
         return
-    if kind == kernels.DEPTHWISE:
+    if kind == fields.DEPTHWISE:
         KERNELS["depthwise_backward"](plan, at, w, u, a, s)
-    elif kind == kernels.CONVOLUTION:
+    elif kind == fields.CONVOLUTION:
         KERNELS["convolution_backward"](plan, at, w, u, a, s)
     else:
         KERNELS["dense_backward"](plan, at, u, a)

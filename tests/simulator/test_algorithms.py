@@ -19,8 +19,8 @@ from simulator.algorithms.tinyreptile import TinyReptile
 from simulator.algorithms.transfer import Transfer
 from simulator.offline import IntegerDevice
 from simulator.tasks.sine import Sine
-from tinyreptile.delta import packed_size
 from tinyreptile.model import Model
+from tinyreptile.unpacking import packed_size
 
 from ..environment import need_module
 

@@ -8,9 +8,9 @@ import pytest
 from coordinator.initialization import random_weights
 from simulator.offline import IntegerDevice, Replay, adaptation, evaluate, run_now, take
 from simulator.tasks.sine import Sine
-from tinyreptile.delta import packed_size
 from tinyreptile.model import Model
 from tinyreptile.streams import QUERY, SUPPORT, Stream
+from tinyreptile.unpacking import packed_size
 
 TASK = Sine()
 MODEL = Model(TASK.model)

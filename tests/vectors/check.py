@@ -11,12 +11,13 @@ import json
 import sys
 from binascii import crc32, hexlify, unhexlify
 
-from tinyreptile import kernels, messages, portable, reports
+from tinyreptile import messages, plan, portable, reports
 from tinyreptile.batch import BatchLearner
 from tinyreptile.delta import Delta
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 from tinyreptile.msgpack import Packer, unpackb
+from tinyreptile.sparse_delta import SparseDelta
 from tinyreptile.unpacking import unpack
 
 
@@ -88,7 +89,7 @@ def learn(case):
             checksums.append(crc32(learner.weights) & 0xFFFFFFFF)
             total = 0
     return {
-        "rate": [learner._plan[kernels.RATE], learner._plan[kernels.RATE_SHIFT]],
+        "rate": [learner._plan[plan.RATE], learner._plan[plan.RATE_SHIFT]],
         "ram": model.ram(),
         "losses": losses,
         "checksums": checksums,
@@ -120,7 +121,8 @@ def pack_delta(case):
     base = cells(size, model.parameters, case["span"], source)
     weights = cells(size, model.parameters, case["span"], source)
     fractions = scales(model, source) if size == 1 else [12] * len(model.tensors)
-    delta = Delta(model, weights, base, fractions, case["bits"], case["seed"], case["kept"])
+    what = model, weights, base, fractions, case["bits"], case["seed"]
+    delta = Delta(*what) if case["kept"] is None else SparseDelta(*what, case["kept"])
     packed = bytearray(delta.size)
     piece = bytearray(case["piece"])
     start = 0

@@ -5,7 +5,7 @@ Layers and cells are drawn at random, extremes among them; prints the first diff
 
 from array import array
 
-from tinyreptile import loops, loops8, plan, thumb, thumb8
+from tinyreptile import loops, loops8, plan, taps, taps8, thumb, thumb8, thumb_taps, thumb_taps8
 from tinyreptile.model import Model
 
 LAYERS = (
@@ -57,7 +57,7 @@ class Buffers:
             self.w = array("h", [numbers.cell(span) for _ in range(model.parameters)])
         self.a = array("h", [numbers.cell(span) for _ in range(model.activations)])
         # And a few cells behind them, which must stay.
-        self.s = array("i", [numbers.cell(100000) for _ in range(model.scratch() + 4)])
+        self.s = array("i", [numbers.cell(100000) for _ in range(model.scratch + 4)])
         self.plan[plan.RANDOM] = numbers.below(65536)
         at = plan.HEADER
         self.plan[at + plan.RELU] = relu
@@ -122,8 +122,10 @@ def main(trials):
         for trial in range(trials):
             weights = ("int16", "int8")[trial & 1]
             model = Model([first, layer, ["flatten"], ["squared_error"]], weights)
-            portable, assembly = (loops8, thumb8) if trial & 1 else (loops, thumb)
+            rows = (loops8, thumb8) if trial & 1 else (loops, thumb)
+            ways_back = (taps8, thumb_taps8) if trial & 1 else (taps, thumb_taps)
             for job in (forward, gradients, deltas, update, dense, bias):
+                portable, assembly = ways_back if job in (gradients, deltas, update) else rows
                 seed = trial * 1000 + number
                 ours = Buffers(model, trial >> 1 & 1, Numbers(seed))
                 theirs = Buffers(model, trial >> 1 & 1, Numbers(seed))
