@@ -26,7 +26,7 @@ from typing import Any
 import aiomqtt
 
 from coordinator.service import INCOMING, SENDERS
-from tinyreptile import messages
+from tinyreptile import reports
 
 _quiet = logging.getLogger(__name__)  # answers that come after the end are no news
 _quiet.setLevel(logging.CRITICAL)
@@ -97,7 +97,7 @@ def coordinate(setting: Setting, traffic: Traffic, pipe: Connection) -> None:
 
 
 async def _coordinate(setting: Setting, traffic: Traffic, pipe: Connection) -> None:
-    topics = messages.RunTopics(setting.run)
+    topics = reports.CoordinatorTopics(setting.run)
     work, ack = bytes(traffic.work), bytes(traffic.ack)
     outbox: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
     asked: dict[str, float] = {}
@@ -158,7 +158,7 @@ def answer(setting: Setting, traffic: Traffic, pipe: Connection) -> None:
 
 
 async def _answer(setting: Setting, traffic: Traffic, pipe: Connection) -> None:
-    topics = messages.RunTopics(setting.run)
+    topics = reports.CoordinatorTopics(setting.run)
     update = bytes(traffic.update)
     inbox: asyncio.Queue[str] = asyncio.Queue()
     served = fetches = chunks = 0

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyreptile.device import ConfigError, check_config
+from tinyreptile.device import ConfigError
+from tinyreptile.settings import check_config
 
 from .board import About, Board
 from .errors import BoardError

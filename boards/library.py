@@ -53,7 +53,7 @@ def compiled(
         if progress:
             progress(name)
         if file.suffix == ".py" and chip != SOURCES:
-            result[name.removesuffix(".py") + ".mpy"] = _compile(file, chip, compiler or _compiler())
+            result[name.removesuffix(".py") + ".mpy"] = _compile(file, _module(name), chip, compiler or _compiler())
         else:
             try:
                 result[name] = file.read_bytes()
@@ -62,10 +62,15 @@ def compiled(
     return result
 
 
-def _compile(file: Path, chip: str, compiler: Path) -> bytes:
+def _module(name: str) -> str:
+    """What tracebacks name the file ``name``: its module's name, which a board has in memory anyway."""
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _compile(file: Path, source: str, chip: str, compiler: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "compiled.mpy"
-        command = [str(compiler), f"-march={chip}", "-s", file.name, "-o", str(target), str(file)]
+        command = [str(compiler), f"-march={chip}", "-s", source, "-o", str(target), str(file)]
         run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
         if run.returncode:
             raise BoardError(f"{file} does not compile for {chip}: {(run.stderr or run.stdout).strip()}")

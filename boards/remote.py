@@ -62,7 +62,7 @@ async def restart(config: Config, device_id: str, seconds: float = 3 * _ANSWER_S
             await session.subscribe(topics.status, qos=1)
             async for message in session.messages:
                 with contextlib.suppress(MessageError):
-                    status = messages.check(messages.STATUS, unpack(message.payload))
+                    status = messages.check(reports.STATUS, unpack(message.payload))
                     if status["state"] not in ("online", "unfit"):
                         continue
                     if before is None:

@@ -17,7 +17,7 @@ from boards.errors import BoardError
 from boards.keys import read_key
 from boards.library import compiled, library, new_number
 from coordinator.config import Config
-from tinyreptile.device import SECRETS
+from tinyreptile.settings import SECRETS
 
 from .console import configure_logging, out
 from .options import (

@@ -48,7 +48,7 @@ async def watch(run: str, broker: BrokerConfig, on_status: Callable[[dict[str, A
 
     Raises `BrokerError` if there is no broker at the start.
     """
-    topic = messages.RunTopics(run).coordinator
+    topic = reports.CoordinatorTopics(run).coordinator
     connected_once = False
     while True:
         try:
@@ -66,7 +66,7 @@ async def watch(run: str, broker: BrokerConfig, on_status: Callable[[dict[str, A
 
 async def look(config: Config, seconds: float = 3.0) -> Snapshot:
     """The run as its retained messages show it; raises `BrokerError`."""
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     snapshot = Snapshot()
     try:
         async with client(config.broker) as session:
@@ -77,7 +77,7 @@ async def look(config: Config, seconds: float = 3.0) -> Snapshot:
                         snapshot.coordinator = check_run_status(message)
                     else:
                         device_id, _, _ = reports.parse(topics, topic)
-                        snapshot.devices[device_id] = messages.check(messages.STATUS, message)
+                        snapshot.devices[device_id] = messages.check(reports.STATUS, message)
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None
     return snapshot
@@ -88,7 +88,7 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
 
     Like a device it never mixes versions: all chunks must carry the manifest's version and checksum.
     """
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     try:
@@ -118,7 +118,9 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
     )
 
 
-def _assemble(topics: messages.RunTopics, manifest: dict[str, Any], chunks: dict[str, dict[str, Any]]) -> bytes | None:
+def _assemble(
+    topics: reports.CoordinatorTopics, manifest: dict[str, Any], chunks: dict[str, dict[str, Any]]
+) -> bytes | None:
     parts = [chunks.get(topics.chunk(manifest["slot"], i)) for i in range(manifest["chunks"])]
     if any(p is None or (p["version"], p["crc"]) != (manifest["version"], manifest["crc"]) for p in parts):
         return None

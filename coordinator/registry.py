@@ -43,7 +43,7 @@ class Registry:
         self._resting: dict[str, float] = {}  # device id to the time its rest ends
 
     def take_status(self, device_id: str, status: dict[str, Any]) -> Device:
-        """Update a device from its status message (checked against `messages.STATUS`)."""
+        """Update a device from its status message (checked against `reports.STATUS`)."""
         device = self.devices.setdefault(device_id, Device(device_id))
         if status["state"] == "offline" and device.boot not in ("", status["boot"]):
             return device  # the last will of an earlier start, come late

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.delta import DeltaError
 from tinyreptile.model import Model
 
@@ -53,7 +53,7 @@ class Run:
     ) -> None:
         self.config = config
         self.model = Model(config.run.model, config.run.weights)
-        self.topics = messages.RunTopics(config.run.name)
+        self.topics = reports.CoordinatorTopics(config.run.name)
         self.registry = Registry()
         self.refusals: Counter[str] = Counter()
         self.losses: deque[float] = deque(maxlen=200)  # mean training loss of the latest updates

@@ -273,7 +273,7 @@ class Coordinator:
             device_id, kind, index = reports.parse(self._topics, topic)
             if kind == "status":
                 if payload:
-                    run.take_status(device_id, messages.check(messages.STATUS, unpack(payload)))
+                    run.take_status(device_id, messages.check(reports.STATUS, unpack(payload)))
             else:
                 update = unpack(payload)
                 if isinstance(update, dict) and isinstance(update.get("work"), int):

@@ -23,7 +23,7 @@ import numpy as np
 from coordinator.deltas import kept_of, unpack
 from coordinator.initialization import encode
 from coordinator.rules import Weights
-from tinyreptile import episodes
+from tinyreptile import episodes, evaluation
 from tinyreptile.batch import BatchLearner
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
@@ -131,7 +131,7 @@ def evaluate(
     results = []
     for number, stream in enumerate(streams, start=1):
         device.load(weights, number)
-        results.append(run_now(episodes.evaluate(device.learner, stream, steps, shots, queries)))
+        results.append(run_now(evaluation.evaluate(device.learner, stream, steps, shots, queries)))
     return results
 
 
@@ -206,7 +206,7 @@ def adaptation(device: Device, weights: Weights, replays: Iterable[Replay], at: 
             if step > done:
                 run_now(episodes.train(device.learner, replay, step - done))
                 done = step
-            look.append(run_now(episodes.query(device.learner, replay, replay.queries)))
+            look.append(run_now(evaluation.query(device.learner, replay, replay.queries)))
     points: list[dict[str, Any]] = []
     for step, look in zip(at, looks, strict=True):
         point: dict[str, Any] = {"step": step, "loss": sum(loss for loss, _, _ in look) / len(look)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyreptile import episodes
+from tinyreptile import evaluation
 from tinyreptile.learner import ONE, Learner, fixed
 from tinyreptile.streams import SUPPORT
 from tinyreptile.streams.sine import SineStream
@@ -80,7 +80,7 @@ def _sine(axes: Axes, result: DemoResult, index: int) -> None:
         take(stream, learner.x, learner.y)
         points.append((learner.x[0] / ONE, learner.y[0] / ONE))
     before = _predictions(learner)
-    run_now(episodes.adapt(learner, stream, settings.steps, settings.shots))
+    run_now(evaluation.adapt(learner, stream, settings.steps, settings.shots))
     axes.plot(_GRID, before, "--", color=BEFORE, label="before")
     axes.plot(_GRID, stream.amplitude * np.sin(_GRID + stream.phase), color=TRUTH, lw=1.2, label="truth")
     axes.plot(_GRID, _predictions(learner), color=AFTER, lw=2.4, label=f"after {settings.shots} samples")

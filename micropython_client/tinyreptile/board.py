@@ -10,13 +10,13 @@ import sys
 import time
 
 from .device import ConfigError
-from .portable import ticks_diff, ticks_ms
+from .portable import const, ticks_diff, ticks_ms
 
 LAST = "config.last"  # the configuration that the device joined with last
 ENDED = "ended"  # why the last start came to its end
-_PAUSE = 30  # seconds before the board restarts
-_WATCHDOG_MS = 8000  # an RP2040 counts no further than 8.3 s
-_PATIENCE_SECONDS = 900  # without a broker: then a restart is worth a try
+_PAUSE = const(30)  # seconds before the board restarts
+_WATCHDOG_MS = const(8000)  # an RP2040 counts no further than 8.3 s
+_PATIENCE_SECONDS = const(900)  # without a broker: then a restart is worth a try
 
 _dog = None  # the watchdog; once started it can't be stopped
 

@@ -8,19 +8,18 @@ import sys
 from . import __version__, episodes, messages
 from .assembly import Assembly
 from .connection import wait_for
-from .learner import Learner
+from .learner import Learner, wire_for
 from .messages import CHUNK_BYTES, MessageError
 from .model import Model
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
-from .portable import RUNNER, forget, ticks_diff, ticks_ms
+from .portable import RUNNER, const, forget, ticks_diff, ticks_ms
 
-_SPARE_RAM = 8192  # bytes a board keeps for everything but the model's buffers
-_FETCH_SECONDS = 15
-_RESEND_SECONDS = 5
-_YIELD_MS = 5  # the longest a device computes before the network gets its turn
-_INSTALL_SECONDS = 120
-_PROBE_SECONDS = 3  # how long a device of the same id may take to speak up
+_SPARE_RAM = const(4096)  # bytes a board keeps for everything but the model's buffers
+_FETCH_SECONDS = const(15)
+_RESEND_SECONDS = const(5)
+_YIELD_MS = const(5)  # the longest a device computes before the network gets its turn
+_PROBE_SECONDS = const(3)  # how long a device of the same id may take to speak up
 
 
 class DeviceError(Exception):
@@ -82,7 +81,6 @@ class Client:
         self._leaving = False
         self._telling = False
         self._updates = updates
-        self._software = run_topics.software(updates.chip) if updates else None
         self._boot = "%08x" % random.getrandbits(30)
         self._learner = None
         self._free = None  # bytes of RAM for a model; None: not limited
@@ -131,7 +129,7 @@ class Client:
                 if self._work is not None:
                     await self._serve(self._work)
                 elif self._is_offered():
-                    if await self._install():
+                    if await self._updates.install(self.mqtt, self._wait, self._log):
                         return
                 elif self._until_turn() is not None:
                     await self._take_turn()
@@ -164,6 +162,9 @@ class Client:
             self._failure = error
             self._changed.set()
 
+    def _is_offered(self):
+        return self._updates is not None and self._updates.offered is not None and self._is_ready()
+
     # Joining
 
     async def _join(self):
@@ -193,7 +194,7 @@ class Client:
             await self.mqtt.subscribe(self._topics.label)
         if self._updates:
             self._updates.confirm()
-            await self.mqtt.subscribe(self._software)
+            await self.mqtt.subscribe(self._updates.topic)
         if not self.unfit:
             self._log("joined run %s" % self._run_topics.root)
         self._changed.set()
@@ -226,7 +227,9 @@ class Client:
             return
         self._prepared = _description(manifest)
         self._learner = self._assembly = None
+        self._load_tools(manifest)
         self._free = self._free_ram()
+        model = None
         try:
             model = Model(manifest["model"], manifest["weights"])
             forget("layers")
@@ -253,9 +256,21 @@ class Client:
         except ValueError as error:  # ModelError among them
             self.unfit = "this device does not know the model: %s" % error
         except MemoryError:
-            self.unfit = "the model's %d bytes are not to be had in one piece each" % model.ram()
+            if model:
+                self.unfit = "the model's %d bytes are not to be had in one piece each" % model.ram()
+            else:
+                self.unfit = "there is no memory to lay the model out"
         if self.unfit:
             self._log(self.unfit)
+
+    def _load_tools(self, manifest):
+        """What work will need: it must not come upon a memory that the model has filled."""
+        if self._role == messages.TRAIN:
+            from . import delta  # noqa: F401
+
+            wire_for(manifest["weights"])
+        else:
+            from . import evaluation  # noqa: F401
 
     def _free_ram(self):
         if self._ram is not None or not hasattr(gc, "mem_free"):
@@ -305,7 +320,7 @@ class Client:
                     self._ack = ack  # others are repetitions of what was counted
             elif topic == self._topics.status:
                 if payload:
-                    self._take_status(messages.check(messages.STATUS, unpackb(payload)), retained)
+                    self._take_status(messages.check(messages.PRESENCE, unpackb(payload)), retained)
             elif topic == self._run_topics.init:
                 manifest = messages.check(messages.MANIFEST, unpackb(payload))
                 if manifest["protocol"] != messages.PROTOCOL:
@@ -320,13 +335,11 @@ class Client:
             elif topic == self._topics.command:
                 if not retained:
                     self._obey(messages.check(messages.COMMAND, unpackb(payload))["command"])
-            elif topic == self._software:
-                if payload:
-                    self._take_offer(unpackb(payload))
-            elif self._software and topic.startswith(self._software):
-                self._updates.add(_index(topic), messages.check(messages.SOFTWARE_CHUNK, unpackb(payload)))
-            else:
-                self._take_chunk(topic, messages.check(messages.CHUNK, unpackb(payload)))
+            elif self._updates and topic.startswith(self._updates.topic):
+                self._updates.take(topic, payload, self._log)
+            elif self._assembly is not None:
+                index = int(topic[topic.rfind("/") + 1 :])
+                self._assembly.add(index, messages.check(messages.CHUNK, unpackb(payload)))
         except ValueError as error:  # MessageError and MessagePackError among them
             self.malformed += 1
             self._log("a message on %s was not understood: %s" % (topic, error))
@@ -371,10 +384,6 @@ class Client:
         except OSError:
             pass  # it will be said after the next connection
 
-    def _take_chunk(self, topic, chunk):
-        if self._assembly is not None:
-            self._assembly.add(_index(topic), chunk)
-
     # Commands
 
     def _obey(self, command):
@@ -407,41 +416,6 @@ class Client:
             pass  # who asked will ask again
         finally:
             self._telling = False
-
-    # New versions
-
-    def _take_offer(self, manifest):
-        try:
-            self._updates.offer(manifest)
-        except ValueError as error:  # SoftwareError and MessageError
-            self._log("a new version of the library is passed over: %s" % error)
-
-    def _is_offered(self):
-        return self._updates is not None and self._updates.offered is not None and self._is_ready()
-
-    async def _install(self):
-        """Put the offered version together; whether the next start is its. What stands in the way is logged."""
-        updates = self._updates
-        number = updates.offered["version"]
-        self._log("version %d of the library is offered, %d bytes" % (number, updates.offered["bytes"]))
-        topic = self._software + "/+"
-        try:
-            updates.begin()
-            await self.mqtt.subscribe(topic)
-            try:
-                await self._wait(lambda: updates.image.is_whole() or not self._is_ready(), _INSTALL_SECONDS)
-            finally:
-                await self.mqtt.unsubscribe(topic)
-            if not updates.image.is_whole():
-                raise OSError("not all of it was to be had in %d s" % _INSTALL_SECONDS)
-            updates.install()
-            self._log("version %d is installed, and begins with the next start" % number)
-            return True
-        except (OSError, ValueError) as error:
-            self._log("version %d was not installed: %s" % (number, error))
-            return False
-        finally:
-            updates.end()
 
     # Working
 
@@ -524,7 +498,9 @@ class Client:
 
     async def _evaluate(self, work):
         """Adapt to the stream's support samples; returns the evaluation."""
-        evaluation = await episodes.evaluate(
+        from .evaluation import evaluate
+
+        evaluation = await evaluate(
             self._learner, self._stream, work["steps"], work["shots"], work["queries"], self._pause
         )
         evaluation["version"] = self._assembly.version
@@ -674,11 +650,6 @@ class Client:
         """End the device: `run` raises."""
         self._failure = DeviceError(text)
         self._changed.set()
-
-
-def _index(topic):
-    """The number at the end of ``topic``."""
-    return int(topic[topic.rfind("/") + 1 :])
 
 
 def _description(manifest):

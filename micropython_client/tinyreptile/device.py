@@ -4,11 +4,10 @@ On a computer it ends with a process's exit code; on a board, `board` goes on fr
 """
 
 import gc
-import json
 
 from .learner import kernels_for
 from .log import Log
-from .model import WEIGHT_BITS
+from .portable import forget
 
 
 class ConfigError(Exception):
@@ -16,167 +15,6 @@ class ConfigError(Exception):
 
 
 RESTART = 75  # exit code: a new version waits for the next start
-SECRETS = ("password", "key", "wifi")  # never shown
-RANGES = {"port": (1, 65535), "keepalive": (1, 65535), "predict": (0, 86400)}
-
-# key: (type, default); None: the key is required
-KEYS = {
-    "id": (str, None),
-    "run": (str, "default"),
-    "role": (str, "train"),
-    "host": (str, None),
-    "port": (int, 1883),
-    "user": (str, ""),
-    "password": (str, ""),
-    "tls_ca": (str, ""),
-    "keepalive": (int, 30),
-    "weights": (str, "int16"),
-    "key": (str, ""),
-    "stream": (dict, None),
-    "wifi": (dict, {}),
-    "predict": ((int, float), 0),
-    "led": ((int, str), ""),
-    "watchdog": (bool, True),
-}
-WIFI_KEYS = {"ssid": str, "password": str, "power_saving": bool}
-
-
-# Loaded when they are asked for: a board has memory for what it uses.
-STREAMS = {
-    "sine": "tinyreptile.streams.sine.SineStream",
-    "rows": "tinyreptile.streams.rows.RowsStream",
-    "temperature": "tinyreptile.streams.temperature.TemperatureStream",
-    "analog": "tinyreptile.streams.analog.AnalogStream",
-    "motion": "tinyreptile.streams.motion.MotionStream",
-}
-
-
-def load_config(path):
-    """The settings of the JSON file ``path``, checked; raises `ConfigError`."""
-    try:
-        with open(path) as file:
-            given = json.load(file)
-    except OSError:
-        raise ConfigError("no configuration file %s; copy config.example.json and fill it in" % path)
-    except ValueError:
-        raise ConfigError("%s is not valid JSON" % path)
-    return check_config(given, path)
-
-
-def check_config(given, path):
-    """The settings in ``given``, a JSON object, and the others' defaults; raises `ConfigError` naming ``path``."""
-    if not isinstance(given, dict):
-        raise ConfigError("%s holds no JSON object" % path)
-    config = {}
-    for key in given:
-        if key not in KEYS:
-            raise ConfigError("%s: unknown key %s; known are %s" % (path, key, ", ".join(sorted(KEYS))))
-    for key in KEYS:
-        kind, default = KEYS[key]
-        value = given.get(key, default)
-        if value is None:
-            raise ConfigError("%s: %s is missing" % (path, key))
-        _check_type(path, key, key, value, kind)
-        if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
-            raise ConfigError("%s: %s lies between %d and %d, not %d" % ((path, key) + RANGES[key] + (value,)))
-        config[key] = value
-    if config["weights"] not in WEIGHT_BITS:
-        raise ConfigError("%s: weights are int16 or int8, not %r" % (path, config["weights"]))
-    wifi = config["wifi"]
-    for key in wifi:
-        if key not in WIFI_KEYS:
-            raise ConfigError("%s: unknown key %s of wifi; known are %s" % (path, key, ", ".join(sorted(WIFI_KEYS))))
-        _check_type(path, "wifi: " + key, "wifi", wifi[key], WIFI_KEYS[key])
-    if wifi.get("password") and not wifi.get("ssid"):
-        raise ConfigError("%s: wifi: ssid is missing" % path)
-    return config
-
-
-def _check_type(path, name, key, value, kind):
-    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-        wanted = " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__
-        shown = "" if key in SECRETS else ", not %r" % (value,)
-        raise ConfigError("%s: %s is a %s%s" % (path, name, wanted, shown))
-
-
-def _stream_class(kind):
-    """The class of that name, or that ``module.Class`` names."""
-    module, _, name = STREAMS.get(kind, kind).rpartition(".")
-    try:
-        return getattr(__import__(module, None, None, (name,)), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError("stream: no %s to be had: %s" % (kind, error))
-
-
-def make_stream(options):
-    """The stream that the configuration's "stream" object describes; raises `ConfigError`."""
-    options = dict(options)
-    kind = options.pop("kind", None)
-    if not isinstance(kind, str) or (kind not in STREAMS and "." not in kind):
-        raise ConfigError("stream: kind is %s, or your_module.YourStream, not %r" % (", ".join(sorted(STREAMS)), kind))
-    try:
-        return _stream_class(kind)(**options)
-    except OSError:
-        raise ConfigError("stream: no file %s" % options.get("path"))
-    except (TypeError, ValueError) as error:
-        raise ConfigError("stream: %s" % error)
-
-
-def make_client(config, log=None, notice=None):
-    """The device that ``config`` describes; ``notice`` is what its status is to say. Raises `ConfigError`."""
-    tls = wifi = None
-    if config["tls_ca"]:
-        from .tls import tls_context
-
-        try:
-            tls = tls_context(config["tls_ca"])
-        except (OSError, ValueError):
-            raise ConfigError("tls_ca: no certificate in %s" % config["tls_ca"])
-    if config["wifi"].get("ssid"):
-        from .wifi import Wifi
-
-        try:
-            wifi = Wifi(clock=tls is not None, **config["wifi"])
-        except ImportError:
-            raise ConfigError("wifi: this board has none, or its MicroPython does not know it")
-    options = {}
-    if config["predict"]:
-        from .predictions import PredictingClient as Client
-
-        options["predict"] = config["predict"]
-    else:
-        from .client import Client
-    return Client(
-        config["id"],
-        config["run"],
-        make_stream(config["stream"]),
-        role=config["role"],
-        log=log,
-        notice=notice,
-        commands=True,
-        host=config["host"],
-        port=config["port"],
-        user=config["user"] or None,
-        password=config["password"] or None,
-        tls=tls,
-        keepalive=config["keepalive"],
-        link=wifi.up if wifi else None,
-        updates=_updates(config["key"]),
-        **options,
-    )
-
-
-def _updates(key):
-    """What installs new versions of the library: for who has a key to check them with, and slots to put them in."""
-    if not key:
-        return None
-    try:
-        import slots
-    except ImportError:
-        raise ConfigError("key: there is no slots.py beside main.py, so nothing can be installed")
-    from .updates import Updates
-
-    return Updates(key.encode(), slots)
 
 
 def run(path, board=None, notice=None):
@@ -185,21 +23,10 @@ def run(path, board=None, notice=None):
     ``board`` is the module of that name where this is one; ``notice`` is what the device's status is to say. Raises
     `ConfigError`.
     """
-    config = load_config(path)
-    log = Log(config["id"])
-    if board:
-        board.recall(log)
-    # MicroPython compiles the kernels while little else is loaded: for a moment that takes more than anything after it.
-    gc.collect()
-    kernels_for(config["weights"])
-    import asyncio
-
-    client = make_client(config, log, notice)
-    watch = None
-    if board:
-        client.on_joined = lambda: board.keep(path)
-        watch = board.watch(config, client)
+    client, watch = _make(path, board, notice)
+    forget("settings")
     gc.collect()  # what was read to get here must not lie between what stays and a model's buffers
+    import asyncio
 
     async def live():
         guard = asyncio.create_task(watch.run()) if watch else None
@@ -215,6 +42,29 @@ def run(path, board=None, notice=None):
     except KeyboardInterrupt:
         print("%s: %d accepted, %d refused, %d expired" % (client.id, client.accepted, client.refused, client.expired))
         return False
+
+
+def _make(path, board, notice):
+    """The client that the configuration ``path`` describes, and what watches it where this is a board."""
+    _collect_at(1024)
+    from .settings import load_config, make_client
+
+    config = load_config(path)
+    log = Log(config["id"])
+    if board:
+        board.recall(log)
+    # MicroPython compiles the kernels while little else is loaded: for a moment that takes more than anything after it.
+    gc.collect()
+    kernels_for(config["weights"])
+    client = make_client(config, log, notice)
+
+    def joined():
+        _collect_at(-1)
+        if board:
+            board.keep(path)
+
+    client.on_joined = joined
+    return client, board.watch(config, client) if board else None
 
 
 def main(path):
@@ -233,6 +83,15 @@ def main(path):
             raise
         print("error: %s" % error)
         return 1
+
+
+def _collect_at(size):
+    """Collect garbage whenever ``size`` bytes were taken; -1: when memory is full.
+
+    Often, while what stays is loaded: then it lies close together, and leaves large pieces free.
+    """
+    if hasattr(gc, "threshold"):
+        gc.threshold(size)
 
 
 def _is_board():

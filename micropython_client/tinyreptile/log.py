@@ -1,8 +1,8 @@
 """What a device has to say: printed, and the newest lines kept for who asks over MQTT."""
 
-from .portable import ticks_diff, ticks_ms
+from .portable import const, ticks_diff, ticks_ms
 
-_LINE = 200  # characters that are kept of one
+_LINE = const(200)  # characters that are kept of one
 
 
 class Log:

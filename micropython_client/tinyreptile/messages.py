@@ -4,11 +4,12 @@ Everything travels over MQTT 3.1.1 at QoS 1 as MessagePack maps. ``docs/protocol
 device reads is in `reports`: it takes no memory on a board.
 """
 
+from .portable import const
+
 PROTOCOL = 2
 CHUNK_BYTES = 1024  # of an initialization or a delta in one message
 MESSAGE_BYTES = CHUNK_BYTES + 512  # the longest message a device sends or reads
-MAX_ID = 32  # characters of a run's or a device's name
-ROOT = "tinyreptile"
+MAX_ID = const(32)  # characters of a run's or a device's name
 
 TRAIN = "train"
 EVALUATE = "evaluate"
@@ -29,14 +30,11 @@ def check_id(value, what):
 
 
 class RunTopics:
-    """The topics of a run, as its coordinator sees them."""
+    """The topics of a run, as far as its devices need them; `reports` has the others."""
 
     def __init__(self, run):
-        self.root = ROOT + "/" + check_id(run, "a run's name")
-        self.coordinator = self.root + "/coordinator"
+        self.root = "tinyreptile/" + check_id(run, "a run's name")
         self.init = self.root + "/init"
-        self.all_status = self.root + "/device/+/status"
-        self.all_updates = self.root + "/device/+/update/+"
 
     def chunk(self, slot, index):
         """Where chunk ``index`` of the initialization in ``slot`` is retained."""
@@ -76,33 +74,23 @@ class DeviceTopics:
 
 # A field: (name, type, lowest or shortest, highest or longest, required). Numbers have a range, strings, binary and
 # lists a length. "number" takes int and float; unknown fields are passed over, so that a newer peer may say more.
-COUNT = (1 << 31) - 1
-TEXT = 200
+_COUNT = const((1 << 31) - 1)
+_TEXT = const(200)
 
-STATUS = (
+# What a device reads of another's status; `reports` has all that one may say.
+PRESENCE = (
     ("protocol", int, 0, 255, True),
     ("state", str, 1, 16, True),  # online, unfit, offline or probe
     ("boot", str, 1, 16, True),  # a random name of this start of the device
-    ("role", str, 1, 16, False),  # train or evaluate
-    ("inputs", int, 1, 65535, False),
-    ("outputs", int, 1, 65535, False),
-    ("ram", int, 0, COUNT, False),  # bytes free for a model
-    ("platform", str, 0, TEXT, False),
-    ("library", str, 0, 32, False),
-    ("work", int, 0, COUNT, False),  # what it is at, 0 if nothing
-    ("software", int, 0, COUNT, False),  # number of the version that it runs, 0 if none was ever sent
-    ("chip", str, 0, 16, False),  # what its versions are compiled for
-    ("error", str, 0, TEXT, False),  # why it is unfit
-    ("notice", str, 0, TEXT, False),  # what its owner should see to
 )
 
 MANIFEST = (
     ("protocol", int, 0, 255, True),
-    ("version", int, 0, COUNT, True),
+    ("version", int, 0, _COUNT, True),
     ("model", list, 3, 64, True),
     ("weights", str, 1, 16, True),  # the parameters on a device: int16 or int8
     ("encoding", str, 1, 16, True),  # the initialization on the wire: int16 or int8
-    ("bytes", int, 1, COUNT, True),
+    ("bytes", int, 1, _COUNT, True),
     ("crc", int, 0, (1 << 32) - 1, True),
     ("chunks", int, 1, 65535, True),
     ("slot", int, 0, 1, True),
@@ -110,43 +98,30 @@ MANIFEST = (
 )
 
 CHUNK = (
-    ("version", int, 0, COUNT, True),
+    ("version", int, 0, _COUNT, True),
     ("crc", int, 0, (1 << 32) - 1, True),  # of the whole initialization
     ("data", bytes, 1, CHUNK_BYTES, True),
 )
 
-SOFTWARE = (
-    ("version", int, 1, COUNT, True),
-    ("chip", str, 1, 16, True),  # a name of mpy-cross
-    ("bytes", int, 1, 1 << 20, True),
-    ("sha256", bytes, 32, 32, True),
-    ("signature", bytes, 32, 32, True),
-)
-
-SOFTWARE_CHUNK = (
-    ("version", int, 1, COUNT, True),
-    ("data", bytes, 1, CHUNK_BYTES, True),
-)
-
 WORK = (
-    ("work", int, 1, COUNT, True),
+    ("work", int, 1, _COUNT, True),
     ("kind", str, 1, 16, True),  # train or evaluate
-    ("version", int, 0, COUNT, True),
+    ("version", int, 0, _COUNT, True),
     ("crc", int, 0, (1 << 32) - 1, True),
     ("slot", int, 0, 1, True),
     ("steps", int, 1, 1000000, True),  # one-sample SGD steps
     ("beta", "number", 0, 1, True),  # learning rate
     ("seconds", "number", 0, 1000000, True),  # until the deadline
     ("bits", int, 4, 16, False),  # of the delta, for train
-    ("kept", int, 1, COUNT, False),  # how many of the largest changes the delta holds, for train; absent: all
+    ("kept", int, 1, _COUNT, False),  # how many of the largest changes the delta holds, for train; absent: all
     ("shots", int, 1, 1000000, False),  # distinct support samples, for evaluate
     ("queries", int, 1, 1000000, False),  # query samples, for evaluate
 )
 
 ACK = (
-    ("work", int, 1, COUNT, True),
+    ("work", int, 1, _COUNT, True),
     ("accepted", bool, 0, 1, True),
-    ("reason", str, 0, TEXT, False),
+    ("reason", str, 0, _TEXT, False),
 )
 
 

@@ -12,20 +12,20 @@ import random
 import struct
 
 from .connection import ENOTCONN, ETIMEDOUT, fill, limit, send_at_once, write
-from .portable import ticks_diff, ticks_ms
+from .portable import const, ticks_diff, ticks_ms
 
-_CONNECT = 0x10
-_CONNACK = 0x20
-_PUBLISH = 0x30
-_PUBACK = 0x40
-_SUBSCRIBE = 0x82
-_SUBACK = 0x90
-_UNSUBSCRIBE = 0xA2
-_UNSUBACK = 0xB0
-_DISCONNECT = 0xE0
+_CONNECT = const(0x10)
+_CONNACK = const(0x20)
+_PUBLISH = const(0x30)
+_PUBACK = const(0x40)
+_SUBSCRIBE = const(0x82)
+_SUBACK = const(0x90)
+_UNSUBSCRIBE = const(0xA2)
+_UNSUBACK = const(0xB0)
+_DISCONNECT = const(0xE0)
 
-_HEAD = 160  # room for a packet's fixed header, topic and identifier before its payload
-_MAX_TOPIC = _HEAD - 8
+_HEAD = const(160)  # room for a packet's fixed header, topic and identifier before its payload
+_MAX_TOPIC = const(_HEAD - 8)
 
 _REFUSALS = (
     "",

@@ -7,7 +7,9 @@ until that buffer is used again.
 
 import struct
 
-MAX_DEPTH = 8
+from .portable import const
+
+_MAX_DEPTH = const(8)
 
 
 class MessagePackError(ValueError):
@@ -124,31 +126,10 @@ class Packer:
         return start
 
 
-# code: (struct format, bytes)
-_SCALARS = {
-    0xCA: (">f", 4),
-    0xCB: (">d", 8),
-    0xCC: ("B", 1),
-    0xCD: (">H", 2),
-    0xCE: (">I", 4),
-    0xCF: (">Q", 8),
-    0xD0: ("b", 1),
-    0xD1: (">h", 2),
-    0xD2: (">i", 4),
-    0xD3: (">q", 8),
-}
-_LENGTHS = {
-    0xC4: ("B", 1),
-    0xC5: (">H", 2),
-    0xC6: (">I", 4),
-    0xD9: ("B", 1),
-    0xDA: (">H", 2),
-    0xDB: (">I", 4),
-    0xDC: (">H", 2),
-    0xDD: (">I", 4),
-    0xDE: (">H", 2),
-    0xDF: (">I", 4),
-}
+# Struct's letters for numbers (codes from 0xCA on); for lengths of binary (0xC4), of strings, lists and maps (0xD9).
+_NUMBERS = "fdBHIQbhiq"
+_BINARY = "BHI"
+_OTHERS = "BHIHIHI"
 
 
 class Unpacker:
@@ -160,8 +141,8 @@ class Unpacker:
 
     def unpack(self, depth=0):
         """The next value; raises `MessagePackError` where the bytes end early or are not of the subset."""
-        if depth > MAX_DEPTH:
-            raise MessagePackError("more than %d levels of nesting" % MAX_DEPTH)
+        if depth > _MAX_DEPTH:
+            raise MessagePackError("more than %d levels of nesting" % _MAX_DEPTH)
         code = self._take(1)[0]
         if code < 0x80:
             return code
@@ -179,20 +160,22 @@ class Unpacker:
             return False
         if code == 0xC3:
             return True
-        if code in _SCALARS:
-            form, size = _SCALARS[code]
-            return struct.unpack(form, self._take(size))[0]
-        if code not in _LENGTHS:
+        if 0xCA <= code <= 0xD3:
+            return self._number(_NUMBERS[code - 0xCA])
+        if 0xC4 <= code <= 0xC6:
+            return self._take(self._number(_BINARY[code - 0xC4]))
+        if not 0xD9 <= code <= 0xDF:
             raise MessagePackError("type 0x%02x is not used here" % code)
-        form, size = _LENGTHS[code]
-        length = struct.unpack(form, self._take(size))[0]
-        if code <= 0xC6:
-            return self._take(length)
+        length = self._number(_OTHERS[code - 0xD9])
         if code <= 0xDB:
             return self._str(length)
         if code <= 0xDD:
             return self._array(length, depth)
         return self._map(length, depth)
+
+    def _number(self, letter):
+        form = ">" + letter
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _take(self, size):
         start = self.position

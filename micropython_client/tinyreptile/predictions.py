@@ -9,11 +9,11 @@ from . import episodes
 from .client import Client, Lost
 from .learner import ONE
 from .personal import Personal
-from .portable import ticks_diff, ticks_ms
+from .portable import const, ticks_diff, ticks_ms
 
-_RENEW_SECONDS = 300  # without work: then it looks for a newer version itself
+_RENEW_SECONDS = const(300)  # without work: then it looks for a newer version itself
 _BETA = 0.01  # learning rate of the own model, if the run names none
-_MOST_OUTPUTS = 64  # in a prediction
+_MOST_OUTPUTS = const(64)  # in a prediction
 
 
 class PredictingClient(Client):

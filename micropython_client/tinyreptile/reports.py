@@ -1,6 +1,34 @@
 """The rest of the protocol: what devices send, and what a coordinator says of itself. No device reads these."""
 
-from .messages import CHUNK_BYTES, COUNT, MAX_ID, TEXT, MessageError, check_id
+from .messages import CHUNK_BYTES, MAX_ID, PRESENCE, MessageError, RunTopics, check_id
+
+COUNT = (1 << 31) - 1
+TEXT = 200
+
+
+class CoordinatorTopics(RunTopics):
+    """The topics of a run, as its coordinator sees them."""
+
+    def __init__(self, run):
+        super().__init__(run)
+        self.coordinator = self.root + "/coordinator"
+        self.all_status = self.root + "/device/+/status"
+        self.all_updates = self.root + "/device/+/update/+"
+
+
+STATUS = PRESENCE + (
+    ("role", str, 1, 16, False),  # train or evaluate
+    ("inputs", int, 1, 65535, False),
+    ("outputs", int, 1, 65535, False),
+    ("ram", int, 0, COUNT, False),  # bytes free for a model
+    ("platform", str, 0, TEXT, False),
+    ("library", str, 0, 32, False),
+    ("work", int, 0, COUNT, False),  # what it is at, 0 if nothing
+    ("software", int, 0, COUNT, False),  # number of the version that it runs, 0 if none was ever sent
+    ("chip", str, 0, 16, False),  # what its versions are compiled for
+    ("error", str, 0, TEXT, False),  # why it is unfit
+    ("notice", str, 0, TEXT, False),  # what its owner should see to
+)
 
 RUN_STATUS = (
     ("protocol", int, 0, 255, True),

@@ -10,12 +10,28 @@ import os
 import struct
 
 from .messages import CHUNK_BYTES, MessageError, chunk_count
+from .portable import const
 
 IMAGE = "image"  # the file that it is put together in
-MAX_IMAGE = 1 << 20
-MAX_NAME = 64
-_BLOCK = 64  # bytes of SHA-256's blocks
-_PIECE = 512  # bytes that are read and written at once
+MAX_IMAGE = const(1 << 20)
+MAX_NAME = const(64)
+_BLOCK = const(64)  # bytes of SHA-256's blocks
+_PIECE = const(512)  # bytes that are read and written at once
+_COUNT = const((1 << 31) - 1)
+
+
+SOFTWARE = (
+    ("version", int, 1, _COUNT, True),
+    ("chip", str, 1, 16, True),  # a name of mpy-cross
+    ("bytes", int, 1, MAX_IMAGE, True),
+    ("sha256", bytes, 32, 32, True),
+    ("signature", bytes, 32, 32, True),
+)
+
+SOFTWARE_CHUNK = (
+    ("version", int, 1, _COUNT, True),
+    ("data", bytes, 1, CHUNK_BYTES, True),
+)
 
 
 class SoftwareError(ValueError):

@@ -1,12 +1,16 @@
 """New versions of the library, taken from the run's retained topics and installed into the spare slot.
 
-What `client` needs of it is here; `software` has the images, and ``slots`` beside `boot.py` the two folders.
+`software` has the images, and ``slots`` beside `boot.py` the two folders.
 """
 
 import sys
 
-from . import messages
-from .software import Image, check_manifest
+from .messages import check
+from .msgpack import unpackb
+from .portable import const
+from .software import SOFTWARE, SOFTWARE_CHUNK, Image, check_manifest
+
+_INSTALL_SECONDS = const(120)
 
 CHIPS = (
     None,
@@ -37,15 +41,18 @@ class Updates:
     Arguments:
         key: bytes that the signature is checked with.
         slots: the module of that name.
+        run: the `messages.RunTopics` of the run.
         chip: which image to take; None: this board's own.
 
     Attributes:
+        topic: where versions are offered.
         offered: the manifest of a version that is to be installed, or None.
         image: the `software.Image` that is being put together, or None.
     """
 
-    def __init__(self, key, slots, chip=None):
+    def __init__(self, key, slots, run, chip=None):
         self.chip = chip or own_chip()
+        self.topic = run.software(self.chip)
         self._key = key
         self._slots = slots
         self.offered = None
@@ -55,9 +62,19 @@ class Updates:
         """The number of the version that runs, 0 if it has none."""
         return self._slots.running()
 
-    def offer(self, manifest):
-        """A manifest has arrived; raises `SoftwareError` for a new one that can't be trusted."""
-        messages.check(messages.SOFTWARE, manifest)
+    def take(self, topic, payload, log):
+        """A message on `topic` or below it; raises ValueError for one that makes no sense."""
+        if topic != self.topic:
+            if self.image:
+                chunk = check(SOFTWARE_CHUNK, unpackb(payload))
+                self.image.add(int(topic[len(self.topic) + 1 :]), chunk["version"], chunk["data"])
+        elif payload:
+            try:
+                self._offer(check(SOFTWARE, unpackb(payload)))
+            except ValueError as error:  # SoftwareError and MessageError
+                log("a new version of the library is passed over: %s" % error)
+
+    def _offer(self, manifest):
         self.offered = None
         if manifest["version"] > max(self.version(), self._slots.version()):
             check_manifest(manifest, self._key, self.chip)
@@ -66,27 +83,37 @@ class Updates:
             manifest["signature"] = bytes(manifest["signature"])
             self.offered = manifest
 
-    def begin(self):
-        """From now on `add` takes chunks of what is offered."""
-        self.image = Image(self.offered["version"], self.offered["bytes"])
+    async def install(self, mqtt, wait, log):
+        """Put the offered version together, to be tried from the next start on; whether it is. ``log`` hears of it.
 
-    def add(self, index, chunk):
-        """A chunk has arrived."""
-        if self.image:
-            self.image.add(index, chunk["version"], chunk["data"])
-
-    def install(self):
-        """The image is whole: check and unpack it, and try it from the next start on; raises `SoftwareError`."""
-        folder = self._slots.spare()
-        self.image.check(self.offered["sha256"])
-        self.image.unpack(folder)
-        self._slots.begin(folder, self.offered["version"])
-
-    def end(self):
-        """Whatever came of it: there is nothing to install, until another manifest arrives."""
-        if self.image:
-            self.image.close()
-        self.image = self.offered = None
+        ``wait(condition, seconds)`` is a coroutine function that looks again whenever a message has arrived.
+        """
+        number = self.offered["version"]
+        log("version %d of the library is offered, %d bytes" % (number, self.offered["bytes"]))
+        chunks = self.topic + "/+"
+        try:
+            image = self.image = Image(number, self.offered["bytes"])
+            await mqtt.subscribe(chunks)
+            try:
+                await wait(lambda: image.is_whole() or not mqtt.connected, _INSTALL_SECONDS)
+            finally:
+                await mqtt.unsubscribe(chunks)
+            if not image.is_whole():
+                raise OSError("not all of it was to be had in %d s" % _INSTALL_SECONDS)
+            image.check(self.offered["sha256"])
+            folder = self._slots.spare()
+            image.unpack(folder)
+            self._slots.begin(folder, number)
+            log("version %d is installed, and begins with the next start" % number)
+            return True
+        except (OSError, ValueError) as error:
+            log("version %d was not installed: %s" % (number, error))
+            return False
+        finally:
+            # Whatever came of it, there is nothing to install until another manifest arrives.
+            if self.image:
+                self.image.close()
+            self.image = self.offered = None
 
     def confirm(self):
         """The version that runs has come up."""

@@ -3,10 +3,10 @@
 import asyncio
 import time
 
-from .portable import ticks_diff, ticks_ms
+from .portable import const, ticks_diff, ticks_ms
 
-_JOIN_SECONDS = 20  # for an access point to let the board in
-_FIRST_YEAR = 2024  # a clock that says less was never set
+_JOIN_SECONDS = const(20)  # for an access point to let the board in
+_FIRST_YEAR = const(2024)  # a clock that says less was never set
 
 
 class Wifi:

@@ -14,7 +14,7 @@ import msgpack
 from coordinator.service import client
 from tests.environment import Mosquitto
 from tests.fleet import SMALL, broker_config, eventually, new_run
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.client import Client
 from tinyreptile.predictions import PredictingClient
 from tinyreptile.streams import Stream
@@ -27,7 +27,7 @@ class Peer:
     def __init__(self, broker: Mosquitto, session: aiomqtt.Client, run: str) -> None:
         self.broker = broker
         self.run = run
-        self.topics = messages.RunTopics(run)
+        self.topics = reports.CoordinatorTopics(run)
         self._session = session
         self._received: list[tuple[str, Any]] = []
 

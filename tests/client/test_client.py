@@ -17,7 +17,7 @@ from simulator.offline import run_now
 from tests.coordinator.driver import Update
 from tests.environment import Mosquitto
 from tests.fleet import BIG, SMALL, eventually, hostile_payloads
-from tinyreptile import __version__, episodes, messages, reports
+from tinyreptile import __version__, evaluation, messages, reports
 from tinyreptile.client import Client, DeviceError
 from tinyreptile.learner import Learner
 from tinyreptile.messages import MessageError
@@ -77,7 +77,7 @@ async def test_a_device_waits_for_a_coordinator_and_joins_when_there_is_one(peer
 async def test_a_hello_says_all_that_the_coordinator_needs(peer: Peer) -> None:
     await peer.put(0, DATA)
     async with living(make_device(peer, role="evaluate", ram=50_000)):
-        hello = messages.check(messages.STATUS, await peer.hello("d0"))
+        hello = messages.check(reports.STATUS, await peer.hello("d0"))
     assert hello["protocol"] == messages.PROTOCOL
     assert (hello["state"], hello["role"], hello["work"]) == ("online", "evaluate", 0)
     assert (hello["inputs"], hello["outputs"], hello["ram"]) == (1, 1, 50_000)
@@ -457,7 +457,7 @@ async def test_an_evaluation_is_what_the_episodes_make_of_the_stream(peer: Peer)
     learner.load()
     learner.seed(6)
     learner.set_rate(0.01)
-    expected = run_now(episodes.evaluate(learner, SineStream(5), 20, 5, 9))
+    expected = run_now(evaluation.evaluate(learner, SineStream(5), 20, 5, 9))
     assert messages.check(reports.EVALUATION, answer["evaluation"]) == expected | {"version": 0}
     assert device.accepted == 0
 
@@ -505,7 +505,7 @@ async def test_hostile_messages_do_not_end_a_device(peer: Peer) -> None:
         await peer.hello("d0")
         payloads = [(topics.work, p) for p in hostile_payloads(messages.WORK)]
         payloads += [(topics.ack, p) for p in hostile_payloads(messages.ACK)]
-        payloads += [(topics.status, p) for p in hostile_payloads(messages.STATUS)]
+        payloads += [(topics.status, p) for p in hostile_payloads(reports.STATUS)]
         for topic, payload in payloads:
             await peer._session.publish(topic, payload)
         await peer.ask("d0", 1 << 20, DATA)

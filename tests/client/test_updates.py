@@ -60,7 +60,7 @@ async def test_a_device_installs_what_is_offered_and_ends(peer: Peer, slots: Mod
     packed = pack(FILES)
     await peer.put(0, DATA)
     await publish(peer, packed, manifest_of(packed, 5))
-    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, "py"))) as life:
+    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, peer.topics, "py"))) as life:
         await eventually(life.done, "the device has ended")
     assert "version 5 is installed, and begins with the next start" in said
     assert peer.states("d0")[-1] == "offline"
@@ -68,7 +68,7 @@ async def test_a_device_installs_what_is_offered_and_ends(peer: Peer, slots: Mod
     assert {name: Path(folder, name).read_bytes() for name in FILES} == FILES
     assert slots.running() == 5
     # The next start comes up and keeps it.
-    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, "py"))):
+    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, peer.topics, "py"))):
         await eventually(lambda: peer.statuses("d0")[-1].get("software") == 5, "the new version is online")
         await eventually(lambda: not Path("trial").exists(), "the new version is confirmed")
     assert slots.choose() == folder
@@ -78,7 +78,7 @@ async def test_a_device_installs_what_is_offered_and_ends(peer: Peer, slots: Mod
 async def test_work_goes_before_an_installation(peer: Peer, slots: ModuleType) -> None:
     packed = pack(FILES)
     await peer.put(0, DATA)
-    async with living(make_device(peer, updates=Updates(KEY, slots, "py"))) as life:
+    async with living(make_device(peer, updates=Updates(KEY, slots, peer.topics, "py"))) as life:
         await peer.hello("d0")
         await peer.ask("d0", 1, DATA)
         await publish(peer, packed, manifest_of(packed, 5))
@@ -104,7 +104,7 @@ async def test_what_can_not_be_trusted_is_passed_over(
     said: list[str] = []
     packed = pack(FILES)
     await peer.put(0, DATA)
-    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, "py"))):
+    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, peer.topics, "py"))):
         await peer.hello("d0")
         await publish(peer, packed, manifest_of(packed, **({"version": 5} | change)))
         await eventually(lambda: any(text.startswith(complaint) for text in said), "the device has said so")
@@ -118,7 +118,7 @@ async def test_an_image_that_arrives_damaged_is_not_installed(peer: Peer, slots:
     packed = pack(FILES)
     damaged = packed[:1500] + b"?" + packed[1501:]
     await peer.put(0, DATA)
-    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, "py"))):
+    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, peer.topics, "py"))):
         await peer.hello("d0")
         await publish(peer, damaged, manifest_of(packed, 5))
         await eventually(lambda: "version 5 was not installed: the update arrived damaged" in said, "it is said")
@@ -135,7 +135,7 @@ async def test_a_version_that_failed_is_not_taken_again(peer: Peer, slots: Modul
     packed = pack(FILES)
     await peer.put(0, DATA)
     await publish(peer, packed, manifest_of(packed, 5))
-    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, "py"))):
+    async with living(make_device(peer, log=said.append, updates=Updates(KEY, slots, peer.topics, "py"))):
         await peer.hello("d0")
         await peer.ask("d0", 1, DATA)
         await peer.update("d0")

@@ -138,7 +138,7 @@ class Driver:
     def hello(self, device: str, boot: str = "b1", role: str = "train", state: str = "online", work: int = 0) -> None:
         """A device's status message."""
         status = {"protocol": messages.PROTOCOL, "state": state, "boot": boot, "role": role, "work": work}
-        self.run.take_status(device, messages.check(messages.STATUS, status))
+        self.run.take_status(device, messages.check(reports.STATUS, status))
 
     def requests(self, device: str) -> list[dict[str, Any]]:
         """The work messages that ``device`` was sent."""

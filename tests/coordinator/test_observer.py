@@ -19,7 +19,7 @@ from coordinator.observer import Snapshot, check_run_status, fetch, look
 from coordinator.service import Coordinator, client, pack
 from tests.environment import Mosquitto, free_port
 from tests.fleet import BIG, eventually, finish, run_config, running_swarm, swarm_spec, task
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.model import Model
 
 
@@ -69,7 +69,7 @@ async def test_an_initialization_that_is_damaged_is_not_fetched(broker: Mosquitt
         coordinator = Coordinator(config)
         await finish(coordinator)
     publication = coordinator.run_state.publication
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     size = 2 * coordinator.run_state.model.parameters
     damaged = {"version": publication.version, "crc": publication.crc, "data": bytes(size)}
     async with client(config.broker) as session:
@@ -85,7 +85,7 @@ async def test_a_run_that_has_published_nothing_is_told(broker: Mosquitto, tmp_p
 
 async def test_hostile_retained_messages_are_passed_over(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path)
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     async with client(config.broker) as session:
         for topic in (topics.coordinator, topics.device("d0").status, topics.init, topics.chunk(0, 0)):
             for payload in (b"\xc1", pack({"state": 7}), b"\x07", b"\xff" * 3000):
@@ -163,7 +163,7 @@ def test_a_whole_run_status_is_taken() -> None:
 
 def written(config: Config, version: int, **fields: Any) -> dict[str, Any]:
     """(topic, message) of a whole version in slot 0, the manifest last; each of its weights tells the version."""
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     data = encode(MODEL, np.full(MODEL.parameters, version / 4096))
     size = messages.CHUNK_BYTES
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
@@ -203,7 +203,7 @@ async def test_a_slot_with_a_chunk_of_another_version_is_not_read(
     broker: Mosquitto, tmp_path: Path, index: int
 ) -> None:
     config = run_config(broker, tmp_path)
-    chunk = messages.RunTopics(config.run.name).chunk(0, index)
+    chunk = reports.CoordinatorTopics(config.run.name).chunk(0, index)
     await retain(config, written(config, 1))
     await retain(config, {chunk: written(config, 2)[chunk]})
     with pytest.raises(CoordinatorError, match="has published no initialization"):
@@ -212,7 +212,7 @@ async def test_a_slot_with_a_chunk_of_another_version_is_not_read(
 
 async def test_a_mixture_is_waited_out(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path)
-    chunk = messages.RunTopics(config.run.name).chunk(0, 0)
+    chunk = reports.CoordinatorTopics(config.run.name).chunk(0, 0)
     newer = written(config, 2)
     await retain(config, written(config, 1) | {chunk: newer[chunk]})
     async with task(fetch(config)) as fetching:
@@ -263,7 +263,7 @@ async def test_an_initialization_of_another_size_than_its_models_is_none(
     broker: Mosquitto, tmp_path: Path, data: bytes
 ) -> None:
     config = run_config(broker, tmp_path)
-    chunk = {messages.RunTopics(config.run.name).chunk(0, 0): {"version": 1, "crc": crc32(data), "data": data}}
+    chunk = {reports.CoordinatorTopics(config.run.name).chunk(0, 0): {"version": 1, "crc": crc32(data), "data": data}}
     await retain(config, written(config, 1, bytes=len(data), crc=crc32(data), chunks=1) | chunk)
     with pytest.raises(CoordinatorError, match="has published no initialization"):
         await fetch(config, 0.3)
@@ -285,7 +285,7 @@ async def test_an_encoding_that_is_not_known_here_is_told(broker: Mosquitto, tmp
 
 async def test_malformed_retained_messages_beside_good_ones_are_passed_over(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path)
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     malformed: dict[str, Any] = {
         topics.device("no-msgpack").status: b"\xc1",
         topics.device("cut-off").status: b"\x82\xa5state",
@@ -306,7 +306,7 @@ async def test_a_malformed_status_of_the_coordinator_is_passed_over(
     broker: Mosquitto, tmp_path: Path, payload: bytes
 ) -> None:
     config = run_config(broker, tmp_path)
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     await retain(config, {topics.coordinator: payload, topics.device("d0").status: status()})
     assert await look(config) == Snapshot(None, {"d0": status()})
 
@@ -315,7 +315,7 @@ async def test_devices_that_talk_all_the_time_do_not_put_off_the_end_of_a_look(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
     config = run_config(broker, tmp_path)
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     await retain(config, {topics.device("d0").status: status()})
 
     async def talk(stop: asyncio.Event) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from coordinator.registry import MAX_REST, Device, Registry
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.messages import EVALUATE, TRAIN
 
 
 def hello(registry: Registry, device: str, state: str = "online", boot: str = "b1", **fields: Any) -> Device:
     status = {"protocol": messages.PROTOCOL, "state": state, "boot": boot} | fields
-    return registry.take_status(device, messages.check(messages.STATUS, status))
+    return registry.take_status(device, messages.check(reports.STATUS, status))
 
 
 def fleet(*names: str, role: str = TRAIN) -> Registry:

@@ -90,7 +90,7 @@ async def test_the_coordinators_topic_shows_that_it_runs_and_that_it_has_finishe
     broker: Mosquitto, tmp_path: Path
 ) -> None:
     config = run_config(broker, tmp_path)
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     async with listening(config.broker, topics.coordinator) as received, running_swarm(swarm_spec(config, 4)):
         await finish(Coordinator(config))
         await eventually(lambda: "finished" in states(received), "the last status has come")
@@ -151,7 +151,7 @@ async def test_a_cancelled_coordinator_loses_nothing_that_it_acknowledged(broker
 
 async def test_a_killed_coordinator_is_shown_offline_and_its_run_goes_on(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path, run={"rounds": 150})
-    topic = messages.RunTopics(config.run.name).coordinator
+    topic = reports.CoordinatorTopics(config.run.name).coordinator
     (tmp_path / "config.json").write_text(config.model_dump_json())
     program = (
         "import asyncio, pathlib, sys; from coordinator.config import Config; "
@@ -214,20 +214,20 @@ async def test_the_same_swarm_started_anew_is_not_held_up_by_its_dead_start(brok
 
 async def test_hostile_messages_on_every_topic_change_nothing(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path, run={"rounds": 240})
-    topics = messages.RunTopics(config.run.name)
+    topics = reports.CoordinatorTopics(config.run.name)
     device = topics.device("sine-0")
     stranger = topics.device("stranger")
     attacks: list[tuple[str, bytes]] = []
     for topic, fields in (
-        (device.status, messages.STATUS),
-        (stranger.status, messages.STATUS),
+        (device.status, reports.STATUS),
+        (stranger.status, reports.STATUS),
         (stranger.update(0), reports.UPDATE),
         (stranger.update(7), reports.UPDATE),
         (topics.root + "/device/no.id/update/0", reports.UPDATE),
         (topics.root + "/device/sine-0/update/0x1", reports.UPDATE),
         (topics.root + "/device/sine-0/update/-1", reports.UPDATE),
         (topics.root + "/device/sine-0/update/123456", reports.UPDATE),
-        (topics.root + "/device/" + "x" * 33 + "/status", messages.STATUS),
+        (topics.root + "/device/" + "x" * 33 + "/status", reports.STATUS),
         (device.work, messages.WORK),
         (device.ack, messages.ACK),
         (topics.init, messages.MANIFEST),

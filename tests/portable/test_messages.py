@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 
-from tinyreptile import messages, reports
-from tinyreptile.messages import MessageError, RunTopics, check, check_id, chunk_count
-from tinyreptile.reports import check_ints
+from tinyreptile import messages, reports, software
+from tinyreptile.messages import MessageError, check, check_id, chunk_count
+from tinyreptile.reports import CoordinatorTopics, check_ints
 
-OF_DEVICES = ["STATUS", "MANIFEST", "CHUNK", "WORK", "ACK", "SOFTWARE", "SOFTWARE_CHUNK"]
-OF_COORDINATORS = ["UPDATE", "REPORT", "EVALUATION"]
-SCHEMAS = {name: getattr(messages, name) for name in OF_DEVICES}
-SCHEMAS |= {name: getattr(reports, name) for name in OF_COORDINATORS}
+SCHEMAS = {
+    name: getattr(module, name)
+    for module, names in {
+        messages: ["PRESENCE", "MANIFEST", "CHUNK", "WORK", "ACK"],
+        software: ["SOFTWARE", "SOFTWARE_CHUNK"],
+        reports: ["STATUS", "UPDATE", "REPORT", "EVALUATION"],
+    }.items()
+    for name in names
+}
 FIELDS = [(name, field) for name, schema in SCHEMAS.items() for field in schema]
 BOUNDED = [(name, field) for name, field in FIELDS if field[1] is not bool]
 
@@ -130,7 +135,7 @@ def test_anything_else_is_no_name(value: Any) -> None:
 
 
 def test_topics_of_a_run_and_a_device_are_those_of_the_protocol() -> None:
-    run = RunTopics("r")
+    run = CoordinatorTopics("r")
     device = run.device("d")
     assert [run.coordinator, run.init, run.chunk(1, 12), run.chunks(1), run.all_status, run.all_updates] == [
         "tinyreptile/r/coordinator",
@@ -149,7 +154,7 @@ def test_topics_of_a_run_and_a_device_are_those_of_the_protocol() -> None:
 
 
 def test_a_devices_topics_are_parsed_back() -> None:
-    run = RunTopics("r")
+    run = CoordinatorTopics("r")
     device = run.device("board-1")
     assert reports.parse(run, device.status) == ("board-1", "status", 0)
     assert reports.parse(run, device.update(65534)) == ("board-1", "update", 65534)
@@ -180,7 +185,7 @@ def test_a_devices_topics_are_parsed_back() -> None:
 )
 def test_a_topic_of_no_device_of_this_run_is_refused(topic: str) -> None:
     with pytest.raises(MessageError):
-        reports.parse(RunTopics("r"), topic)
+        reports.parse(CoordinatorTopics("r"), topic)
 
 
 @pytest.mark.parametrize("values", [[], [1], [1, 65536]])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyreptile.msgpack import MAX_DEPTH, MessagePackError, Packer, Unpacker, unpackb
+from tinyreptile.msgpack import _MAX_DEPTH, MessagePackError, Packer, Unpacker, unpackb
 
 integers = st.integers(-(1 << 63), (1 << 64) - 1)
 scalars = st.none() | st.booleans() | integers | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -179,10 +179,10 @@ def nested(levels: int) -> bytes:
 
 
 def test_the_deepest_nesting_allowed_is_read() -> None:
-    assert unpackb(nested(MAX_DEPTH)) is not None
+    assert unpackb(nested(_MAX_DEPTH)) is not None
 
 
-@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 100_000])
+@pytest.mark.parametrize("levels", [_MAX_DEPTH + 1, 100_000])
 def test_deeper_nesting_is_refused(levels: int) -> None:
     with pytest.raises(MessagePackError, match="nesting"):
         unpackb(nested(levels))

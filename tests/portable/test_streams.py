@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tinyreptile.device import KEYS, ConfigError, load_config, main, make_client, make_stream
+from tinyreptile.device import ConfigError, main
+from tinyreptile.settings import KEYS, load_config, make_client, make_stream
 from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Stream
 from tinyreptile.streams.rows import RowsError, RowsStream
 from tinyreptile.streams.sine import SineStream

@@ -4,11 +4,12 @@ import asyncio
 import struct
 
 from ..learner import fixed
+from ..portable import const
 from . import Stream
 
-_ADDRESS = 0x68
-_POWER = 0x6B  # registers of the MPU-6050 and its relatives
-_DATA = 0x3B
+_ADDRESS = const(0x68)
+_POWER = const(0x6B)  # registers of the MPU-6050 and its relatives
+_DATA = const(0x3B)
 _G = 16384.0  # units of 1 g in the range that the sensor starts with, +-2 g
 
 
