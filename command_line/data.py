@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,8 @@ from rich.table import Table
 from .console import err, out
 
 group = typer.Typer(
-    help="The data sets of the tasks: list them, and fetch them from where their authors publish them.\n\n"
+    help="The data sets of the tasks: list them, fetch them from where their authors publish them, "
+    "and look at their bands.\n\n"
     "Example: [bold]tinyreptile data list[/]",
     no_args_is_help=True,
 )
@@ -108,6 +110,23 @@ def fetch(
     place = escape(str(fetched.path))
     out.print(f"{name}{'' if fetched.new else ' is here already'}: {place}", highlight=False, soft_wrap=True)
     out.print(_KNOWN[fetched.as_known], highlight=False, soft_wrap=True)
+
+
+@group.command()
+def bands(
+    name: Annotated[str, typer.Argument(help="A data set of spoken words.")] = "speech_commands_8k",
+    folder: FolderOption = None,
+) -> None:
+    """Print what a stream "microphone" takes to go with a data set's training clips.
+
+    They are each band's mean and standard deviation, in 1/1024, for the stream's object in a board's configuration.
+    Those of speech_commands_8k are its defaults.
+
+    Example: [bold]tinyreptile data bands speech_commands_full_8k[/]
+    """
+    from simulator.tasks.keywords import band_statistics
+
+    typer.echo(json.dumps(band_statistics(name, folder)))
 
 
 def _size(count: int) -> str:

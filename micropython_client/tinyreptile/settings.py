@@ -40,6 +40,7 @@ STREAMS = {
     "temperature": "tinyreptile.streams.temperature.TemperatureStream",
     "analog": "tinyreptile.streams.analog.AnalogStream",
     "motion": "tinyreptile.streams.motion.MotionStream",
+    "microphone": "tinyreptile.streams.microphone.MicrophoneStream",
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from simulator.data import DataError, find, load
+from simulator.data import Arrays, DataError, find, load
 from simulator.data.speech_commands import SILENCE
 from simulator.features import FrontEnd
 from tinyreptile.learner import ONE
@@ -25,9 +25,9 @@ from .episodic import FixedEpisode, FreshEpisodes, Pool
 HELD_OUT = ("bed", "cat", "happy", "go", "stop")
 UNSEEN = ("speakers", "words")
 FRONT_END = FrontEnd()
+BOARD_FRONT_END = FrontEnd(integer=True)
 
 _SAMPLES = 8000
-_LIMIT = 4.0  # standard deviations
 _UNSEEN = 1  # tells the seeds of unseen devices from those of training devices
 
 
@@ -212,18 +212,43 @@ class Keywords(Task):
         return FixedEpisode(self.unseen, self.ways, self.shots, self.queries, (seed, index, _UNSEEN))
 
 
+class BoardKeywords(Keywords):
+    """The same with features in integers, as boards with a microphone compute them: both can be of one fleet."""
+
+    def __init__(self, data: Path | None = None, *, front_end: FrontEnd = BOARD_FRONT_END, **options: Any) -> None:
+        super().__init__(data, front_end=front_end, **options)
+
+
 @functools.lru_cache(maxsize=2)
 def _pools(name: str, path: Path, front_end: FrontEnd) -> dict[str, Clips]:
     """The clips of "training", of unseen "speakers" and of unseen "words", of data set ``name`` at ``path``."""
     known = load(name, path.parent)
     words, speakers = known["word"], known["speaker"]
+    parts = _parts(known)
+    maps = front_end(known["mulaw_table"][known["audio"]])
+    rows = front_end.normalized(maps, *front_end.statistics(maps[parts["training"]]))
+    return {part: Clips(rows[chosen], words[chosen], speakers[chosen]) for part, chosen in parts.items()}
+
+
+def _parts(known: Arrays) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which clips of the data set ``known`` are of "training", of unseen "speakers" and of unseen "words"."""
+    words = known["word"]
     kept = (known["first_copy"] == np.arange(len(words))) & (words != known["words"].tolist().index(SILENCE))
     held_out = np.isin(known["words"], HELD_OUT)[words]
-    new = known["speaker_split"][speakers] == 1
-    maps = front_end(known["mulaw_table"][known["audio"]])
-    training = kept & ~new & ~held_out
-    mean, deviation = maps[training].mean(axis=(0, 1)), maps[training].std(axis=(0, 1))
-    normal = np.clip((maps - mean) / deviation, -_LIMIT, _LIMIT)
-    rows = np.rint(normal * ONE).astype(np.int16).reshape(len(maps), -1)
-    parts = {"training": training, "speakers": kept & new & ~held_out, "words": kept & new & held_out}
-    return {part: Clips(rows[chosen], words[chosen], speakers[chosen]) for part, chosen in parts.items()}
+    new = known["speaker_split"][known["speaker"]] == 1
+    return {"training": kept & ~new & ~held_out, "speakers": kept & new & ~held_out, "words": kept & new & held_out}
+
+
+def band_statistics(name: str = "speech_commands_8k", data: Path | None = None) -> dict[str, list[int]]:
+    """What a stream "microphone" takes to go with the training clips of data set ``name``.
+
+    "means" and "deviations" of the bands of `BOARD_FRONT_END`, in 1/1024. Raises `DataError`, also for a data set
+    without words.
+    """
+    known = load(name, data)
+    if "word" not in known:
+        raise DataError(f"bands are those of spoken words, as in speech_commands_8k, and {name} has none")
+    training = _parts(known)["training"]
+    maps = BOARD_FRONT_END(known["mulaw_table"][known["audio"][training]])
+    mean, deviation = (np.rint(values * ONE).astype(int).tolist() for values in BOARD_FRONT_END.statistics(maps))
+    return {"means": mean, "deviations": deviation}

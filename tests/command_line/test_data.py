@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.data import DATA_SETS, load
+from simulator.data import DATA_SETS, load, save
+from simulator.features import FrontEnd
 
 from ..commands import tinyreptile, wait_until
 from ..environment import hear_ctrl_c
@@ -89,11 +91,43 @@ def test_the_list_looks_where_the_environment_says(tmp_path: Path) -> None:
     assert "absent" not in next(line for line in done.stdout.splitlines() if " omniglot28 " in line)
 
 
-@pytest.mark.parametrize("command", ["list", "fetch"])
+@pytest.mark.parametrize("command", ["list", "fetch", "bands"])
 def test_the_help_of_a_data_command_shows_an_example(command: str, tmp_path: Path) -> None:
     done = tinyreptile("data", command, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert f"Example: tinyreptile data {command}" in done.stdout
+
+
+# Bands
+
+
+def test_the_bands_of_a_data_set_are_printed_as_a_board_takes_them(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    known = {
+        "audio": random.integers(0, 256, (30, 8000), np.uint8),
+        "mulaw_table": np.linspace(-32000, 32000, 256).astype(np.int16),
+        "word": np.zeros(30, np.int64),
+        "words": np.array(["yes", "_silence_"]),
+        "speaker": np.zeros(30, np.int64),
+        "speaker_split": np.zeros(1, np.int64),
+        "first_copy": np.arange(30),
+    }
+    save("speech_commands_8k", known, tmp_path)
+    done = tinyreptile("data", "bands", "--folder", tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    maps = FrontEnd()(known["mulaw_table"][known["audio"]])
+    np.testing.assert_allclose(printed["means"], maps.mean(axis=(0, 1)) * 1024, atol=3)
+    np.testing.assert_allclose(printed["deviations"], maps.std(axis=(0, 1)) * 1024, atol=3)
+
+
+def test_a_data_set_without_words_has_no_bands(tmp_path: Path) -> None:
+    save("omniglot28", {"images": np.zeros(3)}, tmp_path)
+    done = tinyreptile("data", "bands", "omniglot28", "--folder", tmp_path, cwd=tmp_path)
+    assert done.stderr.startswith(
+        "error: bands are those of spoken words, as in speech_commands_8k, and omniglot28 has"
+    )
+    assert done.returncode == 1
 
 
 # Fetching

@@ -349,7 +349,7 @@ def test_the_watched_source_computes_what_the_compiled_one_does(name: str, weigh
     assert w.tobytes() == bytes(learner.weights)
 
 
-@pytest.mark.parametrize("module", ARITHMETIC)
+@pytest.mark.parametrize("module", [*ARITHMETIC, "mel"])
 def test_no_literal_of_a_kernel_is_an_object_on_a_board(module: str) -> None:
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())
     numbers = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, int)]

@@ -81,7 +81,7 @@ def bytecode_client(folder: Path) -> Path:
     """A copy of the library whose kernels MicroPython interprets."""
     shutil.copytree(CLIENT, folder, ignore=shutil.ignore_patterns("__pycache__"))
     package = folder / "tinyreptile"
-    for name in (*ARITHMETIC, *(f"{name}8" for name in ARITHMETIC)):
+    for name in (*ARITHMETIC, *(f"{name}8" for name in ARITHMETIC), "mel"):
         source = (package / f"{name}.py").read_text()
         bytecode = source.replace("@micropython.viper\n", "")
         assert bytecode != source
@@ -113,6 +113,8 @@ def test_micropython_bytecode_gives_the_golden_bits(tmp_path: Path) -> None:
         ("wire", "<< up\n        at = i + i", "<< up - 1\n        at = i + i"),
         ("convolutions", "top += stride", "top += 1"),
         ("convolutions", "(q & 0xFFFF) << shift >> 2", "(q & 0x7FFF) << shift >> 2"),
+        ("mel", "(im * c - re * s + 8192)", "(im * c - re * s)"),
+        ("mel", "(2 * _FINE - 14)", "(2 * _FINE - 14) | 1"),
     ],
 )
 def test_a_changed_kernel_is_found(tmp_path: Path, module: str, was: str, becomes: str) -> None:
@@ -125,6 +127,11 @@ def test_a_changed_kernel_is_found(tmp_path: Path, module: str, was: str, become
     result = run_micropython(CHECK, VECTORS, client=client)
     assert result.returncode == 1
     assert "cases differ" in result.stdout
+
+
+def test_every_size_of_frame_is_among_the_vectors() -> None:
+    cases = [json.loads(line) for line in VECTORS.read_text().splitlines()]
+    assert {case["frame"] for kind, case in cases if kind == "features"} == {64, 128, 256, 512}
 
 
 def test_every_kind_of_layer_format_and_delta_is_among_the_vectors() -> None:

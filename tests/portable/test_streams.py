@@ -248,9 +248,9 @@ def test_an_absent_configuration_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({}, "kind is analog, motion, rows, sine, temperature, or your_module"),
-        ({"kind": "cosine"}, "kind is analog, motion, rows, sine, temperature, or your_module"),
-        ({"kind": ["sine"]}, "kind is analog, motion, rows, sine, temperature, or your_module"),
+        ({}, "kind is analog, microphone, motion, rows, sine, temperature, or your_module"),
+        ({"kind": "cosine"}, "kind is analog, microphone, motion, rows, sine, temperature, or your_module"),
+        ({"kind": ["sine"]}, "kind is analog, microphone, motion, rows, sine, temperature, or your_module"),
         ({"kind": "sine"}, "seed"),
         ({"kind": "sine", "seed": 1, "speed": 2}, "speed"),
         ({"kind": "sine", "seed": "1"}, "stream: "),

@@ -15,6 +15,7 @@ from tinyreptile import messages, plan, portable, reports
 from tinyreptile.batch import BatchLearner
 from tinyreptile.delta import Delta
 from tinyreptile.learner import Learner
+from tinyreptile.mel import LogMel, middle, push
 from tinyreptile.model import Model
 from tinyreptile.msgpack import Packer, unpackb
 from tinyreptile.sparse_delta import SparseDelta
@@ -140,6 +141,35 @@ def pack_delta(case):
     }
 
 
+def hear(case):
+    """Checksums of tables, features and inputs of the sounds that a microphone's driver hands over."""
+    frame, bands = case["frame"], case["bands"]
+    hop = frame * 5 // 8
+    log_mel = LogMel(case["rate"], frame, bands, case["low"], case["high"])
+    log_mel.normal([6000 + 300 * i for i in range(bands)], [600 + 400 * i for i in range(bands)])
+    source = numbers(case["seed"])
+    samples = portable.view16(portable.zeros("H", frame))
+    rows = len(case["sounds"])
+    features, inputs = portable.zeros("H", rows * bands), portable.zeros("h", rows * bands)
+    loudness = []
+    for row, (span, level) in enumerate(case["sounds"]):
+        raw = cells(2, 2 * hop, span, source)
+        for i in range(3, 4 * hop, 4):
+            raw[i] = (raw[i] + (level >> 8)) & 0xFF  # the highest byte of every 32-bit sample
+        push(samples, portable.view16(raw), frame << 16 | hop, case["gain"])
+        loudness.append(log_mel.features(samples, portable.view16(features), row))
+    moved = middle(loudness)
+    for row in range(rows):
+        log_mel.normalize(portable.view16(features), min(max(row + moved, 0), rows - 1), portable.view16(inputs), row)
+    return {
+        "tables": crc32(log_mel.tables) & 0xFFFFFFFF,
+        "loudness": loudness,
+        "features": crc32(features) & 0xFFFFFFFF,
+        "moved": moved,
+        "inputs": crc32(inputs) & 0xFFFFFFFF,
+    }
+
+
 def text(data):
     """``data`` in hexadecimal."""
     return hexlify(bytes(data)).decode()
@@ -179,6 +209,7 @@ RUN = {
     "learning": learn,
     "batches": learn_batches,
     "deltas": pack_delta,
+    "features": hear,
     "packing": lambda case: pack(case["value"]),
     "reading": lambda case: read(case["packed"]),
     "messages": read_message,

@@ -123,6 +123,34 @@ DELTAS: list[dict[str, Any]] = [
     )
 ]
 
+# Of noise of a span around a level: a silent start, extremes, and what is hardly there.
+SOUNDS = [[0, 0], [32767, 0], [3000, 8192], [0, -32768], [32767, -32768], [400, 0], [30, 0], [4, 0], [0, 0], [900, 0]]
+FEATURES: list[dict[str, Any]] = [
+    {
+        "rate": rate,
+        "frame": frame,
+        "bands": bands,
+        "low": low,
+        "high": high,
+        "gain": gain,
+        "seed": seed,
+        "sounds": SOUNDS,
+    }
+    for seed, (rate, frame, bands, low, high, gain) in enumerate(
+        [
+            (8000, 256, 20, 20, 4000, 4),  # the stream's front-end
+            (8000, 256, 20, 20, 4000, 0),
+            (8000, 256, 31, 0, 3500, 2),
+            (8000, 64, 8, 100, 4000, 0),
+            (8000, 128, 13, 20, 4000, 1),
+            (16000, 512, 40, 20, 7600, 0),
+            (16000, 512, 10, 0, 8000, 8),
+            (11025, 256, 24, 33, 5000, 3),
+        ],
+        start=70000,
+    )
+]
+
 # Texts, one key a map and floats of few bits: what every JSON reader hands out alike.
 PACKING: list[Any] = [
     *(None, True, False, 0, 127, 128, 255, 256, 65535, 65536, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, (1 << 64) - 1),
@@ -165,6 +193,7 @@ def main() -> None:
         "learning": LEARNING,
         "batches": BATCHES,
         "deltas": DELTAS,
+        "features": FEATURES,
         "packing": [{"value": value} for value in PACKING],
         "reading": [{"packed": msgpack.packb(value).hex()} for value in READING],
         "messages": [{"kind": kind, "packed": msgpack.packb(value).hex()} for kind, value in MESSAGES],
