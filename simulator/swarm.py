@@ -108,7 +108,7 @@ class Swarm:
         network = Network(spec.conditions, seed)
         if training and (spec.conditions.think or spec.conditions.drop_out):
             stream = PacedStream(stream, spec.conditions, network, seed)
-        name = f"{spec.prefix or spec.task}-{'' if training else 'unseen-'}{index}"
+        name = f"{spec.prefix or self._task.name}-{'' if training else 'unseen-'}{index}"
         return Client(
             name,
             spec.run,

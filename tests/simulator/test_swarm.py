@@ -130,6 +130,12 @@ def test_more_devices_than_a_task_has_data_for_are_refused(tmp_path: Path, monke
         Swarm(SwarmSpec(run="r", broker=BrokerConfig(), task="sine", devices=6))
 
 
+def test_devices_of_a_class_have_the_tasks_name_in_their_ids() -> None:
+    task = "simulator.tasks.sine.Sine"
+    swarm = Swarm(SwarmSpec(run="r", broker=BrokerConfig(), task=task, devices=1, evaluators=1))
+    assert [client.id for client in swarm._clients] == ["sine-0", "sine-unseen-0"]
+
+
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(TaskError, match=r"a task is one of sine, presence, omniglot, keywords, .* not 'cosine'"):
         make_task("cosine")
