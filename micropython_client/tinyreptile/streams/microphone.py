@@ -46,7 +46,7 @@ class MicrophoneStream(Stream):
     have to be those of all devices of the fleet.
 
     It listens while a sample is wanted; in the first second after a pause it only learns how loud it is. It keeps
-    features, not sound: 7 KB, and 16 KB of the driver's.
+    features, not sound: 7.5 KB, and 16 KB of the driver's.
 
     Raises ValueError for what can't be, and where there is no I2S.
     """
