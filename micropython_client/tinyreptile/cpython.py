@@ -99,7 +99,7 @@ try:
             return ast.copy_location(ast.Call(ast.Name("_" + name, ast.Load()), [node], []), node)
 
     # What a compiled function may contain beside its own file, by which alone numba tells whether its cache is old.
-    _INLINED = crc32(b"".join(Path(__file__).with_name(name + ".py").read_bytes() for name in ("cpython", *_LOOPS)))
+    _INLINED = crc32(b"".join(Path(__file__).with_name(name + ".py").read_bytes() for name in ("cpython",) + _LOOPS))
 
     def _compile(function):
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from boards.library import library
 from coordinator.service import Coordinator
+from simulator.tasks.omniglot import Omniglot
 from simulator.tasks.sine import Sine
 
 from ..environment import Mosquitto
@@ -20,32 +22,58 @@ from .files import compiled, written
 from .runners import RUNNERS, Unix
 
 ONLINE = [name for name, runner in RUNNERS.items() if runner.network]
-# The heap in which the sine network's client must live: imports, connection, model and rounds. Words of 64 bits take
-# twice the room of a board's.
-HEAPS = {"unix": "192K", "i386": "96K", "armhf": "96K"}
-ROUNDS = 60
+# A stream with the shape of the study's largest network.
+NOISE = """
+from tinyreptile.streams import Stream
+
+class Noise(Stream):
+    inputs = 784
+    outputs = 5
+    async def sample(self, x, y):
+        for i in range(len(x)):
+            x[i] = i
+        y[0] = 3
+"""
+
+
+@dataclass
+class Life:
+    """A device's: its network, its stream, and the heap that must do on each runner, in KB."""
+
+    model: list[Any]
+    stream: dict[str, Any]
+    steps: int
+    rounds: int
+    heaps: dict[str, int]
+
+
+# What must do for imports, connection, model and rounds. Words of 64 bits take up to twice the room of a board's.
+LIVES = {
+    "sine": Life(Sine.model, {"kind": "sine", "seed": 1}, 32, 60, {"unix": 112, "i386": 80, "armhf": 80}),
+    "omniglot": Life(Omniglot.model, {"kind": "noise.Noise"}, 4, 6, {"unix": 224, "i386": 180, "armhf": 180}),
+}
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
 @pytest.mark.parametrize("runner", ONLINE, indirect=True)
-async def test_the_client_lives_in_a_boards_memory(runner: Unix, broker: Mosquitto, tmp_path: Path) -> None:
+async def test_the_client_lives_in_a_boards_memory(runner: Unix, life: Life, broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(
         broker,
         tmp_path,
-        run={"model": Sine.model, "rounds": ROUNDS},
-        learning={"steps": 32, "beta": 0.005, "bits": 8, "mode": "serial"},
+        run={"model": life.model, "rounds": life.rounds},
+        learning={"steps": life.steps, "beta": 0.005, "bits": 8, "mode": "serial"},
         evaluation={"every": 0},
     )
     device = {"id": "board", "run": config.run.name, "host": broker.host, "port": broker.port}
-    settings: dict[str, Any] = {**device, "stream": {"kind": "sine", "seed": 1}}
     folder = written(compiled(library(runner.chip), runner.chip), tmp_path / "files")
-    (folder / "config.json").write_text(json.dumps(settings))
-    with runner.start(
-        "from tinyreptile.device import main\nmain('config.json')", folder, HEAPS[runner.name]
-    ) as process:
+    (folder / "noise.py").write_text(NOISE)
+    (folder / "config.json").write_text(json.dumps({**device, "stream": life.stream}))
+    code = "from tinyreptile.device import main\nmain('config.json')"
+    with runner.start(code, folder, f"{life.heaps[runner.name]}K") as process:
         try:
             await asyncio.wait_for(Coordinator(config).run(), 240)
         finally:
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=20)
-    assert f"{ROUNDS} accepted, 0 refused, 0 expired" in output
+    assert f"{life.rounds} accepted, 0 refused, 0 expired" in output
