@@ -7,7 +7,7 @@ from array import array
 
 from .learner import Learner
 from .plan import CONVOLUTION, DENSE, FIELDS, HEADER, KIND, RANDOM
-from .portable import view8, view16, zeros
+from .portable import address, view8, view16, zeros
 
 
 class BatchLearner(Learner):
@@ -23,7 +23,7 @@ class BatchLearner(Learner):
         self.shots = shots
         self.count = 0
         self._updated = bytearray(len(self.weights))
-        self._u = (view8 if model.weights == "int8" else view16)(self._updated)
+        self._u = address((view8 if model.weights == "int8" else view16)(self._updated))
         self._kernels.load_convolutions()
         keep_weights(self._plan)
         self._stored = zeros("h", shots * (model.inputs + len(self.y)))

@@ -26,6 +26,11 @@ def const(value):
     return value
 
 
+def address(view):
+    """``view`` itself: there are no addresses."""
+    return view
+
+
 def forget(name):
     """Nothing: there is memory."""
 

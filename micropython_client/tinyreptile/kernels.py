@@ -21,8 +21,9 @@ Rules of the source, so that every compiler makes the same of it: cells are load
 put together of its halves; ints are 32 bits wide on boards and under numba, 64 on x64; a local keeps one type; no
 division; literals below 2^30 (from there on they are objects on boards); what is stored is masked.
 
-A *plan* (array of int32) drives everything: a header, then `plan.FIELDS` cells for each layer. `model.Model` writes it;
-the numbers of its cells are those of `plan`.
+A *plan* (array of int32) drives everything: a header, then `plan.FIELDS` cells for each layer, of which the last is the
+one whose outputs lie at `plan.OUTPUT`. `model.Model` writes it; the numbers of its cells are those of `plan`. Any array
+may be given by its address (`portable.address`).
 
 ``kernels8.py`` is this file with 8-bit weights; ``make_kernels8.py`` writes it.
 """
@@ -211,8 +212,9 @@ def forward(plan, w, a, s):
     """The outputs of the whole network, from the inputs in the first cells of ``a``: linear values or probabilities."""
     p = ptr32(plan)
     at = _HEADER
-    end = int(len(plan))
-    while at < end:
+    y = 0
+    while y != p[_OUTPUT]:
+        y = p[at + _Y]
         kind = p[at + _KIND]
         if kind == _DEPTHWISE:
             depthwise_forward(plan, at, w, a, s)
@@ -243,7 +245,9 @@ def step(plan, w, u, a, s, target) -> int:
     forward(plan, w, a, s)
     value = int(loss(plan, a, target))
     p = ptr32(plan)
-    at = int(len(plan)) - _FIELDS
+    at = _HEADER
+    while p[at + _Y] != p[_OUTPUT]:
+        at += _FIELDS
     while at > 0:
         kind = p[at + _KIND]
         if kind == _AVERAGE:

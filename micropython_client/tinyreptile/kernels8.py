@@ -184,8 +184,9 @@ def forward(plan, w, a, s):
     """The outputs of the whole network, from the inputs in the first cells of ``a``: linear values or probabilities."""
     p = ptr32(plan)
     at = _HEADER
-    end = int(len(plan))
-    while at < end:
+    y = 0
+    while y != p[_OUTPUT]:
+        y = p[at + _Y]
         kind = p[at + _KIND]
         if kind == _DEPTHWISE:
             depthwise_forward(plan, at, w, a, s)
@@ -216,7 +217,9 @@ def step(plan, w, u, a, s, target) -> int:
     forward(plan, w, a, s)
     value = int(loss(plan, a, target))
     p = ptr32(plan)
-    at = int(len(plan)) - _FIELDS
+    at = _HEADER
+    while p[at + _Y] != p[_OUTPUT]:
+        at += _FIELDS
     while at > 0:
         kind = p[at + _KIND]
         if kind == _AVERAGE:

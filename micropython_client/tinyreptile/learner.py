@@ -8,7 +8,7 @@ import math
 from array import array
 
 from .model import FRACTION, LEAST_FRACTION, WEIGHT_BITS
-from .portable import const, view8, view16, view32, zeros
+from .portable import address, const, view8, view16, view32, zeros
 
 # Cells of the plan, see `plan`.
 _RANDOM = const(0)
@@ -76,11 +76,11 @@ class Learner:
         # Squared errors are summed in Q16 by the kernel; a loss is their mean.
         self._loss_unit = 65536.0 * (1 if self._classes else model.outputs)
         self._view = view
-        self._w = view(self.weights)
-        self._a = view16(self._activations)
-        self._s = view32(self._sums)
-        self._y = view16(self.y)
-        self._p = view32(self._plan)
+        self._w = address(view(self.weights))
+        self._a = address(view16(self._activations))
+        self._s = address(view32(self._sums))
+        self._y = address(view16(self.y))
+        self._p = address(view32(self._plan))
         self.seed(seed)
         self.set_rate(0.0)
 
@@ -137,7 +137,7 @@ class Learner:
     def use(self, weights, fractions):
         """Learn and predict with ``weights`` from now on, of this model's size and so many ``fractions`` a tensor."""
         self.weights = weights
-        self._w = self._view(weights)
+        self._w = address(self._view(weights))
         if self.fractions != fractions:
             self.fractions[:] = fractions
             self.model.scale(self._plan, self.fractions)

@@ -41,7 +41,7 @@ def _view(cell, size):
 
 view8 = _view(uctypes.UINT8, 1)
 view16 = _view(uctypes.UINT16, 2)
-view32 = ptr32  # of an array('i')
+view32 = address = ptr32  # the view itself, of an array("i")
 """
 
 
