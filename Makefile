@@ -26,6 +26,10 @@ test: .venv system-packages
 
 test-boards: .venv system-packages board-packages
 	.venv/bin/python -m pip install --quiet -r requirements-boards.txt
+	@for chip in rp2 esp32; do \
+		.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .venv/stubs-$$chip \
+			-r requirements-stubs-$$chip.txt || exit 1; \
+	done
 	.venv/bin/python -m pytest tests/boards
 
 check: .venv

@@ -400,7 +400,7 @@ class Client:
     async def _tell(self):
         """Publish the newest lines of the log, as many in a message as it has room for."""
         try:
-            lines = self._log.lines()
+            lines = getattr(self._log, "lines", list)()
             while True:
                 size = count = 0
                 for line in lines:

@@ -18,13 +18,14 @@ def unpack(model, packed, bits, gains, kept=None):
     else:
         lows, at, _ = sections(parameters, bits, kept)
         low = low_bits(parameters, kept)
-        numbers = []
+        found = []
         for i in range(8 * lows):
             if packed[i >> 3] >> (i & 7) & 1:
-                j = len(numbers)
+                j = len(found)
                 if j == kept:
                     raise DeltaError("the numbers of the kept changes are damaged")
-                numbers.append((i - j) << low | _read(packed, 8 * lows + j * low, low))
+                found.append((i - j) << low | _read(packed, 8 * lows + j * low, low))
+        numbers = found
         check_numbers(numbers, parameters, kept)
     changes = [0.0] * parameters
     for j, i in enumerate(numbers):
