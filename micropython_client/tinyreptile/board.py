@@ -16,6 +16,7 @@ LAST = "config.last"  # the configuration that the device joined with last
 ENDED = "ended"  # why the last start came to its end
 _PAUSE = const(30)  # seconds before the board restarts
 _WATCHDOG_MS = const(8000)  # an RP2040 counts no further than 8.3 s
+_NAP_MS = const(5000)
 _PATIENCE_SECONDS = const(900)  # without a broker: then a restart is worth a try
 
 _dog = None  # the watchdog; once started it can't be stopped
@@ -59,23 +60,41 @@ class Watch:
     def __init__(self, mqtt, led=None, watchdog=True):
         self._mqtt = mqtt
         self._led = led
+        self._alive = ticks_ms()
         if watchdog:
             _start_watchdog()
 
     async def run(self):
         """Until cancelled."""
-        alive = ticks_ms()
         lit = False
         while True:
             now = ticks_ms()
             if self._mqtt.connected:
-                alive = now
-            if ticks_diff(now, alive) < 1000 * _PATIENCE_SECONDS:
+                self._alive = now
+            if ticks_diff(now, self._alive) < 1000 * _PATIENCE_SECONDS:
                 _feed()
             lit = self._mqtt.connected or not lit
             if self._led:
                 self._led.value(lit)
             await asyncio.sleep(0.5)
+
+    async def sleep(self, seconds):
+        """Let ``seconds`` go by in light sleep, in pieces that the watchdog stands; awake where the board has none."""
+        import machine
+
+        if self._led:
+            self._led.value(0)
+        left = int(1000 * seconds)
+        while left > 0:
+            piece = min(left, _NAP_MS)
+            left -= piece
+            _feed()
+            if hasattr(machine, "lightsleep"):
+                machine.lightsleep(piece)
+            else:
+                await asyncio.sleep(piece / 1000)
+            self._alive = ticks_ms()
+        _feed()
 
 
 def watch(config, client):
@@ -84,7 +103,10 @@ def watch(config, client):
         led = None if config["led"] == "" else _led_pin(config["led"])
     except ValueError as error:
         raise ConfigError("led: %s" % error)
-    return Watch(client.mqtt, led, config["watchdog"])
+    watch = Watch(client.mqtt, led, config["watchdog"])
+    if client.rest:
+        client.rest.pause = watch.sleep
+    return watch
 
 
 def keep(path):

@@ -18,6 +18,8 @@ from .portable import RUNNER, const, forget, ticks_diff, ticks_ms
 _SPARE_RAM = const(4096)  # bytes a board keeps for everything but the model's buffers
 _FETCH_SECONDS = const(15)
 _RESEND_SECONDS = const(5)
+_JOIN_SECONDS = const(60)  # after so many without a session a device that may rest does
+_LINGER_SECONDS = const(10)  # and after so many without work
 _YIELD_MS = const(5)  # the longest a device computes before the network gets its turn
 _PROBE_SECONDS = const(3)  # how long a device of the same id may take to speak up
 
@@ -51,6 +53,8 @@ class Client:
         malformed: messages that were not understood, and passed over.
         unfit: why it can't run this run's model, or None.
         on_joined: called each time it has joined, or None.
+        rest: a coroutine function that is awaited, without a session, whenever there is no work for a while, such as a
+            `nap.Nap`; or None.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Client:
         self.malformed = 0
         self.unfit = None
         self.on_joined = None
+        self.rest = None
         self.mqtt = MQTTClient(
             client_id="%s-%s" % (device_id, self._boot),
             on_message=self._on_message,
@@ -120,9 +125,11 @@ class Client:
 
         Raises `DeviceError` where the device can't take part.
         """
-        session = asyncio.create_task(self._keep_session())
+        session = None
         try:
             while True:
+                if session is None:
+                    session = asyncio.create_task(self._keep_session())
                 await self._wait_for_a_call()
                 if self._leaving:
                     return
@@ -133,23 +140,35 @@ class Client:
                         return
                 elif self._until_turn() is not None:
                     await self._take_turn()
+                elif self.rest:
+                    await self._leave(session)
+                    session = None
+                    await self.rest()
         finally:
-            session.cancel()
-            try:
-                if self._is_ready():
-                    await wait_for(self.mqtt.publish(self._topics.status, self._status("offline"), retain=True), 2)
-            except (OSError, asyncio.TimeoutError):
-                pass
-            finally:  # even if it is cancelled while it says good-bye
-                await self.mqtt.disconnect()
+            if session:
+                await self._leave(session)
+
+    async def _leave(self, session):
+        """Say good-bye and end the session."""
+        session.cancel()
+        try:
+            if self._is_ready():
+                await wait_for(self.mqtt.publish(self._topics.status, self._status("offline"), retain=True), 2)
+        except (OSError, asyncio.TimeoutError):
+            pass
+        finally:  # even if it is cancelled while it says good-bye
+            self._joined = False
+            await self.mqtt.disconnect()
 
     async def _wait_for_a_call(self):
-        """Wait until there is something to do."""
+        """Wait until there is something to do, or time to rest."""
         due = self._until_turn()
-        if due is None:
-            await self._wait(lambda: self._is_called() or self._until_turn() is not None, None)
-        else:
+        if due is not None:
             await self._wait(self._is_called, due)
+        elif not self.rest:
+            await self._wait(lambda: self._is_called() or self._until_turn() is not None, None)
+        elif await self._wait(self._is_ready, _JOIN_SECONDS):
+            await self._wait(self._is_called, _LINGER_SECONDS)
 
     def _is_called(self):
         """Whether there is something to do that does not wait."""

@@ -9,7 +9,7 @@ from .device import ConfigError
 from .model import WEIGHT_BITS
 
 SECRETS = ("password", "key", "wifi")  # never shown
-RANGES = {"port": (1, 65535), "keepalive": (1, 65535), "predict": (0, 86400)}
+RANGES = {"port": (1, 65535), "keepalive": (1, 65535), "predict": (0, 86400), "sleep": (0, 86400)}
 
 # key: (type, default); None: the key is required
 KEYS = {
@@ -27,6 +27,7 @@ KEYS = {
     "stream": (dict, None),
     "wifi": (dict, {}),
     "predict": ((int, float), 0),
+    "sleep": ((int, float), 0),
     "led": ((int, str), ""),
     "watchdog": (bool, True),
 }
@@ -80,6 +81,8 @@ def check_config(given, path):
         if key not in WIFI_KEYS:
             raise ConfigError("%s: unknown key %s of wifi; known are %s" % (path, key, ", ".join(sorted(WIFI_KEYS))))
         _check_type(path, "wifi: " + key, "wifi", wifi[key], WIFI_KEYS[key])
+    if config["sleep"] and config["predict"]:
+        raise ConfigError("%s: sleep: a device that predicts stays awake" % path)
     if wifi.get("password") and not wifi.get("ssid"):
         raise ConfigError("%s: wifi: ssid is missing" % path)
     return config
@@ -139,7 +142,7 @@ def make_client(config, log=None, notice=None):
         options["predict"] = config["predict"]
     else:
         from .client import Client
-    return Client(
+    client = Client(
         config["id"],
         config["run"],
         make_stream(config["stream"]),
@@ -157,6 +160,11 @@ def make_client(config, log=None, notice=None):
         updates=_updates(config["key"], config["run"]),
         **options,
     )
+    if config["sleep"]:
+        from .nap import Nap
+
+        client.rest = Nap(config["sleep"], wifi)
+    return client
 
 
 def _updates(key, run):

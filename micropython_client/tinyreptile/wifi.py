@@ -29,6 +29,10 @@ class Wifi:
         if self._clock and time.gmtime()[0] < _FIRST_YEAR:
             set_clock()
 
+    def down(self):
+        """Turn the radio off."""
+        self._station.active(False)
+
     async def _join(self):
         # From the beginning each time: after a lost connection drivers may stay in a state of their own.
         station = self._station

@@ -15,7 +15,7 @@ import pytest
 from coordinator.initialization import encode, random_weights
 from simulator.offline import run_now
 from tests.coordinator.driver import Update
-from tests.environment import Mosquitto
+from tests.environment import Mosquitto, free_port
 from tests.fleet import BIG, SMALL, eventually, hostile_payloads
 from tinyreptile import __version__, evaluation, messages, reports
 from tinyreptile.client import Client, DeviceError
@@ -611,3 +611,45 @@ async def test_a_long_training_does_not_starve_the_session(peer: Peer) -> None:
 def test_a_client_needs_a_legal_run() -> None:
     with pytest.raises(MessageError, match="a run's name"):
         Client("d0", "a/b", SineStream(1), host="127.0.0.1", port=1883)
+
+
+# Rest
+
+
+async def test_a_device_that_rests_is_there_between_two_naps(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyreptile.client._LINGER_SECONDS", 0.2)
+    slept: list[bool] = []
+    device = make_device(peer)
+
+    async def rest() -> None:
+        slept.append(device.mqtt.connected)
+        await asyncio.sleep(0.3)
+
+    device.rest = rest
+    await peer.put(0, DATA)
+    async with living(device):
+        for work in (1, 2, 3):
+            await eventually(lambda: peer.states("d0")[-1:] == ["online"], "the device is awake")
+            awake = peer.states("d0").count("online")
+            await peer.ask("d0", work, DATA)
+            await peer.update("d0", work)
+            await peer.acknowledge("d0", work)
+            await eventually(lambda awake=awake: peer.states("d0").count("online") > awake, "the device has slept")
+    assert device.accepted == 3
+    assert len(slept) >= 3
+    assert not any(slept)
+    assert peer.states("d0")[:4] == ["online", "offline", "online", "offline"]
+
+
+async def test_a_device_that_rests_does_so_without_a_broker_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyreptile.client._JOIN_SECONDS", 0.2)
+    rested = asyncio.Event()
+
+    async def rest() -> None:
+        rested.set()
+        await asyncio.sleep(60)
+
+    device = Client("d0", "r", SineStream(1), host="127.0.0.1", port=free_port())
+    device.rest = rest
+    async with living(device):
+        await asyncio.wait_for(rested.wait(), 5)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from tinyreptile import board, device, wifi
+from tinyreptile import board, device, settings, wifi
 from tinyreptile.board import Watch
 from tinyreptile.log import Log
+from tinyreptile.nap import Nap
 from tinyreptile.wifi import Wifi
 
 GOOD = {"id": "d0", "host": "127.0.0.1", "port": 9, "stream": {"kind": "sine", "seed": 1}}
@@ -170,9 +171,9 @@ async def test_the_clock_is_set_where_certificates_need_it(station: Station, mon
 
 def test_a_board_without_wifi_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "network", None)
-    config = device.check_config(GOOD | {"wifi": {"ssid": "home"}}, "config.json")
+    config = settings.check_config(GOOD | {"wifi": {"ssid": "home"}}, "config.json")
     with pytest.raises(device.ConfigError, match="wifi: this board has none"):
-        device.make_client(config)
+        settings.make_client(config)
 
 
 # Watchdog and light
@@ -212,6 +213,57 @@ async def test_the_light_is_on_with_a_session_and_blinks_without(machine: Simple
     await asyncio.sleep(1.2)
     task.cancel()
     assert shown == [True, False, True, False, True, True]
+
+
+# Sleep
+
+
+async def test_a_board_sleeps_in_pieces_that_its_watchdog_stands(machine: SimpleNamespace) -> None:
+    slept: list[int] = []
+    machine.lightsleep = slept.append
+    lit: list[int] = []
+    watch = Watch(SimpleNamespace(connected=False), SimpleNamespace(value=lit.append))
+    await watch.sleep(12.5)
+    assert slept == [5000, 5000, 2500]
+    assert len(machine.fed) == 4
+    assert lit == [0]
+
+
+async def test_a_board_that_can_not_sleep_waits(machine: SimpleNamespace) -> None:
+    start = time.monotonic()
+    await Watch(SimpleNamespace(connected=False)).sleep(0.2)
+    assert time.monotonic() - start > 0.19
+
+
+async def test_a_long_sleep_is_no_time_without_a_broker(
+    machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "_PATIENCE_SECONDS", 0.3)
+    machine.lightsleep = lambda ms: time.sleep(0.2)
+    watch = Watch(SimpleNamespace(connected=False))
+    task = asyncio.create_task(watch.run())
+    await watch.sleep(10)
+    fed = len(machine.fed)
+    await asyncio.sleep(0.1)
+    task.cancel()
+    assert len(machine.fed) > fed
+
+
+async def test_a_nap_turns_the_radio_off(station: Station) -> None:
+    link = Wifi("home", "geheim")
+    await link.up()
+    nap = Nap(0.1, link)
+    slept: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        slept.append(seconds)
+        assert station.calls[-1] == ("active", False)
+
+    nap.pause = pause
+    await nap()
+    assert slept == [0.1]
+    await link.up()
+    assert station.up
 
 
 # From start to restart

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tinyreptile.device import ConfigError, main
-from tinyreptile.settings import KEYS, load_config, make_client, make_stream
+from tinyreptile.nap import Nap
+from tinyreptile.settings import KEYS, check_config, load_config, make_client, make_stream
 from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Stream
 from tinyreptile.streams.rows import RowsError, RowsStream
 from tinyreptile.streams.sine import SineStream
@@ -225,6 +226,8 @@ def test_what_is_not_given_has_its_default(tmp_path: Path) -> None:
         (GOOD | {"keepalive": 0}, "keepalive lies between"),
         (GOOD | {"keepalive": 70000}, "keepalive lies between"),
         (GOOD | {"stream": "sine"}, "stream is a dict"),
+        (GOOD | {"sleep": -1}, "sleep lies between 0 and 86400, not -1"),
+        (GOOD | {"sleep": 60, "predict": 1}, "sleep: a device that predicts stays awake"),
     ],
 )
 def test_a_bad_configuration_is_refused_with_its_key(tmp_path: Path, value: Any, complaint: str) -> None:
@@ -238,6 +241,12 @@ def test_a_secret_is_not_shown(tmp_path: Path, name: str) -> None:
         load_config(config(tmp_path, GOOD | {name: 4711}))
     assert f"{name} is a str" in str(error.value)
     assert "4711" not in str(error.value)
+
+
+def test_a_device_that_is_to_sleep_rests() -> None:
+    settings = check_config(GOOD | {"stream": {"kind": "sine", "seed": 1}, "sleep": 60}, "config.json")
+    assert isinstance(make_client(settings).rest, Nap)
+    assert make_client(settings | {"sleep": 0}).rest is None
 
 
 def test_an_absent_configuration_says_what_to_do(tmp_path: Path) -> None:
