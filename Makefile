@@ -3,7 +3,7 @@
 # make test-boards    the client on emulated boards; builds their firmwares first, a few minutes
 # make check          linter, formatter and type checker
 # make bench          the figures of docs/benchmarks.md
-# make bench-boards   what learning takes of emulated boards; twenty minutes
+# make bench-boards   what learning takes of emulated boards; fifteen minutes
 # make reproduce      the study of docs/results.md, some hours (STUDY_OPTIONS=--quick: rough, ten minutes)
 PYTHON ?= python3
 TASK ?= sine

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import micropython, presence, service, sine, step, wire
-from .report import Figure, Result, Unavailable, show, write
+from .report import Figure, Result, Unavailable, make_console, show, write
 from .report import Progress as Advance
 
 OUT = Path("out/bench.json")
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds: minutes become seconds, figures rough")
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this benchmark only; may be repeated")
     arguments = parser.parse_args()
-    console = Console()
+    console = make_console()
     results = {name: _run(name, arguments.quick, console) for name in arguments.only or BENCHMARKS}
     show(results, console)
     write(results, OUT)

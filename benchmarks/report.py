@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,11 @@ class Result:
 
 class Unavailable(Exception):
     """A benchmark that can't run here; the text says what is missing and how to get it."""
+
+
+def make_console() -> Console:
+    """Where tables go: as wide as the terminal, and wide enough for them in a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def show(results: dict[str, Result], console: Console) -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from boards.library import library
@@ -28,6 +27,8 @@ from tests.boards.runners import RUNNERS
 from tinyreptile.geometry import layers, multiplications
 from tinyreptile.model import Model
 from tinyreptile.unpacking import packed_size
+
+from ..report import make_console
 
 DEVICE = Path(__file__).parent / "device"
 OUT = Path("out/boards.json")
@@ -172,7 +173,7 @@ def main() -> int:
     parser.add_argument("--task", action="append", choices=TASKS)
     parser.add_argument("--way", action="append", choices=WAYS)
     arguments = parser.parse_args()
-    console = Console()
+    console = make_console()
     content = json.loads(OUT.read_text()) if OUT.exists() else {}
     for board in BOARDS:
         if arguments.board and board.runner not in arguments.board:
