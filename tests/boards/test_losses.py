@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import re
 from pathlib import Path
@@ -90,7 +91,10 @@ class Gateway:
 
 
 @pytest.mark.timeout(600)
-async def test_a_board_survives_fifty_losses(broker: Mosquitto, tmp_path: Path) -> None:
+async def test_a_board_survives_fifty_losses(
+    broker: Mosquitto, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "coordinator.run")
     chance = random.Random(5)
     gateway = Gateway(broker)
     config = run_config(
@@ -128,7 +132,11 @@ async def test_a_board_survives_fifty_losses(broker: Mosquitto, tmp_path: Path) 
     assert status["updates"] == coordinator.run_state.registry.devices["board"].accepted
     # The last one's acknowledgement may have met a device that was interrupted.
     assert counted in (status["updates"], status["updates"] - 1)
-    assert set(status["refusals"]) <= {"repeated"}, status["refusals"]
+    assert set(status["refusals"]) <= {"repeated", "device error"}, status["refusals"]
+    # Work that a loss met in the middle of its fetch is given back.
+    errors = [record.getMessage() for record in caplog.records if record.msg == "device %s: %s"]
+    assert len(errors) == status["refusals"].get("device error", 0)
+    assert all(": the connection was lost during the fetch: " in error for error in errors), errors
 
 
 def _flash(desk: Desk, settings: dict[str, object]) -> None:
