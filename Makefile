@@ -1,6 +1,6 @@
 # make demo           watch a fleet learn (TASK=presence for real data)
 # make test           all tests
-# make test-boards    the client on emulated boards; builds their firmwares first, a few minutes
+# make test-boards    the client on emulated boards, whose firmwares are built first; a quarter of an hour
 # make check          linter, formatter and type checker
 # make bench          the figures of docs/benchmarks.md
 # make bench-boards   what learning takes of emulated boards; fifteen minutes
