@@ -64,12 +64,16 @@ reproduce: .venv
 		-r requirements-oldest.txt
 	@touch .venv
 
-# Tests run against a real Mosquitto, with TLS. As root on Debian it is installed; elsewhere its tests are skipped.
+# Tests run against a real Mosquitto, with TLS, and a real PostgreSQL. As root on Debian they are installed; elsewhere
+# the tests of what is absent are skipped.
+SYSTEM_PACKAGES = mosquitto openssl postgresql
+
 system-packages:
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
-	if ! { command -v mosquitto && command -v mosquitto_passwd && command -v openssl; } >/dev/null \
-		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto openssl >/dev/null; \
+	@$(call install,$(SYSTEM_PACKAGES))
+
+# As root on Debian: install the packages $(1) that are not there.
+install = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(1) >/dev/null 2>&1; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
 	fi
 
 # Emulators of boards, and the compilers of their firmwares. As root on Debian they are installed.
@@ -78,9 +82,7 @@ BOARD_PACKAGES = make gcc g++ cmake qemu-user-static qemu-system-arm qemu-system
 	picolibc-riscv64-unknown-elf
 
 board-packages:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(BOARD_PACKAGES) >/dev/null 2>&1; then \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(BOARD_PACKAGES) >/dev/null; \
-	fi
+	@$(call install,$(BOARD_PACKAGES))
 
 clean:
 	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from coordinator.config import Config
+from coordinator.databases import location_text
 from coordinator.service import Coordinator
 
 from .console import RunProgress, configure_logging, loss_text, out
@@ -41,7 +41,8 @@ def command(
         int | None, typer.Option(help="Accepted updates until the run ends; 0: never.", show_default=False)
     ] = None,
     store: Annotated[
-        Path | None, typer.Option(help="The SQLite file \\[default: NAME.sqlite].", show_default=False)
+        str | None,
+        typer.Option(help="An SQLite file, or a postgresql:// URL \\[default: NAME.sqlite].", show_default=False),
     ] = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -78,7 +79,7 @@ async def _serve(config: Config) -> dict[str, Any]:
             loop.add_signal_handler(number, coordinator.stop)
         out.print(
             f"Run [bold]{config.run.name}[/] at version {coordinator.run_state.version}, "
-            f"store {config.store_path()}, broker {config.broker.host}:{config.broker.port}",
+            f"store {location_text(config.store_location())}, broker {config.broker.host}:{config.broker.port}",
             highlight=False,
             soft_wrap=True,
         )

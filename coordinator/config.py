@@ -36,7 +36,14 @@ class RunConfig(_Table):
     weights: Literal["int16", "int8"] = Field("int16", description="format of the parameters on devices")
     rounds: int = Field(5000, ge=0, le=2**31 - 1, description="accepted updates until the run ends; 0: it never ends")
     seed: int = Field(1, ge=0, description="of the first initialization")
-    store: Path | None = Field(None, description="the SQLite file; unset: NAME.sqlite in the current folder")
+    store: str | None = Field(
+        None, min_length=1, description="an SQLite file, or a postgresql:// URL; unset: NAME.sqlite in this folder"
+    )
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _path_or_url(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
 
     @field_validator("name")
     @classmethod
@@ -106,6 +113,13 @@ class LearningConfig(_Table):
         return self
 
 
+class JournalConfig(_Table):
+    """What the store keeps of the past."""
+
+    history: int = Field(1000, ge=0, description="latest updates whose versions can be gone back to; 0: all")
+    rows: int = Field(1_000_000, ge=0, description="latest updates on record, without their deltas; 0: all")
+
+
 class EvaluationConfig(_Table):
     """The regular evaluation on devices of the role "evaluate"."""
 
@@ -123,6 +137,7 @@ class Config(_Table):
     broker: BrokerConfig = BrokerConfig()
     learning: LearningConfig = LearningConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    journal: JournalConfig = JournalConfig()
 
     @model_validator(mode="after")
     def _encodable(self) -> Config:
@@ -130,9 +145,9 @@ class Config(_Table):
             raise ValueError('learning.encoding must be "int8" where run.weights is "int8"')
         return self
 
-    def store_path(self) -> Path:
-        """The SQLite file of the run."""
-        return self.run.store or Path(f"{self.run.name}.sqlite")
+    def store_location(self) -> str:
+        """Where the run is kept: the path of an SQLite file, or a URL."""
+        return self.run.store or f"{self.run.name}.sqlite"
 
 
 def load_config(

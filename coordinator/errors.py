@@ -27,3 +27,7 @@ def unreadable_authority(broker: BrokerConfig, error: Exception) -> BrokerError:
 
 class StoreError(CoordinatorError):
     """A store that can't be opened, is damaged, or belongs to another run."""
+
+
+class StoreUnavailable(StoreError):
+    """A store that can't be used just now: its disk is full, or its server away. It may come back."""

@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
-from .store import Entry, SQLiteStore
+from .entries import Entry
+from .errors import StoreUnavailable
+
+_log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.01  # how long an update waits for others to share its commit, at most and only under load
+RETRY_SECONDS = 1.0  # after a store was not to be used; doubled each time
+MAX_RETRY_SECONDS = 15.0
+
+
+class Writer(Protocol):
+    """What a journal needs of a store."""
+
+    def write(self, entries: list[Entry]) -> None:
+        """Write ``entries`` in one transaction."""
 
 
 class Journal:
-    """Writes entries to a store in the order they come; `run` must be a task while it is used."""
+    """Writes entries to a store in the order they come; `run` must be a task while it is used.
 
-    def __init__(self, store: SQLiteStore) -> None:
+    A store that can't be used for a while, with its disk full or its server away, is tried again and again with the
+    same entries: nothing is said to be durable before it is, and nothing is given up.
+
+    Attributes:
+        problem: why nothing can be written just now; empty if it can.
+    """
+
+    def __init__(self, store: Writer) -> None:
         self._store = store
+        self.problem = ""
         self._waiting: list[tuple[Entry | None, Callable[[], None] | None]] = []
         self._wake = asyncio.Event()
-        self._stopped = False
+        self._stopped = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    @property
+    def waiting(self) -> int:
+        """Entries that are not under way to the store yet."""
+        return len(self._waiting)
 
     def append(self, entry: Entry, durable: Callable[[], None] | None = None) -> None:
         """Write ``entry`` soon, and call ``durable`` in the event loop once it would survive a crash."""
@@ -34,19 +62,19 @@ class Journal:
         await done.wait()
 
     async def run(self) -> None:
-        """Commit until `stop`, and then what is left. Raises `StoreError` if the store fails."""
+        """Commit until `stop`, and then what is left; raises `StoreError` if the store fails for good or then."""
         try:
-            while self._waiting or not self._stopped:
+            while self._waiting or not self._stopped.is_set():
                 await self._wake.wait()
                 self._wake.clear()
-                if await self._commit() > 2 and not self._stopped:
+                if await self._commit() > 2 and not self._stopped.is_set():
                     await asyncio.sleep(GATHER_SECONDS)  # they come faster than one by one
         finally:
             self._thread.shutdown()
 
     def stop(self) -> None:
-        """Let `run` end once all that was appended is durable."""
-        self._stopped = True
+        """Let `run` end once all that was appended is durable; a store that is away is not waited for any more."""
+        self._stopped.set()
         self._wake.set()
 
     async def _commit(self) -> int:
@@ -54,9 +82,30 @@ class Journal:
         batch, self._waiting = self._waiting, []
         entries = [entry for entry, _ in batch if entry is not None]
         if entries:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._thread, self._store.write, entries)
+            await self._write(entries)
         for _, durable in batch:
             if durable is not None:
                 durable()
         return len(entries)
+
+    async def _write(self, entries: list[Entry]) -> None:
+        loop = asyncio.get_running_loop()
+        seconds = RETRY_SECONDS
+        while True:
+            try:
+                await loop.run_in_executor(self._thread, self._store.write, entries)
+            except StoreUnavailable as error:
+                if self._stopped.is_set():
+                    raise
+                if str(error) != self.problem:
+                    _log.error("%s; trying again until it can", error)
+                self.problem = str(error)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._stopped.wait()
+                seconds = min(MAX_RETRY_SECONDS, seconds * 2)
+            else:
+                if self.problem:
+                    _log.warning("the store can be used again")
+                self.problem = ""
+                return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tinyreptile import messages
+
+from .entries import Known
 
 MAX_REST = 60.0  # seconds
 
@@ -29,6 +31,24 @@ class Device:
     failures: int = 0  # pieces of work in a row that came to nothing at the device's own fault
     resting: bool = False
     round_trip: float | None = None  # seconds that its last training took, None if the last came to nothing
+    quarantine: str = ""  # why it gets no work; empty if it does
+    seen: float = 0.0  # its last status or update, seconds since 1970
+
+    def known(self) -> Known:
+        """What is kept of it."""
+        return Known(
+            device=self.id,
+            role=self.role,
+            boot=self.boot,
+            platform=self.platform,
+            ram=self.ram,
+            accepted=self.accepted,
+            refused=self.refused,
+            expired=self.expired,
+            failures=self.failures,
+            quarantine=self.quarantine,
+            seen=self.seen,
+        )
 
 
 class Registry:
@@ -41,6 +61,12 @@ class Registry:
             messages.EVALUATE: OrderedDict(),
         }
         self._resting: dict[str, float] = {}  # device id to the time its rest ends
+
+    def restore(self, known: Known) -> None:
+        """Take up a device of an earlier start; it is away until it says otherwise."""
+        fields = asdict(known)
+        device_id = fields.pop("device")
+        self.devices[device_id] = Device(device_id, **fields)
 
     def take_status(self, device_id: str, status: dict[str, Any]) -> Device:
         """Update a device from its status message (checked against `reports.STATUS`)."""
@@ -59,7 +85,7 @@ class Registry:
 
     def settle(self, device: Device) -> None:
         """Put ``device`` in the queue where it belongs: idle if it is online without work."""
-        idle = device.state == "online" and device.work == 0 and not device.resting
+        idle = device.state == "online" and device.work == 0 and not device.resting and not device.quarantine
         for role, queue in self._idle.items():
             if idle and role == device.role:
                 queue.setdefault(device.id)

@@ -20,11 +20,13 @@ from tinyreptile.model import Model
 
 from .config import Config
 from .deltas import kept_of, unpack
+from .entries import Accepted, Checkpoint, Closed, Entry, Evaluated, Issued
 from .evaluation import EvaluationRound, check_evaluation
 from .initialization import Publication, random_weights
 from .registry import Device, Registry
+from .replay import State, replay
 from .rules import MetaUpdate, Weights, discount, schedule
-from .store import Accepted, Checkpoint, Closed, Entry, Evaluated, Issued, SQLiteStore
+from .store import Store
 from .work import ID_GAP, Refusal, Work, WorkBook
 
 _log = logging.getLogger(__name__)
@@ -48,9 +50,7 @@ class Run:
         finished: whether all rounds are done and the last evaluation is in.
     """
 
-    def __init__(
-        self, config: Config, store: SQLiteStore, *, send: Send, record: Record, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, config: Config, store: Store, *, send: Send, record: Record, clock: Callable[[], float]) -> None:
         self.config = config
         self.model = Model(config.run.model, config.run.weights)
         self.topics = reports.CoordinatorTopics(config.run.name)
@@ -88,21 +88,18 @@ class Run:
 
     def _restore(self) -> None:
         self._store.bind({"run": self.config.run.name, "model": self.model.spec, "weights": self.model.weights})
-        checkpoint = self._store.checkpoint()
-        if checkpoint is None:
+        state = replay(self._store, self.model, self._meta)
+        if state is None:
             weights = random_weights(self.model.tensors, self.model.parameters, self.config.run.seed)
-            checkpoint = Checkpoint(0, 0, weights)
-            self._store.write([checkpoint])
-        self.weights: Weights = checkpoint.weights.copy()
-        self.version, self.updates = checkpoint.version, checkpoint.updates
-        for row in self._store.accepted_since(checkpoint.updates):
-            delta = unpack(self.model, row.delta, row.bits, row.gains, row.kept)
-            self._meta.fold(self.weights, delta, row.weight, row.moved)
-            self.updates += 1
-            self.version += row.moved
+            state = State(weights, 0, 0, self._meta)
+            self._store.write([Checkpoint(0, 0, weights)])
+        self.weights: Weights = state.weights
+        self.version, self.updates = state.version, state.updates
         for past in self._store.evaluations():
             self.evaluations.append(past.summary)
             self._evaluated_at = past.updates
+        for known in self._store.devices():
+            self.registry.restore(known)
         self._first_work = self._store.last_work() + ID_GAP
         self.book = WorkBook(self._first_work)
         now, today = self._clock(), time.time()
@@ -113,7 +110,7 @@ class Run:
                 work = Work(issued.work, issued.device, issued.kind, issued.version, issued.bits, now, now + left)
                 work.kept = issued.kept
                 self.book.restore(work)
-                self.registry.devices[issued.device] = Device(issued.device, work=issued.work)
+                self.registry.devices.setdefault(issued.device, Device(issued.device)).work = issued.work
             else:
                 closed.append(Closed(issued.work))
         self._store.write(closed)
@@ -155,10 +152,13 @@ class Run:
             _log.warning("device %s gets no work: %s", device_id, problem)
             status = status | {"state": "unfit", "error": problem}
         before = self.registry.devices.get(device_id)
+        was = before and (before.state, before.known())
         rebooted = before is not None and status["state"] != "offline" and before.boot not in ("", status["boot"])
         if rebooted and before is not None and (work := self.book.open.get(before.work)):
             self._close(work, before, "lost", "the device has started anew")
         device = self.registry.take_status(device_id, status)
+        if was != (device.state, device.known()):
+            self._keep(device)
         work = self.book.open.get(device.work)
         if device.state == "offline":
             self.publication.unpin(device.work)
@@ -168,6 +168,17 @@ class Run:
                 self._answer_again(device_id, at)  # the acknowledgement was lost with the device's last connection
             if work is not None and at != work.id:
                 self._request(work)  # and so was the request
+
+    def _keep(self, device: Device) -> None:
+        """What is known of ``device`` now goes into the journal, in one transaction with what brought it about."""
+        device.seen = time.time()
+        self._record(device.known(), None)
+
+    def _failed(self, device: Device) -> None:
+        """``device`` has sent what could not be taken."""
+        device.refused += 1
+        self.registry.failed(device, self._clock())
+        self._keep(device)
 
     # Updates
 
@@ -179,11 +190,10 @@ class Run:
             if work is None:
                 return
             if "error" in update:
-                self.registry.devices[device_id].refused += 1
                 self.refusals["device error"] += 1
                 _log.info("device %s: %s", device_id, update["error"])
                 self._forget(work)
-                self.registry.failed(self.registry.devices[device_id], self._clock())
+                self._failed(self.registry.devices[device_id])
             elif "fetched" in update:
                 self.publication.unpin(number)
             elif "evaluation" in update:
@@ -201,8 +211,7 @@ class Run:
         else:
             self.refusals[refusal.kind] += 1
         if device := self.registry.devices.get(device_id):
-            device.refused += 1
-            self.registry.failed(device, self._clock())
+            self._failed(device)
         self._acknowledge(device_id, number, False, str(refusal))
 
     def _open_work(self, device_id: str, number: int) -> Work | None:
@@ -274,6 +283,7 @@ class Run:
         device.accepted += 1
         device.failures = 0
         device.round_trip = self._clock() - work.issued
+        self._keep(device)
 
         def durable() -> None:
             self._remember(work, True, "")
@@ -367,6 +377,7 @@ class Run:
         for work in self.book.expired(self._clock()):
             device = self.registry.devices[work.device]
             device.expired += 1
+            self._keep(device)
             self._close(work, device, "late", "the deadline has passed")
 
     def _close(self, work: Work, device: Device, kind: str, reason: str) -> None:

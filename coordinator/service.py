@@ -27,7 +27,7 @@ from .errors import BrokerError, CoordinatorError, unreadable_authority
 from .initialization import encode
 from .journal import Journal
 from .run import Run
-from .store import SQLiteStore
+from .store import Store
 from .work import Refusal
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,8 @@ class Coordinator:
 
     def __init__(self, config: Config, *, on_status: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.config = config
-        self._store = SQLiteStore(config.store_path())
+        kept = config.journal
+        self._store = Store(config.store_location(), config.run.name, history=kept.history, rows=kept.rows)
         try:
             self._journal = Journal(self._store)
             self.run_state = Run(config, self._store, send=self._send, record=self._record, clock=time.monotonic)

@@ -1,126 +1,66 @@
-"""What must survive: one run in one SQLite file (WAL, synchronous=FULL).
+"""What must survive: one run in one SQLite file, or in a schema of its own in a PostgreSQL database.
 
-Checkpoints of the float weights, and after each of them the packed deltas that were accepted since: the state is the
-last checkpoint with its deltas replayed in order, the same to the last bit.
+Checkpoints of the float weights, and the packed deltas that were accepted since: the state is the last checkpoint with
+its deltas replayed in order, the same to the last bit. Devices, settings changed at run time and open work are there
+as they were at the last transaction.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
-from .errors import StoreError
-from .rules import Weights
+from . import schema
+from .databases import connect, location_text
+from .entries import (
+    Accepted,
+    Checkpoint,
+    Closed,
+    Entry,
+    Evaluated,
+    Event,
+    Forgotten,
+    Issued,
+    Known,
+    Setting,
+)
+from .errors import StoreError, StoreUnavailable
 
-SCHEMA = 2
+_log = logging.getLogger(__name__)
 
-_TABLES = """
-CREATE TABLE property (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE checkpoint (updates INTEGER PRIMARY KEY, version INTEGER NOT NULL, weights BLOB NOT NULL);
-CREATE TABLE accepted (
-    work INTEGER PRIMARY KEY,      -- an update is taken once, whatever is sent again
-    updates INTEGER NOT NULL,      -- accepted updates before this one: its place in the order
-    device TEXT NOT NULL,
-    version INTEGER NOT NULL,      -- that it was learned from
-    tau INTEGER NOT NULL,          -- its staleness
-    weight REAL NOT NULL,          -- alpha * s(tau)
-    moved INTEGER NOT NULL,        -- 1: it completed its batch and made a new version
-    loss REAL NOT NULL,
-    samples INTEGER NOT NULL,
-    bits INTEGER NOT NULL,
-    gains TEXT NOT NULL,
-    delta BLOB,                    -- packed; dropped once a checkpoint holds it
-    at REAL NOT NULL,              -- seconds since 1970
-    kept INTEGER                   -- of a sparse delta: how many changes it holds
-);
-CREATE INDEX accepted_updates ON accepted (updates);
-CREATE TABLE issued (
-    work INTEGER PRIMARY KEY, device TEXT NOT NULL, kind TEXT NOT NULL, version INTEGER NOT NULL,
-    bits INTEGER NOT NULL, deadline REAL NOT NULL,  -- seconds since 1970
-    kept INTEGER
-);
-CREATE TABLE evaluation (
-    updates INTEGER NOT NULL, version INTEGER NOT NULL, summary TEXT NOT NULL, at REAL NOT NULL
-);
-"""
+EVALUATED_KEPT = 10  # checkpoints of evaluated versions that are kept beyond ``history``
 
 
-@dataclass(frozen=True)
-class Accepted:
-    """One row of the journal: an accepted update, as it came."""
+class Store:
+    """The store of one run; its methods block. `write` is called from one thread, `journal.Journal`'s.
 
-    work: int
-    updates: int
-    device: str
-    version: int
-    tau: int
-    weight: float
-    moved: bool
-    loss: float
-    samples: int
-    bits: int
-    gains: tuple[int, ...]
-    delta: bytes
-    at: float
-    kept: int | None = None
+    Args:
+        location: path of an SQLite file, or a URL ``postgresql://[user@]host[:port]/database``.
+        run: the run's name; in PostgreSQL its schema is ``tinyreptile_`` and the name.
+        history: latest updates that can be gone back over, to any version; 0: all.
+        rows: accepted updates on record; 0: all.
 
+    Raises `StoreError` for a store that can't be used, each time with one sentence; `StoreUnavailable` where that may
+    pass, as a full disk does.
+    """
 
-@dataclass(frozen=True)
-class Issued:
-    """Work that was handed out and is still open."""
-
-    work: int
-    device: str
-    kind: str
-    version: int
-    bits: int
-    deadline: float
-    kept: int | None = None
-
-
-@dataclass(frozen=True)
-class Closed:
-    """Work that has ended otherwise than by an accepted update."""
-
-    work: int
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One evaluation of one version on the held-out devices."""
-
-    updates: int
-    version: int
-    summary: dict[str, Any]
-    at: float
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Float weights after ``updates`` accepted updates."""
-
-    updates: int
-    version: int
-    weights: Weights
-
-
-Entry = Accepted | Issued | Closed | Evaluated | Checkpoint
-
-
-class SQLiteStore:
-    """The store of one run. Its methods block; `journal.Journal` calls them from a thread of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, location: str, run: str, *, history: int = 1000, rows: int = 0) -> None:
+        self.location = location_text(location)
+        self._history = history
+        self._rows = rows
+        self._torn = False  # whether the last transaction may have been committed without our knowing
         with self._errors():
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
+            self._database = connect(location, run)
         try:
             with self._errors():
                 self._open()
@@ -129,178 +69,262 @@ class SQLiteStore:
             raise
 
     def _open(self) -> None:
-        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # one coordinator a run
-        found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, SCHEMA):
-            advice = "update the coordinator" if found > SCHEMA else "its run can't be continued: name another store"
-            raise StoreError(f"the store {self._path} has format {found}, this coordinator reads {SCHEMA}; {advice}")
-        if found == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise StoreError(f"{self._path} is another program's database; give the store another path")
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        if found == 0:
-            with self._transaction():
-                for statement in _TABLES.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={SCHEMA}")
+        with self._database.read() as connection:
+            found = schema.found_format(connection)
+        if found is None:
+            raise StoreError(f"{self.location} is another program's database; give the store another path")
+        if found > schema.FORMAT or 0 < found < schema.OLDEST:
+            newer = found > schema.FORMAT
+            advice = "update the coordinator" if newer else "its run can't be continued: name another store"
+            raise StoreError(
+                f"the store {self.location} has format {found}, this coordinator reads {schema.FORMAT}; {advice}"
+            )
+        self._database.adopt()
+        if found != schema.FORMAT:
+            with self._database.write() as connection:
+                if found == 0:
+                    schema.create(connection)
+                else:
+                    _log.info("the store %s is brought from format %d to %d", self.location, found, schema.FORMAT)
+                    schema.upgrade(connection)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                text = f"the store {self._path} is in use: another coordinator serves this run"
-            else:
-                text = f"the store {self._path} can't be used: {error}"
+        except OperationalError as error:
+            raise StoreUnavailable(f"the store {self.location} can't be used: {_reason(error)}") from error
+        except ProgrammingError as error:  # a right is missing in PostgreSQL, say
+            raise StoreError(f"the store {self.location} can't be used: {_reason(error)}") from error
+        except DBAPIError as error:
+            text = f"the store {self.location} is damaged or no store at all: {_reason(error)}"
             raise StoreError(text) from error
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"the store {self._path} is damaged or no store at all: {error}") from error
 
     def close(self) -> None:
-        """Close the file; what was committed stays."""
-        self._db.close()
+        """Let go of it; what was committed stays."""
+        self._database.close()
+
+    # Writing
 
     def bind(self, properties: dict[str, Any]) -> None:
         """Make this the store of a run with ``properties`` (JSON values), or raise `StoreError` if it is another's."""
         found = self.properties()
         if not found:
-            rows = [(name, json.dumps(value)) for name, value in properties.items()]
-            with self._errors(), self._transaction():
-                self._db.executemany("INSERT INTO property VALUES (?, ?)", rows)
+            rows = [{"name": name, "value": value} for name, value in properties.items()]
+            with self._errors(), self._database.write() as connection:
+                connection.execute(sql.insert(schema.properties), rows)
             return
         for name, value in properties.items():
             if found.get(name) != value:
                 raise StoreError(
-                    f"the store {self._path} was begun with {name} {json.dumps(found.get(name))}, now it is "
+                    f"the store {self.location} was begun with {name} {json.dumps(found.get(name))}, now it is "
                     f"{json.dumps(value)}; give the run another name, or the store another path"
                 )
 
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Write ``entries`` in one transaction; once this returns they survive a power cut.
+
+        After a `StoreUnavailable` the same entries may be written again, even if they had been committed unnoticed.
+        """
+        try:
+            with self._errors(), self._database.write() as connection:
+                _Transaction(connection, self._torn).write(entries)
+                if any(isinstance(entry, Checkpoint) for entry in entries):
+                    self._trim(connection)
+        except StoreUnavailable:
+            self._torn = True
+            raise
+        self._torn = False
+
+    def _trim(self, connection: sql.Connection) -> None:
+        """Drop the deltas and checkpoints that nobody can go back over any more, and the oldest rows."""
+        table, rows = schema.checkpoints, schema.accepted
+        kept = connection.execute(sql.select(table.c.version, table.c.updates, table.c.evaluated)).all()
+        newest = max(kept).updates
+        if self._history:
+            regular = [row for row in kept if not row.evaluated]
+            first = min(regular).updates  # deltas before it have been dropped
+            base = max((row for row in regular if row.updates <= newest - self._history), default=min(regular))
+            evaluated = sorted(row.version for row in kept if row.evaluated)[-EVALUATED_KEPT:]
+            connection.execute(
+                sql.update(rows).where(rows.c.updates >= first, rows.c.updates < base.updates).values(delta=None)
+            )
+            connection.execute(
+                sql.delete(table).where(table.c.version < base.version, table.c.version.not_in(evaluated))
+            )
+        if self._rows:
+            connection.execute(sql.delete(rows).where(rows.c.updates < newest - self._rows))
+
+    # Reading
+
     def properties(self) -> dict[str, Any]:
         """What `bind` kept."""
-        with self._errors():
-            return {name: json.loads(value) for name, value in self._db.execute("SELECT name, value FROM property")}
+        with self._errors(), self._database.read() as connection:
+            return schema.property_values(connection)
 
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Write ``entries`` in one transaction; once this returns they survive a power cut."""
-        with self._errors(), self._transaction():
-            for entry in entries:
-                self._write(entry)
+    def settings(self) -> dict[str, Any]:
+        """The settings that were changed while the run was going on, by ``table.key``."""
+        table = schema.settings
+        with self._errors(), self._database.read() as connection:
+            return {row.name: row.value for row in connection.execute(sql.select(table).order_by(table.c.name))}
 
-    def _write(self, entry: Entry) -> None:
-        match entry:
-            case Accepted():
-                self._db.execute(
-                    "INSERT INTO accepted VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                    (
-                        entry.work,
-                        entry.updates,
-                        entry.device,
-                        entry.version,
-                        entry.tau,
-                        entry.weight,
-                        entry.moved,
-                        entry.loss,
-                        entry.samples,
-                        entry.bits,
-                        json.dumps(entry.gains),
-                        entry.delta,
-                        entry.at,
-                        entry.kept,
-                    ),
-                )
-                self._db.execute("DELETE FROM issued WHERE work = ?", (entry.work,))
-            case Issued():
-                self._db.execute(
-                    "INSERT INTO issued VALUES (?,?,?,?,?,?,?)",
-                    (entry.work, entry.device, entry.kind, entry.version, entry.bits, entry.deadline, entry.kept),
-                )
-            case Closed():
-                self._db.execute("DELETE FROM issued WHERE work = ?", (entry.work,))
-            case Evaluated():
-                self._db.execute(
-                    "INSERT INTO evaluation VALUES (?,?,?,?)",
-                    (entry.updates, entry.version, json.dumps(entry.summary), entry.at),
-                )
-            case Checkpoint():
-                self._db.execute(
-                    "INSERT OR REPLACE INTO checkpoint VALUES (?,?,?)",
-                    (entry.updates, entry.version, entry.weights.astype("<f8").tobytes()),
-                )
-                # Only the rows since the last checkpoint still have their delta.
-                self._db.execute(
-                    "UPDATE accepted SET delta = NULL WHERE updates < ?1 AND updates >= "
-                    "ifnull((SELECT max(updates) FROM checkpoint WHERE updates < ?1), 0)",
-                    (entry.updates,),
-                )
-                self._db.execute("DELETE FROM checkpoint WHERE updates < ?", (entry.updates,))
+    def checkpoint(self, version: int | None = None) -> Checkpoint | None:
+        """The last checkpoint, of those up to ``version``; None if there is none."""
+        table = schema.checkpoints
+        query = sql.select(table).order_by(table.c.version.desc()).limit(1)
+        if version is not None:
+            query = query.where(table.c.version <= version)
+        with self._errors(), self._database.read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        return Checkpoint(row.updates, row.version, np.frombuffer(row.weights, "<f8").astype(np.float64), row.evaluated)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-
-    def checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, or None in a new store."""
-        with self._errors():
-            row = self._db.execute("SELECT * FROM checkpoint ORDER BY updates DESC LIMIT 1").fetchone()
-        return row and Checkpoint(row[0], row[1], np.frombuffer(row[2], "<f8").astype(np.float64))
+    def checkpoint_versions(self) -> list[tuple[int, int]]:
+        """(version, updates) of all checkpoints, in order."""
+        table = schema.checkpoints
+        query = sql.select(table.c.version, table.c.updates).order_by(table.c.version)
+        with self._errors(), self._database.read() as connection:
+            return [(row.version, row.updates) for row in connection.execute(query)]
 
     def accepted_since(self, updates: int) -> Iterator[Accepted]:
         """The journal from the ``updates``-th update on, in order."""
-        with self._errors():
-            query = (
-                "SELECT work, updates, device, version, tau, weight, moved, loss, samples, bits, gains, delta, at, "
-                "kept "
-                "FROM accepted WHERE updates >= ? ORDER BY updates"
-            )
-            for row in self._db.execute(query, (updates,)):
-                (work, place, device, version, tau, weight, moved, loss, samples, bits, gains, delta, at, kept) = row
-                yield Accepted(
-                    work,
-                    place,
-                    device,
-                    version,
-                    tau,
-                    weight,
-                    bool(moved),
-                    loss,
-                    samples,
-                    bits,
-                    tuple(json.loads(gains)),
-                    delta,
-                    at,
-                    kept,
-                )
+        table = schema.accepted
+        query = sql.select(table).where(table.c.updates >= updates).order_by(table.c.updates)
+        with self._errors(), self._database.read() as connection:
+            for row in connection.execution_options(yield_per=1000).execute(query):
+                fields = dict(row._mapping)
+                fields["gains"] = tuple(fields["gains"])
+                yield Accepted(**fields)
 
     def is_accepted(self, work: int, device: str) -> bool:
         """Whether the update of ``work`` by ``device`` has been taken."""
-        with self._errors():
-            row = self._db.execute("SELECT 1 FROM accepted WHERE work = ? AND device = ?", (work, device)).fetchone()
-        return row is not None
+        table = schema.accepted
+        query = sql.select(table.c.work).where(table.c.work == work, table.c.device == device)
+        with self._errors(), self._database.read() as connection:
+            return connection.execute(query).first() is not None
 
     def open_work(self) -> list[Issued]:
         """What was handed out and, as far as is known, not yet answered."""
-        with self._errors():
-            return [Issued(*row) for row in self._db.execute("SELECT * FROM issued")]
+        return self._all(Issued, schema.issued, schema.issued.c.work)
 
-    def last_work(self) -> int:
-        """The highest work id on record, 0 if none."""
-        with self._errors():
-            return int(
-                self._db.execute(
-                    "SELECT max(ifnull((SELECT max(work) FROM accepted), 0), ifnull((SELECT max(work) FROM issued), 0))"
-                ).fetchone()[0]
-            )
+    def devices(self) -> list[Known]:
+        """All devices that were ever seen, and not forgotten since."""
+        return self._all(Known, schema.devices, schema.devices.c.device)
 
     def evaluations(self) -> list[Evaluated]:
         """All evaluations, in order."""
-        with self._errors():
-            rows = self._db.execute("SELECT * FROM evaluation ORDER BY updates, at").fetchall()
-        return [Evaluated(row[0], row[1], json.loads(row[2]), row[3]) for row in rows]
+        return self._all(Evaluated, schema.evaluations, schema.evaluations.c.updates, schema.evaluations.c.at)
+
+    def events(self) -> list[Event]:
+        """All that was done to the run, in order."""
+        return self._all(Event, schema.events, schema.events.c.at)
+
+    def last_work(self) -> int:
+        """The highest work id on record, 0 if none."""
+        with self._errors(), self._database.read() as connection:
+            highest = (connection.scalar(sql.func.max(t.c.work)) for t in (schema.accepted, schema.issued))
+            return max(work or 0 for work in highest)
+
+    def _all(self, kind: Any, table: sql.Table, *order: sql.Column[Any]) -> list[Any]:
+        with self._errors(), self._database.read() as connection:
+            return [kind(**row._mapping) for row in connection.execute(sql.select(table).order_by(*order))]
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the store, as of the last transaction, to the new file ``path``; writing may go on.
+
+        Raises `StoreError` if it exists or can't be written, and for a PostgreSQL store, which has tools of its own.
+        """
+        if path.exists():
+            raise StoreError(f"{path} exists already; a copy of a store replaces nothing")
+        unfinished = path.with_name(path.name + ".unfinished")
+        try:
+            with self._errors():
+                self._database.copy_to(unfinished)
+            unfinished.replace(path)
+        except OSError as error:
+            raise StoreError(f"the copy {path} can't be written: {error.strerror}") from None
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+class _Transaction:
+    """Entries on their way into the tables, those of a kind together; with ``again`` some may be there already."""
+
+    def __init__(self, connection: sql.Connection, again: bool) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect.name
+        self._again = again
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        kinds: dict[type, list[Any]] = {}
+        for entry in entries:
+            kinds.setdefault(type(entry), []).append(entry)
+        accepted, closed = kinds.get(Accepted, []), kinds.get(Closed, [])
+        self._insert(schema.issued, kinds.get(Issued, []))
+        self._insert(schema.accepted, accepted)
+        self._delete(schema.issued.c.work, [entry.work for entry in (*accepted, *closed)])
+        # The last word on a device or a setting stands.
+        known = {e.device: e for e in entries if isinstance(e, Known | Forgotten)}
+        self._replace(schema.devices, [entry for entry in known.values() if isinstance(entry, Known)])
+        self._delete(schema.devices.c.device, [e.device for e in known.values() if isinstance(e, Forgotten)])
+        changed = {entry.name: entry for entry in kinds.get(Setting, [])}
+        self._replace(schema.settings, [entry for entry in changed.values() if entry.value is not None])
+        self._delete(schema.settings.c.name, [entry.name for entry in changed.values() if entry.value is None])
+        for kind, table in ((Evaluated, schema.evaluations), (Event, schema.events)):
+            for entry in kinds.get(kind, []):
+                if not (self._again and self._has(table, entry)):
+                    self._insert(table, [entry])
+        for checkpoint in kinds.get(Checkpoint, []):
+            self._checkpoint(checkpoint)
+
+    def _insert(self, table: sql.Table, entries: Iterable[Entry]) -> None:
+        if rows := [vars(entry) for entry in entries]:
+            self._connection.execute(_insertion(self._dialect, table, self._again), rows)
+
+    def _replace(self, table: sql.Table, entries: Iterable[Entry]) -> None:
+        if rows := [vars(entry) for entry in entries]:
+            self._connection.execute(_replacement(self._dialect, table), rows)
+
+    def _delete(self, column: sql.Column[Any], values: Sequence[Any]) -> None:
+        if values:
+            self._connection.execute(_deletion(column), [{"gone": value} for value in values])
+
+    def _has(self, table: sql.Table, entry: Evaluated | Event) -> bool:
+        query = sql.select(table.c.at).where(table.c.at == entry.at, table.c.updates == entry.updates)
+        return self._connection.execute(query).first() is not None
+
+    def _checkpoint(self, entry: Checkpoint) -> None:
+        """A version has one state; as a regular checkpoint it is also one where deltas may be counted from."""
+        statement = _INSERTS[self._dialect](schema.checkpoints)
+        both = schema.checkpoints.c.evaluated & statement.excluded.evaluated
+        self._connection.execute(
+            statement.on_conflict_do_update(index_elements=["version"], set_={"evaluated": both}),
+            vars(entry) | {"weights": entry.weights.astype("<f8").tobytes()},
+        )
+
+
+# Statements are made once: that takes longer than their execution.
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+@cache
+def _insertion(dialect: str, table: sql.Table, again: bool) -> Any:
+    return _INSERTS[dialect](table).on_conflict_do_nothing() if again else sql.insert(table)
+
+
+@cache
+def _replacement(dialect: str, table: sql.Table) -> Any:
+    statement = _INSERTS[dialect](table)
+    new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    return statement.on_conflict_do_update(index_elements=table.primary_key, set_=new)
+
+
+@cache
+def _deletion(column: sql.Column[Any]) -> Any:
+    return sql.delete(column.table).where(column == sql.bindparam("gone"))
+
+
+def _reason(error: DBAPIError) -> str:
+    """What the database said, on one line, without the statement."""
+    return " ".join(str(error.orig).split())

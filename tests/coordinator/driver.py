@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.config import Config, load_config
+from coordinator.entries import Entry
 from coordinator.initialization import encode
 from coordinator.run import Run
-from coordinator.store import Entry, SQLiteStore
+from coordinator.store import Store
 from simulator.offline import take
 from tinyreptile import messages, reports
 from tinyreptile.learner import Learner
@@ -91,7 +92,7 @@ class Driver:
         self.waiting: list[tuple[Entry, Callable[[], None] | None]] = []
         self.published: dict[int, bytes] = {}
         self.config = configuration(path, **tables)
-        self.store = SQLiteStore(path)
+        self.store = Store(str(path), "test")
         self.run = Run(
             self.config,
             self.store,

@@ -241,8 +241,8 @@ def test_variables_of_others_are_passed_over(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_store_is_named_after_the_run_unless_it_is_given() -> None:
-    assert load_config(None, {"run": {"name": "attic"}}).store_path() == Path("attic.sqlite")
-    assert load_config(None, {"run": {"store": "elsewhere.db"}}).store_path() == Path("elsewhere.db")
+    assert load_config(None, {"run": {"name": "attic"}}).store_location() == "attic.sqlite"
+    assert load_config(None, {"run": {"store": "elsewhere.db"}}).store_location() == "elsewhere.db"
 
 
 # Mistakes
@@ -275,7 +275,7 @@ def test_an_unknown_key_is_told_with_the_known_ones() -> None:
 
 def test_an_unknown_table_is_told_with_the_known_ones(tmp_path: Path) -> None:
     path = file(tmp_path, "[brokr]\nhost = 'x'\n")
-    assert complaint(path) == f"{path}: unknown key brokr; known here are run, broker, learning, evaluation"
+    assert complaint(path) == f"{path}: unknown key brokr; known here are run, broker, learning, evaluation, journal"
 
 
 def test_a_table_that_is_a_value_is_told(tmp_path: Path) -> None:

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.errors import StoreError
+from coordinator.entries import Closed, Entry, Issued
+from coordinator.errors import StoreError, StoreUnavailable
 from coordinator.journal import Journal
-from coordinator.store import Closed, Entry, Issued, SQLiteStore
+from coordinator.store import Store
 from tests.fleet import task
 
 
-class SlowStore(SQLiteStore):
+class SlowStore(Store):
     """A store whose `write` waits for `may_write`, and keeps what each transaction was."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        super().__init__(str(path), "test")
         self.may_write = threading.Event()
         self.batches: list[list[int]] = []
         self.threads: set[int] = set()
@@ -129,7 +130,7 @@ async def test_when_it_is_told_the_transaction_is_committed(store: SlowStore) ->
     journal = Journal(store)
     store.may_write.set()
     seen: list[bool] = []
-    journal.append(issued(1), lambda: seen.append(store._db.in_transaction))
+    journal.append(issued(1), lambda: seen.append(store._database._writer.in_transaction()))
     journal.stop()
     await asyncio.wait_for(journal.run(), 20)
     assert seen == [False]
@@ -192,3 +193,48 @@ async def test_a_cancelled_journal_tells_nobody_of_the_write_that_was_under_way(
         await run
     assert said == []
     assert store.batches == [[1]], "the thread still writes when run has ended"
+
+
+class AbsentStore:
+    """A store that is away for the first ``failures`` writes."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.written: list[Entry] = []
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("the disk is full")
+        self.written += entries
+
+
+async def test_a_store_that_is_away_is_tried_until_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("coordinator.journal.RETRY_SECONDS", 0.01)
+    store = AbsentStore(failures=3)
+    journal = Journal(store)
+    problems = []
+    async with task(journal.run()):
+        journal.append(issued(1), lambda: problems.append(journal.problem))
+        await asyncio.sleep(0.005)
+        assert journal.problem == "the disk is full"
+        journal.append(issued(2))
+        await journal.flush()
+        journal.stop()
+    assert store.written == [issued(1), issued(2)]
+    assert problems == [""], "only then is it durable"
+    assert caplog.messages == ["the disk is full; trying again until it can", "the store can be used again"]
+
+
+async def test_a_store_that_stays_away_ends_a_journal_that_is_stopped() -> None:
+    journal = Journal(AbsentStore(failures=1000))
+    told: list[int] = []
+    run = asyncio.create_task(journal.run())
+    journal.append(issued(1), lambda: told.append(1))
+    await asyncio.sleep(0.01)
+    journal.stop()
+    with pytest.raises(StoreUnavailable, match="the disk is full"):
+        await asyncio.wait_for(run, 5)
+    assert told == []

@@ -674,13 +674,11 @@ def test_a_restart_from_a_checkpoint_goes_on_from_the_same_bits(start: StartRun)
     assert again.run.updates == 7
 
 
-def test_checkpoints_are_written_by_the_way_and_drop_old_deltas(start: StartRun) -> None:
+def test_checkpoints_are_written_by_the_way(start: StartRun) -> None:
     driver = trained(start, CHECKPOINT_EVERY + 3, run={"rounds": 0})
     checkpoint = driver.store.checkpoint()
     assert checkpoint is not None
     assert checkpoint.updates == CHECKPOINT_EVERY
-    rows = list(driver.store.accepted_since(0))
-    assert [row.delta is None for row in rows] == [True] * CHECKPOINT_EVERY + [False] * 3
 
 
 def test_what_was_not_durable_is_as_if_it_had_never_come(start: StartRun) -> None:
@@ -722,8 +720,32 @@ def test_open_work_of_an_earlier_start_is_taken_up(start: StartRun) -> None:
 def test_open_work_of_an_earlier_start_is_asked_for_again_if_the_device_lost_it(start: StartRun) -> None:
     work = start(devices=1).requests("d0")[0]["work"]
     again = start()
-    again.hello("d0", boot="b2", work=0)
+    again.hello("d0", work=0)
     assert [request["work"] for request in again.requests("d0")] == [work]
+
+
+def test_open_work_of_an_earlier_start_is_closed_if_the_device_has_started_anew(start: StartRun) -> None:
+    work = start(devices=1).requests("d0")[0]["work"]
+    again = start()
+    again.hello("d0", boot="b2", work=0)
+    assert work not in again.run.book.open
+    assert again.run.refusals["lost"] == 1
+
+
+def test_what_is_known_of_devices_outlives_a_crash(start: StartRun) -> None:
+    driver = trained(start, 5, devices=3)
+    driver.hello("d9", role="evaluate")
+    driver.hello("d9", boot="b7", role="evaluate", state="offline")
+    driver.advance()
+    failing = next(iter(driver.run.book.open.values()))
+    driver.run.take_update(failing.device, 0, {"work": failing.id, "error": "out of memory"})
+    driver.commit()
+    before = {device.id: device.known() for device in driver.run.registry.devices.values()}
+    again = start()
+    assert {device.id: device.known() for device in again.run.registry.devices.values()} == before
+    assert before[failing.device].refused == before[failing.device].failures == 1
+    assert sum(device.accepted for device in before.values()) == 5
+    assert all(device.state == "offline" for device in again.run.registry.devices.values())
 
 
 def test_open_work_of_an_earlier_start_expires(start: StartRun) -> None:

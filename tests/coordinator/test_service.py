@@ -19,7 +19,7 @@ from coordinator.config import Config
 from coordinator.errors import BrokerError, StoreError
 from coordinator.initialization import encode
 from coordinator.service import Coordinator, client
-from coordinator.store import SQLiteStore
+from coordinator.store import Store
 from simulator.conditions import Conditions
 from tests.environment import Mosquitto, free_port, need_program
 from tests.fleet import (
@@ -45,7 +45,7 @@ StartBroker = Callable[..., Mosquitto]
 
 def accepted_rows(config: Config) -> int:
     """Accepted updates on disk."""
-    store = SQLiteStore(config.store_path())
+    store = Store(config.store_location(), config.run.name)
     try:
         return sum(1 for _ in store.accepted_since(0))
     finally:

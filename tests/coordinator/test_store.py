@@ -1,13 +1,9 @@
-"""What survives: checkpoints and journal in one file, and how a bad file is told."""
+"""What survives: one suite for a store in SQLite and in PostgreSQL."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +11,69 @@ import numpy as np
 import pytest
 
 from coordinator.deltas import unpack
-from coordinator.errors import StoreError
+from coordinator.entries import (
+    Accepted,
+    Checkpoint,
+    Closed,
+    Entry,
+    Evaluated,
+    Event,
+    Forgotten,
+    Issued,
+    Known,
+    Setting,
+)
+from coordinator.errors import StoreError, StoreUnavailable
 from coordinator.rules import MetaUpdate, discount, schedule
-from coordinator.store import SCHEMA, Accepted, Checkpoint, Closed, Entry, Evaluated, Issued, SQLiteStore
+from coordinator.store import EVALUATED_KEPT, Store
+from tests.environment import free_port
+from tests.fleet import new_run
+from tests.postgresql import PostgreSQL
 from tinyreptile.model import Model
 
+OpenStore = Callable[..., Store]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    server = PostgreSQL()
+    server.start()
+    yield server
+    server.stop()
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
+    """A function that opens the one store of this test, for the first time or again."""
+    sqlite = request.param == "sqlite"
+    location = str(tmp_path / "run.sqlite") if sqlite else request.getfixturevalue("server").url()
+    run = new_run()
+    opened: list[Store] = []
+
+    def start(**options: Any) -> Store:
+        opened.append(Store(location, run, **options))
+        return opened[-1]
+
+    yield start
+    for store in opened:
+        store.close()
+
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.sqlite"
+def store(open_store: OpenStore) -> Store:
+    return open_store()
 
 
-@pytest.fixture
-def store(path: Path) -> Iterator[SQLiteStore]:
-    store = SQLiteStore(path)
-    yield store
-    store.close()
-
-
-def accepted(work: int, updates: int, delta: bytes = b"abc") -> Accepted:
+def accepted(work: int, updates: int, delta: bytes | None = b"abc") -> Accepted:
     return Accepted(work, updates, "d0", updates, 1, 0.25, True, 0.5, 32, 8, (1, 65536), delta, 12.5)
 
 
-def test_a_new_store_is_empty(store: SQLiteStore) -> None:
+def known(device: str, **fields: Any) -> Known:
+    return replace(Known(device, "train", "b1", "esp32", 4096, 1, 2, 3, 4, "", 12.5), **fields)
+
+
+def test_a_new_store_is_empty(store: Store) -> None:
     assert store.checkpoint() is None
     assert list(store.accepted_since(0)) == []
     assert store.open_work() == store.evaluations() == []
@@ -45,9 +81,9 @@ def test_a_new_store_is_empty(store: SQLiteStore) -> None:
     assert not store.is_accepted(1, "d0")
 
 
-def test_what_was_written_is_read_by_the_next_start(path: Path) -> None:
+def test_what_was_written_is_read_by_the_next_start(open_store: OpenStore) -> None:
     weights = np.random.default_rng(1).normal(size=100)
-    first = SQLiteStore(path)
+    first = open_store()
     entries: list[Entry] = [
         Checkpoint(0, 0, weights),
         Issued(5, "d0", "train", 0, 8, 99.5),
@@ -57,7 +93,7 @@ def test_what_was_written_is_read_by_the_next_start(path: Path) -> None:
     ]
     first.write(entries)
     first.close()
-    store = SQLiteStore(path)
+    store = open_store()
     checkpoint = store.checkpoint()
     assert checkpoint is not None
     assert checkpoint.weights.tobytes() == weights.tobytes()
@@ -68,37 +104,25 @@ def test_what_was_written_is_read_by_the_next_start(path: Path) -> None:
     store.close()
 
 
-def test_work_is_open_until_it_is_accepted_or_closed(store: SQLiteStore) -> None:
+def test_work_is_open_until_it_is_accepted_or_closed(store: Store) -> None:
     store.write([Issued(work, "d0", "train", 0, 8, 1.0) for work in (1, 2, 3)])
     store.write([accepted(1, 0), Closed(2)])
     assert [issued.work for issued in store.open_work()] == [3]
 
 
-def test_an_update_is_accepted_of_its_own_device_only(store: SQLiteStore) -> None:
+def test_an_update_is_accepted_of_its_own_device_only(store: Store) -> None:
     store.write([accepted(5, 0)])
     assert store.is_accepted(5, "d0")
     assert not store.is_accepted(5, "d1")
     assert not store.is_accepted(6, "d0")
 
 
-def test_the_journal_is_read_in_the_order_of_its_updates(store: SQLiteStore) -> None:
+def test_the_journal_is_read_in_the_order_of_its_updates(store: Store) -> None:
     store.write([accepted(9, 0), accepted(3, 1), accepted(7, 2)])
     assert [row.work for row in store.accepted_since(1)] == [3, 7]
 
 
-def test_a_checkpoint_replaces_the_last_one_and_the_deltas_before_it(store: SQLiteStore) -> None:
-    weights = np.zeros(2)
-    store.write([Checkpoint(0, 0, weights), accepted(1, 0), accepted(2, 1), accepted(3, 2)])
-    store.write([Checkpoint(2, 2, weights + 1)])
-    checkpoint = store.checkpoint()
-    assert checkpoint is not None
-    assert (checkpoint.updates, checkpoint.weights.tolist()) == (2, [1, 1])
-    assert [row.delta for row in store.accepted_since(0)] == [None, None, b"abc"]
-    store.write([accepted(4, 3), Checkpoint(4, 4, weights)])
-    assert [row.delta for row in store.accepted_since(0)] == [None] * 4
-
-
-def test_a_transaction_that_fails_leaves_nothing_behind(store: SQLiteStore) -> None:
+def test_a_transaction_that_fails_leaves_nothing_behind(store: Store) -> None:
     store.write([accepted(1, 0)])
     with pytest.raises(StoreError):
         store.write([accepted(2, 1), accepted(1, 2)])
@@ -107,24 +131,7 @@ def test_a_transaction_that_fails_leaves_nothing_behind(store: SQLiteStore) -> N
     assert store.is_accepted(2, "d0")
 
 
-def test_what_was_written_survives_a_killed_process(path: Path) -> None:
-    program = (
-        "import sys, time, pathlib; import numpy as np; from coordinator.store import *; "
-        "store = SQLiteStore(pathlib.Path(sys.argv[1])); "
-        "store.write([Checkpoint(3, 2, np.ones(4))]); print('written', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "written\n"
-        os.kill(process.pid, signal.SIGKILL)
-    store = SQLiteStore(path)
-    checkpoint = store.checkpoint()
-    store.close()
-    assert checkpoint is not None
-    assert (checkpoint.updates, checkpoint.version, checkpoint.weights.tolist()) == (3, 2, [1, 1, 1, 1])
-
-
-def test_properties_are_kept_and_compared(store: SQLiteStore) -> None:
+def test_properties_are_kept_and_compared(store: Store) -> None:
     store.bind({"run": "kitchen", "model": [["input", 1]]})
     store.bind({"run": "kitchen", "model": [["input", 1]]})
     assert store.properties() == {"run": "kitchen", "model": [["input", 1]]}
@@ -132,54 +139,22 @@ def test_properties_are_kept_and_compared(store: SQLiteStore) -> None:
         store.bind({"run": "hall", "model": [["input", 1]]})
 
 
-def test_a_store_of_a_newer_format_is_refused(path: Path) -> None:
-    SQLiteStore(path).close()
-    with sqlite3.connect(path) as database:
-        database.execute(f"PRAGMA user_version={SCHEMA + 1}")
-    database.close()
-    with pytest.raises(StoreError, match=f"has format {SCHEMA + 1}, this coordinator reads {SCHEMA}; update"):
-        SQLiteStore(path)
-
-
-def test_a_file_that_is_no_store_is_told(path: Path) -> None:
-    path.write_bytes(b"no database at all" * 100)
-    with pytest.raises(StoreError, match="is damaged or no store at all"):
-        SQLiteStore(path)
-    assert path.read_bytes() == b"no database at all" * 100
-
-
-def test_a_damaged_store_is_told(path: Path) -> None:
-    store = SQLiteStore(path)
-    store.write([Checkpoint(0, 0, np.zeros(5000)), *(accepted(i, i, bytes(900)) for i in range(200))])
-    store.close()
-    content = bytearray(path.read_bytes())
-    content[4096:] = b"\xa5" * (len(content) - 4096)
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"is damaged|can't be used"):  # noqa: PT012 - where it shows is SQLite's
-        store = SQLiteStore(path)
-        try:
-            store.checkpoint()
-            list(store.accepted_since(0))
-        finally:
-            store.close()
-
-
-def test_the_properties_of_a_new_store_are_those_it_is_first_bound_to(path: Path) -> None:
-    first = SQLiteStore(path)
+def test_the_properties_of_a_new_store_are_those_it_is_first_bound_to(open_store: OpenStore) -> None:
+    first = open_store()
     assert first.properties() == {}
     first.bind({"run": "kitchen"})
     first.close()
-    second = SQLiteStore(path)
+    second = open_store()
     assert second.properties() == {"run": "kitchen"}
     second.close()
 
 
-def test_evaluations_are_read_in_the_order_of_their_updates(store: SQLiteStore) -> None:
+def test_evaluations_are_read_in_the_order_of_their_updates(store: Store) -> None:
     store.write([Evaluated(20, 20, {"after": 2}, 2.0), Evaluated(10, 10, {"after": 1}, 1.0)])
     assert [past.updates for past in store.evaluations()] == [10, 20]
 
 
-def test_floats_come_back_to_the_last_bit(store: SQLiteStore) -> None:
+def test_floats_come_back_to_the_last_bit(store: Store) -> None:
     weights = np.array([0.1, -1e-300, 5e-324, np.pi, -0.0])
     store.write([Checkpoint(1, 1, weights)])
     checkpoint = store.checkpoint()
@@ -188,99 +163,17 @@ def test_floats_come_back_to_the_last_bit(store: SQLiteStore) -> None:
     checkpoint.weights[0] = 7  # it is no view of something that must not change
 
 
-def test_a_store_in_an_absent_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="can't be used: unable to open database file"):
-        SQLiteStore(tmp_path / "absent" / "run.sqlite")
-
-
-def test_a_path_that_is_a_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="can't be used: unable to open database file"):
-        SQLiteStore(tmp_path)
-
-
-def test_a_folder_that_can_not_be_written_is_told(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir(mode=0o500)
-    if os.geteuid() == 0:
-        folder = Path("/proc")  # where not even root may
-    with pytest.raises(StoreError, match="can't be used: unable to open database file"):
-        SQLiteStore(folder / "run.sqlite")
-
-
-def test_a_store_that_may_only_be_read_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    SQLiteStore(path).close()
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda at, **o: connect(f"{at.as_uri()}?mode=ro", uri=True, **o))
-    with pytest.raises(StoreError, match="can't be used: "):
-        SQLiteStore(path)
-
-
-def test_a_store_that_is_refused_is_not_kept_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path.write_bytes(b"no database at all" * 100)
-    opened = []
-    connect = sqlite3.connect
-
-    def watched(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        opened.append(connect(*arguments, **options))
-        return opened[-1]
-
-    monkeypatch.setattr(sqlite3, "connect", watched)
-    with pytest.raises(StoreError):
-        SQLiteStore(path)
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        opened[0].execute("SELECT 1")
-
-
-def test_a_second_coordinator_is_refused(path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *a, **options: connect(*a, **options | {"timeout": 0.05}))
-    with pytest.raises(StoreError) as caught:
-        SQLiteStore(path)
-    assert str(caught.value) == f"the store {path} is in use: another coordinator serves this run"
-    store.write([accepted(1, 0)])
-
-
-def test_the_store_of_another_model_is_refused(path: Path, store: SQLiteStore) -> None:
+def test_the_store_of_another_model_is_refused(store: Store) -> None:
     store.bind({"run": "kitchen", "model": [["input", 1]]})
     with pytest.raises(StoreError) as caught:
         store.bind({"run": "kitchen", "model": [["input", 2]]})
     assert str(caught.value) == (
-        f'the store {path} was begun with model [["input", 1]], now it is [["input", 2]]; '
+        f'the store {store.location} was begun with model [["input", 1]], now it is [["input", 2]]; '
         "give the run another name, or the store another path"
     )
 
 
-def test_every_commit_reaches_the_disk(store: SQLiteStore) -> None:
-    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
-
-
-def test_a_full_disk_is_told_and_what_was_written_stays(path: Path, store: SQLiteStore) -> None:
-    store.write([accepted(1, 0)])
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count={pages}")
-    with pytest.raises(StoreError) as caught:
-        store.write([accepted(2, 1, bytes(1_000_000))])
-    assert str(caught.value) == f"the store {path} can't be used: database or disk is full"
-    assert list(store.accepted_since(0)) == [accepted(1, 0)]
-
-
-def test_a_transaction_cut_off_by_the_processs_end_leaves_nothing(path: Path) -> None:
-    program = (
-        "import os, sys, pathlib; from tests.coordinator.test_store import *; "
-        "store = SQLiteStore(pathlib.Path(sys.argv[1])); store.write([Issued(1, 'd0', 'train', 0, 8, 1.0)]); "
-        "store.write([accepted(1, 0)]); store._db.execute('BEGIN'); store._write(accepted(2, 1)); os._exit(9)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, str(path)], timeout=60, check=False)
-    assert done.returncode == 9
-    store = SQLiteStore(path)
-    rows, work = list(store.accepted_since(0)), store.open_work()
-    store.close()
-    assert rows == [accepted(1, 0)]
-    assert work == []
-
-
-def test_the_last_work_is_the_highest_on_record_accepted_or_open(store: SQLiteStore) -> None:
+def test_the_last_work_is_the_highest_on_record_accepted_or_open(store: Store) -> None:
     store.write([accepted(100, 0)])
     assert store.last_work() == 100
     store.write([Issued(70, "d0", "train", 0, 8, 1.0), Issued(130, "d1", "train", 0, 8, 1.0)])
@@ -289,22 +182,13 @@ def test_the_last_work_is_the_highest_on_record_accepted_or_open(store: SQLiteSt
     assert store.last_work() == 100
 
 
-def test_checkpoint_after_checkpoint_leaves_only_the_deltas_since_the_last(store: SQLiteStore) -> None:
-    store.write([Checkpoint(0, 0, np.zeros(2))])
-    for i in range(12):
-        store.write([accepted(100 + i, i)])
-        if i % 4 == 3:
-            store.write([Checkpoint(i - 1, i - 1, np.zeros(2))])  # two updates are newer
-            assert [row.updates for row in store.accepted_since(0) if row.delta is not None] == [i - 1, i]
-
-
-def test_a_state_replays_from_disk_to_the_same_bits(path: Path) -> None:
+def test_a_state_replays_from_disk_to_the_same_bits(open_store: OpenStore) -> None:
     model = Model([["input", 3], ["dense", 5, "relu"], ["dense", 2], ["squared_error"]])
     rng = np.random.default_rng(9)
     start = rng.normal(size=model.parameters)
     live = start.copy()
     meta = MetaUpdate(schedule("constant", 1, 1), discount("constant"), size=99)
-    store = SQLiteStore(path)
+    store = open_store()
     store.write([Checkpoint(0, 0, start)])
     for i in range(23):
         gains = tuple(rng.integers(1, 65537, len(model.tensors)).tolist())
@@ -315,7 +199,7 @@ def test_a_state_replays_from_disk_to_the_same_bits(path: Path) -> None:
         if i == 11:
             store.write([Checkpoint(12, 3, live)])
     store.close()
-    store = SQLiteStore(path)
+    store = open_store()
     checkpoint = store.checkpoint()
     assert checkpoint is not None
     replayed = checkpoint.weights
@@ -328,11 +212,172 @@ def test_a_state_replays_from_disk_to_the_same_bits(path: Path) -> None:
     assert not np.array_equal(live, start)
 
 
-def test_another_programs_database_is_refused_and_left_as_it_is(path: Path) -> None:
-    other = sqlite3.connect(path)
-    other.execute("CREATE TABLE recipe (name TEXT)")
+def test_a_second_coordinator_is_refused_until_the_first_has_gone(store: Store, open_store: OpenStore) -> None:
+    with pytest.raises(StoreError, match="is in use: another coordinator serves this run"):
+        open_store()
+    store.write([accepted(1, 0)])
+    store.close()
+    assert open_store().is_accepted(1, "d0")
+
+
+def test_devices_are_kept_as_they_were_last_known(store: Store, open_store: OpenStore) -> None:
+    store.write([known("d0"), known("d1"), known("d0", accepted=7)])
+    store.write([known("d1", quarantine="it sends nonsense")])
+    store.close()
+    assert open_store().devices() == [known("d0", accepted=7), known("d1", quarantine="it sends nonsense")]
+
+
+def test_a_forgotten_device_is_gone_until_it_comes_back(store: Store) -> None:
+    store.write([known("d0"), Forgotten("d0"), known("d1")])
+    assert [device.device for device in store.devices()] == ["d1"]
+    store.write([Forgotten("d1"), known("d1", accepted=0)])
+    assert store.devices() == [known("d1", accepted=0)]
+
+
+def test_settings_stand_until_they_are_unset(store: Store) -> None:
+    store.write([Setting("learning.alpha", 0.1), Setting("run.paused", True), Setting("learning.alpha", 0.2)])
+    assert store.settings() == {"learning.alpha": 0.2, "run.paused": True}
+    store.write([Setting("learning.alpha", None)])
+    assert store.settings() == {"run.paused": True}
+
+
+def test_events_are_read_in_their_order(store: Store) -> None:
+    events = [Event(2.0, 5, 5, "rollback", "to version 3"), Event(1.0, 4, 4, "setting", "learning.alpha = 0.1")]
+    store.write(events)
+    assert store.events() == events[::-1]
+
+
+def test_a_transaction_may_be_repeated_if_its_end_is_not_known(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries: list[Entry] = [
+        Issued(1, "d0", "train", 0, 8, 1.0),
+        Issued(2, "d0", "train", 0, 8, 1.0),
+        accepted(1, 0),
+        known("d0"),
+        Evaluated(1, 1, {"after": 0.5}, 3.0),
+        Event(1.0, 1, 1, "setting", "x"),
+        Setting("run.paused", True),
+        Checkpoint(1, 1, np.ones(2)),
+    ]
+    store.write(entries)
+    before = _everything(store)
+    store._torn = True
+    store.write(entries)
+    assert _everything(store) == before
+    with pytest.raises(StoreError):  # and without that doubt a repetition is a mistake
+        store.write(entries)
+
+
+def _everything(store: Store) -> Any:
+    rows = list(store.accepted_since(0))
+    versions = store.checkpoint_versions()
+    return rows, versions, store.open_work(), store.devices(), store.evaluations(), store.events(), store.settings()
+
+
+def test_deltas_and_checkpoints_of_the_history_are_kept_and_older_ones_dropped(open_store: OpenStore) -> None:
+    store = open_store(history=10)
+    store.write([Checkpoint(0, 0, np.zeros(2))])
+    for i in range(40):
+        store.write([accepted(100 + i, i)])
+        if i % 5 == 4:
+            store.write([Checkpoint(i + 1, i + 1, np.full(2, i + 1.0))])
+    assert store.checkpoint_versions() == [(30, 30), (35, 35), (40, 40)]
+    assert [row.updates for row in store.accepted_since(0) if row.delta is not None] == list(range(30, 40))
+    assert len(list(store.accepted_since(0))) == 40
+    checkpoint = store.checkpoint(37)
+    assert checkpoint is not None
+    assert (checkpoint.version, checkpoint.weights.tolist()) == (35, [35, 35])
+    assert store.checkpoint(29) is None
+
+
+def test_the_latest_evaluated_versions_are_kept_beyond_the_history(open_store: OpenStore) -> None:
+    store = open_store(history=1)
+    store.write([Checkpoint(0, 0, np.zeros(2))])
+    for version in range(1, 2 * EVALUATED_KEPT + 1):
+        store.write([accepted(version, version - 1), Checkpoint(version, version, np.zeros(2), evaluated=True)])
+    last = 2 * EVALUATED_KEPT + 1
+    store.write([accepted(last, last - 1), Checkpoint(last, last, np.zeros(2))])
+    store.write([accepted(last + 1, last), Checkpoint(last + 1, last + 1, np.zeros(2))])
+    assert [version for version, _ in store.checkpoint_versions()] == list(range(EVALUATED_KEPT + 1, last + 2))
+
+
+def test_a_version_may_have_a_regular_checkpoint_and_an_evaluated_one(open_store: OpenStore) -> None:
+    store = open_store(history=1)
+    store.write([Checkpoint(5, 5, np.ones(2), evaluated=True), Checkpoint(5, 5, np.ones(2))])
+    store.write([Checkpoint(5, 5, np.ones(2), evaluated=True)])
+    checkpoint = store.checkpoint()
+    assert checkpoint is not None
+    assert not checkpoint.evaluated
+    assert store.checkpoint_versions() == [(5, 5)]
+
+
+def test_old_rows_are_dropped_if_so_configured(open_store: OpenStore) -> None:
+    store = open_store(history=2, rows=4)
+    store.write([Checkpoint(0, 0, np.zeros(2)), *(accepted(i + 1, i) for i in range(10))])
+    store.write([Checkpoint(10, 10, np.zeros(2))])
+    assert [row.updates for row in store.accepted_since(0)] == [6, 7, 8, 9]
+    assert store.last_work() == 10
+
+
+def test_without_a_limit_every_delta_is_kept(open_store: OpenStore) -> None:
+    store = open_store(history=0)
+    store.write([Checkpoint(0, 0, np.zeros(2)), *(accepted(i + 1, i) for i in range(10))])
+    store.write([Checkpoint(10, 10, np.zeros(2))])
+    assert all(row.delta == b"abc" for row in store.accepted_since(0))
+    assert store.checkpoint_versions() == [(0, 0), (10, 10)]
+
+
+def test_runs_have_nothing_in_common(server: PostgreSQL) -> None:
+    stores = [Store(server.url(), name) for name in ("kitchen-1", "kitchen-2", "Kitchen-1")]
+    stores[0].write([accepted(1, 0)])
+    found = [store.is_accepted(1, "d0") for store in stores]
+    for store in stores:
+        store.close()
+    assert found == [True, False, False]
+
+
+def test_a_server_that_crashes_keeps_what_was_written_and_is_gone_on_with(server: PostgreSQL) -> None:
+    store = Store(server.url(), new_run())
+    store.write([accepted(1, 0)])
+    server.stop()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="can't be used: "):
+            store.write([accepted(2, 1)])
+    server.start()
+    store.write([accepted(2, 1)])
+    assert [row.work for row in store.accepted_since(0)] == [1, 2]
+    store.close()
+
+
+def test_a_connection_that_was_cut_takes_its_lock_along(server: PostgreSQL) -> None:
+    run = new_run()
+    store = Store(server.url(), run)
+    store._database._writer.connection.dbapi_connection.close()  # type: ignore[union-attr]
+    with pytest.raises(StoreUnavailable):
+        store.write([accepted(1, 0)])
+    other = Store(server.url(), run)
+    with pytest.raises(StoreError, match="is in use: another coordinator"):
+        store.write([accepted(1, 0)])
     other.close()
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match="is another program's database"):
-        SQLiteStore(path)
-    assert path.read_bytes() == before
+    store.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql://", "mysql://localhost/x", "postgresql://localhost:port/x"])
+def test_a_url_that_is_no_stores_is_told(url: str) -> None:
+    with pytest.raises(StoreError, match="a store is a file, or postgresql://"):
+        Store(url, "test")
+
+
+def test_a_servers_absence_is_told_without_the_password() -> None:
+    with pytest.raises(StoreUnavailable) as caught:
+        Store(f"postgresql://me:secret@127.0.0.1:{free_port()}/runs", "test")
+    assert "Connection refused" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_user_without_rights_is_told(server: PostgreSQL) -> None:
+    import psycopg
+
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("CREATE USER guest")
+    with pytest.raises(StoreError, match="can't be used: permission denied for database"):
+        Store(server.url().replace("tester", "guest"), "test")

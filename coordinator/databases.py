@@ -1,0 +1,217 @@
+"""The databases behind a store: SQLite in a file (WAL, synchronous=FULL), PostgreSQL in a schema of the run's own.
+
+Either lets one coordinator in: a lock goes with the connection, and with the process that holds it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from .errors import StoreError
+
+BUSY_SECONDS = 5  # to wait for another program that reads or copies the file
+APPLICATION_ID = 0x54526570  # "TRep", by which file(1) and others may tell an SQLite file's owner
+LOCK_SECONDS = 2.0  # a server may take so long to notice that who had the lock has died
+
+
+class Database(ABC):
+    """Connections to one store: one that writes, and as many that read as there are readers."""
+
+    _engine: sql.Engine
+    _writer: sql.Connection
+
+    @contextmanager
+    def write(self) -> Iterator[sql.Connection]:
+        """A connection in a transaction, which is durable when the context ends."""
+        writer = self._live_writer()
+        with writer.begin():
+            self._begin(writer)
+            yield writer
+
+    @contextmanager
+    def read(self) -> Iterator[sql.Connection]:
+        """A connection that sees what was committed."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    def adopt(self) -> None:  # noqa: B027 - PostgreSQL needs nothing
+        """Set the database up: it is a store of ours, or will be one."""
+
+    @abstractmethod
+    def copy_to(self, path: Path) -> None:
+        """Make a copy of the store as the file ``path``, without holding up `write`."""
+
+    def close(self) -> None:
+        """Let go of everything, the lock last."""
+        self._writer.close()
+        self._engine.dispose()
+
+    def _live_writer(self) -> sql.Connection:
+        return self._writer
+
+    def _begin(self, writer: sql.Connection) -> None:  # noqa: B027 - SQLAlchemy has begun it
+        """What a transaction begins with."""
+
+
+def connect(location: str, run: str) -> Database:
+    """The database at ``location``, for ``run``; raises `StoreError` if another coordinator has it."""
+    return PostgreSQL(_url(location), run) if "://" in location else SQLite(Path(location))
+
+
+def location_text(location: str) -> str:
+    """``location`` as it may be shown: without a password."""
+    return _url(location).render_as_string(hide_password=True) if "://" in location else location
+
+
+def _url(location: str) -> URL:
+    try:
+        url = make_url(location)
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None or url.drivername not in ("postgresql", "postgres") or not url.database:
+        raise StoreError("a store is a file, or postgresql://[USER@]HOST[:PORT]/DATABASE")
+    return url.set(drivername="postgresql+psycopg")
+
+
+class SQLite(Database):
+    """One file. The lock is a file beside it: SQLite's own would keep out who only reads or copies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = _FileLock(path)
+        self._engine = sql.create_engine(URL.create("sqlite", database=str(path)))
+        sql.event.listen(self._engine, "connect", self._prepare)
+        try:
+            self._writer = self._engine.connect()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @staticmethod
+    def _prepare(connection: sqlite3.Connection, _: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say
+        connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    def adopt(self) -> None:  # noqa: D102 - as the base says
+        self._writer.exec_driver_sql("PRAGMA journal_mode=WAL")
+        self._writer.rollback()
+        with self.write() as connection:  # which shows that it may be written, too
+            connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+
+    def _begin(self, writer: sql.Connection) -> None:
+        writer.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def copy_to(self, path: Path) -> None:  # noqa: D102 - as the base says
+        with self._engine.connect() as connection:
+            source: Any = connection.connection.dbapi_connection
+            try:
+                with closing(sqlite3.connect(path)) as target:
+                    source.backup(target)
+            except sqlite3.Error as error:
+                raise StoreError(f"the copy {path} can't be written: {error}") from None
+
+    def close(self) -> None:  # noqa: D102 - as the base says
+        super().close()
+        self._lock.release()
+
+
+class _FileLock:
+    """A lock beside ``path`` that ends with the process, and leaves no file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+        while True:
+            try:
+                self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._file)
+                raise _in_use(str(path)) from None
+            except OSError as error:
+                raise StoreError(f"the store {path} can't be used: {error.strerror}") from None
+            try:
+                if self._path.stat().st_ino == os.fstat(self._file).st_ino:
+                    return
+            except FileNotFoundError:  # who held it has removed it just now
+                pass
+            os.close(self._file)
+
+    def release(self) -> None:
+        if self._file >= 0:
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = -1
+
+
+class PostgreSQL(Database):
+    """A schema of the run's own. The lock goes with the connection that writes."""
+
+    def __init__(self, url: URL, run: str) -> None:
+        try:
+            import psycopg  # noqa: F401 - the engine's driver
+        except ImportError:
+            raise StoreError("a store in PostgreSQL needs the package psycopg: pip install psycopg[binary]") from None
+        self._where = url.render_as_string(hide_password=True)
+        self._schema = f"tinyreptile_{run}"
+        self._name = f"tinyreptile {run} {secrets.token_hex(4)}"
+        options = f'-c search_path="{self._schema}" -c synchronous_commit=on'
+        self._engine = sql.create_engine(
+            url,
+            connect_args={"options": options, "application_name": self._name, "connect_timeout": BUSY_SECONDS},
+            pool_pre_ping=True,
+        )
+        self._writer = self._connect()
+
+    def _connect(self) -> sql.Connection:
+        """A connection with the lock; raises `StoreError` if another coordinator has it."""
+        writer = self._engine.connect()
+        try:
+            with writer.begin():
+                writer.exec_driver_sql(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
+                # A session of ours whose connection was lost may live on at the server, with the lock.
+                others = sql.text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name = :name AND pid <> pg_backend_pid()"
+                )
+                writer.execute(others, {"name": self._name})
+                end = time.monotonic() + LOCK_SECONDS
+                while not self._locks(writer):
+                    if time.monotonic() > end:
+                        raise _in_use(self._where)
+                    time.sleep(LOCK_SECONDS / 20)
+        except BaseException:
+            writer.close()
+            self._engine.dispose()
+            raise
+        return writer
+
+    def _locks(self, writer: sql.Connection) -> bool:
+        lock = sql.text("SELECT pg_try_advisory_lock(hashtext('tinyreptile'), hashtext(:schema))")
+        return bool(writer.execute(lock, {"schema": self._schema}).scalar_one())
+
+    def _live_writer(self) -> sql.Connection:
+        if self._writer.closed or self._writer.invalidated:
+            self._writer.close()
+            self._writer = self._connect()
+        return self._writer
+
+    def copy_to(self, path: Path) -> None:  # noqa: D102 - as the base says
+        raise StoreError(f"{self._where} is copied with pg_dump --schema '\"{self._schema}\"'")
+
+
+def _in_use(where: str) -> StoreError:
+    return StoreError(f"the store {where} is in use: another coordinator serves this run")
