@@ -30,6 +30,7 @@ import aiomqtt
 import numpy as np
 
 from coordinator.config import BrokerConfig, Config, load_config
+from coordinator.entries import Checkpoint
 from coordinator.service import Coordinator
 from simulator.swarm import Swarm, SwarmSpec
 from tinyreptile import messages
@@ -178,24 +179,24 @@ def _config(setting: Setting, folder: Path) -> Config:
 def _coordinator(setting: Setting, folder: Path, pipe: Connection) -> None:
     async def measure() -> None:
         coordinator = Coordinator(_config(setting, folder))
-        state = coordinator.run_state
+        run = coordinator.run_state
         versions = 0
-        published = state.published
+        published = run.published
 
-        def count(version: int, data: bytes) -> dict[str, Any]:
+        def count(state: Checkpoint, data: bytes) -> dict[str, Any]:
             nonlocal versions
             versions += 1
-            return published(version, data)
+            return published(state, data)
 
-        state.published = count  # type: ignore[method-assign]
+        run.published = count  # type: ignore[method-assign]
         serving = asyncio.create_task(coordinator.run())
-        while state.registry.count("online") < setting.devices and not serving.done():  # noqa: ASYNC110
+        while run.registry.count("online") < setting.devices and not serving.done():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        measuring = asyncio.create_task(pair.window(setting, lambda: state.updates, state.round_trips))
+        measuring = asyncio.create_task(pair.window(setting, lambda: run.updates, run.round_trips))
         await asyncio.wait([serving, measuring], return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             raise RuntimeError("the coordinator ended early") from serving.exception()
-        pipe.send(measuring.result() | {"versions": versions / state.updates, "refusals": dict(state.refusals)})
+        pipe.send(measuring.result() | {"versions": versions / run.updates, "refusals": dict(run.refusals)})
         coordinator.stop()
         await serving
 

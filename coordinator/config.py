@@ -36,6 +36,7 @@ class RunConfig(_Table):
     weights: Literal["int16", "int8"] = Field("int16", description="format of the parameters on devices")
     rounds: int = Field(5000, ge=0, le=2**31 - 1, description="accepted updates until the run ends; 0: it never ends")
     seed: int = Field(1, ge=0, description="of the first initialization")
+    paused: bool = Field(False, description="hand out no work")
     store: str | None = Field(
         None, min_length=1, description="an SQLite file, or a postgresql:// URL; unset: NAME.sqlite in this folder"
     )
@@ -113,6 +114,24 @@ class LearningConfig(_Table):
         return self
 
 
+class GuardsConfig(_Table):
+    """What is done about devices that send nonsense, and about learning that gets worse."""
+
+    rate: float = Field(50.0, ge=0, le=1_000_000, description="messages a second from one device; 0: no limit")
+    burst: int = Field(2000, ge=1, le=1_000_000, description="messages from one device at once")
+    devices: int = Field(10_000, ge=1, le=1_000_000, description="devices known at most, others are not heard")
+    clip: float = Field(4.0, ge=0, description="times the median norm that a delta is scaled down to; 0: never")
+    refuse: float = Field(100.0, ge=0, description="times the median norm beyond which it is refused; 0: never")
+    repeats: bool = Field(True, description="refuse a delta that its device has sent before")
+    strikes: int = Field(10, ge=0, description="refused updates until a device is quarantined; 0: never")
+    combine: Literal["mean", "median", "trimmed"] = Field("mean", description="how a batch of deltas becomes one")
+    buffer: int = Field(1, ge=1, le=1000, description="asynchronous: updates combined into one version")
+    drift: float = Field(0.0, ge=0, description="an evaluation so many times worse than the best of ten: alarm; 0: off")
+    on_drift: Literal["tell", "hold", "rollback"] = Field(
+        "hold", description="then tell, hold the run, or roll back to the best of them"
+    )
+
+
 class JournalConfig(_Table):
     """What the store keeps of the past."""
 
@@ -137,6 +156,7 @@ class Config(_Table):
     broker: BrokerConfig = BrokerConfig()
     learning: LearningConfig = LearningConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    guards: GuardsConfig = GuardsConfig()
     journal: JournalConfig = JournalConfig()
 
     @model_validator(mode="after")
@@ -148,6 +168,27 @@ class Config(_Table):
     def store_location(self) -> str:
         """Where the run is kept: the path of an SQLite file, or a URL."""
         return self.run.store or f"{self.run.name}.sqlite"
+
+
+# What may change while a run is going on.
+CHANGEABLE = ("run.rounds", "run.paused", "learning.", "evaluation.", "guards.")
+_FIXED = ("learning.mode",)
+
+
+def changed(config: Config, values: dict[str, Any]) -> Config:
+    """``config`` with ``values`` by ``table.key`` in the place of its own.
+
+    Raises `ConfigError` for what is not known, out of range, or can't change while a run is going on.
+    """
+    tables = config.model_dump()
+    for name, value in values.items():
+        table, _, key = name.partition(".")
+        if key not in tables.get(table, {}):
+            raise ConfigError(f"unknown setting {name}; they are written table.key, as learning.alpha")
+        if not name.startswith(CHANGEABLE) or name in _FIXED:
+            raise ConfigError(f"{name} can't change while a run is going on; stop it and change its configuration")
+        tables[table][key] = value
+    return _validate("setting", tables)
 
 
 def load_config(

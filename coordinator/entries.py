@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .rules import Weights
+from .rules import Decision, Weights
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Accepted:
     device: str
     version: int  # that it was learned from
     tau: int  # its staleness
-    weight: float  # alpha * s(tau)
+    weight: float  # of its batch in the initialization, with alpha
     moved: bool  # it completed its batch and made a new version
     loss: float
     samples: int
@@ -27,8 +27,12 @@ class Accepted:
     at: float  # seconds since 1970
     kept: int | None = None  # of a sparse delta: how many changes it holds
     norm: float = 0.0  # Euclidean norm of the delta as it came
-    scale: float = 1.0  # what it was multiplied with to bound its norm
-    combine: str = "mean"  # how its batch is made one, if it moved
+    scale: float = 1.0  # what it was multiplied with, to bound its norm or for its staleness in a batch
+    combine: str = "mean"  # how its batch is made one
+
+    def decision(self) -> Decision:
+        """What was decided of it."""
+        return Decision(self.weight, self.moved, self.scale, self.combine)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Known:
     refused: int
     expired: int
     failures: int
+    strikes: int
     quarantine: str  # why it gets no work; empty if it does
     seen: float  # seconds since 1970
 

@@ -1,13 +1,26 @@
-"""One evaluation of one version on the held-out devices: who was asked, what came back, and the summary."""
+"""Evaluation on the held-out devices: when, of which version, who was asked, and what came of it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyreptile import messages, reports
+
+from .entries import Evaluated
+from .guards import drifted
+from .store import EVALUATED_KEPT
+from .work import Refusal, Work
+
+if TYPE_CHECKING:
+    from .run import Run
+
+DRIFT_WINDOW = EVALUATED_KEPT - 1  # evaluations that the last is compared with, as far as one can go back
+LINGER = 30.0  # seconds that a finished run waits for held-out devices which are away
 
 
 def check_evaluation(message: Any, classes: int) -> dict[str, Any]:
@@ -49,3 +62,104 @@ class EvaluationRound:
                 hits = np.sum([r[f"hits_{moment}"] for r in self.results], axis=0)
                 result[f"balanced_accuracy_{moment}"] = float(np.mean(hits[seen > 0] / seen[seen > 0]))
         return result
+
+
+class Evaluations:
+    """The evaluations of ``run``, one at a time.
+
+    Attributes:
+        summaries: of all that anything came of, in order.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._round: EvaluationRound | None = None
+        self._at = 0  # updates at the last one
+        self._ended_at: float | None = None
+        self.summaries: list[dict[str, Any]] = []
+        self._losses: list[tuple[int, float]] = []  # of the latest: version, loss after adaptation
+
+    def restore(self, past: Iterable[Evaluated]) -> None:
+        """Take up those of earlier starts."""
+        for entry in past:
+            self._at = entry.updates
+            self._remember(entry.summary)
+
+    def _remember(self, summary: dict[str, Any]) -> None:
+        self.summaries.append(summary)
+        self._losses.append((summary["version"], summary["after"]))
+        del self._losses[: -DRIFT_WINDOW - 1]
+
+    @property
+    def latest(self) -> dict[str, Any]:
+        """The last summary; empty before the first."""
+        return self.summaries[-1] if self.summaries else {}
+
+    @property
+    def done(self) -> bool:
+        """Whether none is under way, and the last was of all updates."""
+        return self._round is None and self._at == self._run.updates
+
+    def step(self) -> None:
+        """Begin one if it is due, or close the one that nobody is left to wait for."""
+        run = self._run
+        if self._round is None:
+            if not self._due():
+                return
+            self._round = EvaluationRound(run.updates, run.publication.version)
+            run.keep_published()
+            for device in run.registry.idle(messages.EVALUATE):
+                self._round.waiting.add(run.issue(device, messages.EVALUATE).id)
+        if not self._round.waiting:
+            self._close(self._round)
+
+    def _due(self) -> bool:
+        run, every = self._run, self._run.config.evaluation.every
+        if self._at == run.updates or run.publication.version < 0:
+            return False
+        if run.rounds_left == 0:
+            return not run.lagging and not self._absent()
+        return bool(every) and run.updates // every != self._at // every
+
+    def _absent(self) -> bool:
+        """Whether held-out devices are known but away just now, and the end may wait a little for them."""
+        registry, now = self._run.registry, self._run.now()
+        if self._ended_at is None:
+            self._ended_at = now
+        known = any(device.role == messages.EVALUATE for device in registry.devices.values())
+        return known and not registry.idle(messages.EVALUATE) and now < self._ended_at + LINGER
+
+    def take(self, work: Work, message: Any) -> None:
+        """What one device found; raises `Refusal`."""
+        if work.kind != messages.EVALUATE or self._round is None:
+            raise Refusal("malformed", "no evaluation was asked for")
+        model = self._run.model
+        try:
+            result = check_evaluation(message, model.outputs if model.loss == "cross_entropy" else 0)
+        except messages.MessageError as error:
+            raise Refusal("malformed", f"evaluation: {error}") from None
+        self._round.results.append(result)
+
+    def closed(self, work: Work) -> None:
+        """``work`` is done with, whatever came of it."""
+        if self._round is not None:
+            self._round.waiting.discard(work.id)
+
+    def _close(self, ended: EvaluationRound) -> None:
+        self._at, self._round = ended.updates, None
+        if ended.results:
+            summary = ended.summary()
+            self._remember(summary)
+            self._run.record(Evaluated(ended.updates, ended.version, summary, time.time()))
+            self._mind_drift()
+
+    def _mind_drift(self) -> None:
+        """Raise the alarm if the last evaluation was much worse than the best before it."""
+        guards = self._run.config.guards
+        if not drifted([loss for _, loss in self._losses], guards.drift, DRIFT_WINDOW):
+            return
+        best, loss = min(self._losses[:-1], key=lambda pair: pair[1])
+        text = f"loss {self._losses[-1][1]:.4g} on unseen devices, {loss:.4g} at version {best}"
+        self._run.drifted(text, best)
+        if guards.on_drift == "rollback":
+            del self._losses[-1]

@@ -102,7 +102,7 @@ class Publication:
     """Which version lies in which slot. Times are seconds of one monotonic clock."""
 
     def __init__(self, fetch_seconds: float) -> None:
-        self._fetch_seconds = fetch_seconds
+        self.fetch_seconds = fetch_seconds
         self._slots = [Slot(), Slot()]
         self._newest = 1
 
@@ -129,7 +129,7 @@ class Publication:
 
     def pin(self, work: int, now: float, round_trip: float | None = None) -> None:
         """``work`` has been pointed to the newest version; its device's last ``round_trip`` bounds what it needs."""
-        seconds = self._fetch_seconds
+        seconds = self.fetch_seconds
         if round_trip is not None:
             seconds = min(seconds, max(PIN_SECONDS, PIN_ROUND_TRIPS * round_trip))
         self._slots[self._newest].pins[work] = now + seconds

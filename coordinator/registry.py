@@ -31,6 +31,7 @@ class Device:
     failures: int = 0  # pieces of work in a row that came to nothing at the device's own fault
     resting: bool = False
     round_trip: float | None = None  # seconds that its last training took, None if the last came to nothing
+    strikes: int = 0  # updates of a kind that no honest device sends, less those that were taken since
     quarantine: str = ""  # why it gets no work; empty if it does
     seen: float = 0.0  # its last status or update, seconds since 1970
 
@@ -46,6 +47,7 @@ class Device:
             refused=self.refused,
             expired=self.expired,
             failures=self.failures,
+            strikes=self.strikes,
             quarantine=self.quarantine,
             seen=self.seen,
         )
@@ -121,6 +123,12 @@ class Registry:
             del self._resting[device_id]
             self.devices[device_id].resting = False
             self.settle(self.devices[device_id])
+
+    def forget(self, device_id: str) -> None:
+        """Nothing is known of a device any more."""
+        device = self.devices.pop(device_id)
+        self._resting.pop(device_id, None)
+        self._idle.get(device.role, OrderedDict()).pop(device_id, None)
 
     def count(self, state: str, role: str | None = None) -> int:
         """How many devices are in ``state``."""

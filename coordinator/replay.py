@@ -40,7 +40,7 @@ def replay(store: Store, model: Model, meta: MetaUpdate, version: int | None = N
         if row.delta is None:
             raise _out_of_reach(store, version)
         delta = unpack(model, row.delta, row.bits, row.gains, row.kept)
-        meta.fold(state.weights, delta, row.weight, row.moved)
+        meta.fold(state.weights, delta, row.decision())
         state.updates += 1
         state.version += row.moved
         if state.version == version:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from tinyreptile import messages, reports
 from tinyreptile.delta import DeltaError
 from tinyreptile.model import Model
 
-from .config import Config
+from .config import Config, changed
 from .deltas import kept_of, unpack
-from .entries import Accepted, Checkpoint, Closed, Entry, Evaluated, Issued
-from .evaluation import EvaluationRound, check_evaluation
-from .initialization import Publication, random_weights
+from .entries import Accepted, Checkpoint, Closed, Entry, Event, Forgotten, Issued, Setting
+from .errors import CoordinatorError
+from .evaluation import Evaluations
+from .guards import STRIKES, WINDOW, Guards, norm_of
+from .initialization import Publication, encode, random_weights
 from .registry import Device, Registry
 from .replay import State, replay
 from .rules import MetaUpdate, Weights, discount, schedule
@@ -34,7 +37,6 @@ _log = logging.getLogger(__name__)
 CHECKPOINT_EVERY = 500  # updates
 MAX_LAG = 4  # times in_flight versions may be missing on the wire before work waits for the newest
 REMEMBERED = 10_000  # outcomes of closed work kept in memory, to answer what is sent again
-LINGER = 30.0  # seconds that a finished run waits for held-out devices which are away
 _PENDING = "pending"
 
 Send = Callable[[str, dict[str, Any]], None]
@@ -45,13 +47,16 @@ class Run:
     """One run, resumed from ``store`` or begun anew.
 
     Attributes:
+        config: the configuration with the settings that were changed since.
         weights: float64 (parameters,), the master initialization.
-        version: meta-updates so far; updates: accepted updates so far (equal but in batch mode).
+        version: meta-updates so far; updates: accepted updates so far (equal where a batch is one update).
         finished: whether all rounds are done and the last evaluation is in.
     """
 
     def __init__(self, config: Config, store: Store, *, send: Send, record: Record, clock: Callable[[], float]) -> None:
-        self.config = config
+        self._configured = config
+        self._settings = store.settings()  # that were changed since
+        self.config = changed(config, self._settings)
         self.model = Model(config.run.model, config.run.weights)
         self.topics = reports.CoordinatorTopics(config.run.name)
         self.registry = Registry()
@@ -59,30 +64,33 @@ class Run:
         self.losses: deque[float] = deque(maxlen=200)  # mean training loss of the latest updates
         self.round_trips: deque[float] = deque(maxlen=2000)  # seconds from request to accepted update
         self.taus: deque[int] = deque(maxlen=200)
-        self.evaluations: list[dict[str, Any]] = []
         self._store = store
         self._send = send
         self._record = record
         self._clock = clock
-        learning = config.learning
-        self.publication = Publication(learning.fetch_seconds)
-        batch = learning.mode == "batch"
-        self._meta = MetaUpdate(
+        self.publication = Publication(self.config.learning.fetch_seconds)
+        self._meta = self._meta_update()
+        self._guards = Guards(self.config.guards)
+        self._outcomes: OrderedDict[int, tuple[str, bool, str]] = OrderedDict()
+        self._published_at = -1e9
+        self._on_the_wire: Checkpoint | None = None
+        self.evaluations = Evaluations(self)
+        self.to_roll_back: int | None = None  # a version that is to be gone back to, once the journal is written
+        self._restore()
+
+    def _meta_update(self) -> MetaUpdate:
+        learning, guards = self.config.learning, self.config.guards
+        return MetaUpdate(
             schedule(learning.schedule, learning.alpha, learning.alpha_end),
             discount(
-                "constant" if batch else learning.staleness,
+                "constant" if learning.mode == "batch" else learning.staleness,
                 exponent=learning.staleness_exponent,
                 free=learning.hinge_free,
                 slope=learning.hinge_slope,
             ),
-            size=learning.batch if batch else 1,
+            size={"serial": 1, "asynchronous": guards.buffer, "batch": learning.batch}[learning.mode],
+            combine=guards.combine,
         )
-        self._outcomes: OrderedDict[int, tuple[str, bool, str]] = OrderedDict()
-        self._evaluation: EvaluationRound | None = None
-        self._evaluated_at = 0
-        self._ended_at: float | None = None
-        self._published_at = -1e9
-        self._restore()
 
     # State
 
@@ -95,9 +103,8 @@ class Run:
             self._store.write([Checkpoint(0, 0, weights)])
         self.weights: Weights = state.weights
         self.version, self.updates = state.version, state.updates
-        for past in self._store.evaluations():
-            self.evaluations.append(past.summary)
-            self._evaluated_at = past.updates
+        self.evaluations.restore(self._store.evaluations())
+        self._guards.restore(self._store.accepted_since(max(0, self.updates - WINDOW)))
         for known in self._store.devices():
             self.registry.restore(known)
         self._first_work = self._store.last_work() + ID_GAP
@@ -115,9 +122,9 @@ class Run:
                 closed.append(Closed(issued.work))
         self._store.write(closed)
 
-    def checkpoint(self) -> Checkpoint | None:
-        """The state as a checkpoint, or None in the middle of a batch."""
-        return None if self._meta.pending else Checkpoint(self.updates, self.version, self.weights.copy())
+    def checkpoint(self) -> Checkpoint:
+        """The newest version; updates of a batch that is not whole come after it."""
+        return Checkpoint(self.updates - self._meta.pending, self.version, self.weights.copy())
 
     @property
     def rounds_left(self) -> int | None:
@@ -128,7 +135,12 @@ class Run:
     @property
     def finished(self) -> bool:
         """All rounds are done, and the final version is published and evaluated."""
-        return self.rounds_left == 0 and self._evaluation is None and self._evaluated_at == self.updates
+        return self.rounds_left == 0 and self.evaluations.done
+
+    @property
+    def lagging(self) -> bool:
+        """Whether the newest version is not on the wire."""
+        return self.publication.version != self.version
 
     def disconnected(self) -> None:
         """The connection to the broker is new: nothing is known of who is there until they say so again."""
@@ -174,11 +186,109 @@ class Run:
         device.seen = time.time()
         self._record(device.known(), None)
 
-    def _failed(self, device: Device) -> None:
+    def _failed(self, device: Device, refusal: Refusal) -> None:
         """``device`` has sent what could not be taken."""
         device.refused += 1
         self.registry.failed(device, self._clock())
+        limit = self.config.guards.strikes
+        if refusal.kind in STRIKES:
+            device.strikes += 1
+            if limit and device.strikes >= limit and not device.quarantine:
+                self.quarantine(device.id, f"{device.strikes} updates refused, the last for: {refusal}")
+                return
         self._keep(device)
+
+    def quarantine(self, device_id: str, reason: str) -> None:
+        """Give ``device_id`` no more work, and take none of it, until it is released."""
+        device = self._device(device_id)
+        device.quarantine = reason
+        if (work := self.book.open.get(device.work)) is not None:
+            self._close(work, device, "quarantined", reason)
+        self.registry.settle(device)
+        self._keep(device)
+        self._note("quarantine", f"{device_id}: {reason}")
+
+    def release(self, device_id: str) -> None:
+        """Let a device that was quarantined learn again."""
+        device = self._device(device_id)
+        device.quarantine, device.strikes, device.failures = "", 0, 0
+        self.registry.settle(device)
+        self._keep(device)
+        self._note("release", device_id)
+
+    def forget(self, device_id: str) -> None:
+        """Nothing is known of ``device_id`` any more, until it says something."""
+        device = self._device(device_id)
+        if device.state == "online":
+            raise CoordinatorError(f"device {device_id} is online; it would be back at once")
+        if (work := self.book.open.get(device.work)) is not None:
+            self._close(work, device, "lost", "the device was forgotten")
+        self.registry.forget(device_id)
+        self._guards.forget(device_id)
+        self._record(Forgotten(device_id), None)
+        self._note("forget", device_id)
+
+    def _device(self, device_id: str) -> Device:
+        device = self.registry.devices.get(device_id)
+        if device is None:
+            raise CoordinatorError(f"no device {device_id} has ever joined run {self.config.run.name}")
+        return device
+
+    # Operation
+
+    def change(self, values: dict[str, Any]) -> None:
+        """Put the settings ``values``, by ``table.key``, in the place of the configured ones; None takes them back.
+
+        Raises `ConfigError` for what can't be, and nothing has changed then.
+        """
+        settings = {name: value for name, value in {**self._settings, **values}.items() if value is not None}
+        self.config = changed(self._configured, settings)
+        self._settings = settings
+        earlier, self._meta = self._meta, self._meta_update()
+        self._meta.take_over(earlier)
+        self._guards.config = self.config.guards
+        self.publication.fetch_seconds = self.config.learning.fetch_seconds
+        for name, value in values.items():
+            self._record(Setting(name, value), None)
+            self._note("setting", f"{name} as configured" if value is None else f"{name} = {value}")
+
+    def roll_back(self, version: int) -> None:
+        """Make the weights of the earlier ``version`` a new version; all that is learned from later ones is dropped.
+
+        The journal must be written when this is called. Raises `StoreError` if the version can't be had any more.
+        """
+        state = replay(self._store, self.model, self._meta_update(), version)
+        if state is None or version >= self.version:
+            raise CoordinatorError(f"version {version} is not earlier than the present one, {self.version}")
+        for work in list(self.book.open.values()):
+            self._close(work, self.registry.devices[work.device], "rolled back", f"version {version} was gone back to")
+        self._meta.drop()
+        self.to_roll_back = None
+        self.weights = state.weights
+        self.version += 1
+        self._record(self.checkpoint(), None)
+        self._note("rollback", f"to version {version}")
+
+    def now(self) -> float:
+        """Seconds of the clock that it was given."""
+        return self._clock()
+
+    def record(self, entry: Entry) -> None:
+        """Put ``entry`` into the journal."""
+        self._record(entry, None)
+
+    def _note(self, kind: str, text: str) -> None:
+        _log.warning("%s: %s", kind, text)
+        self._record(Event(time.time(), self.updates, self.version, kind, text), None)
+
+    def drifted(self, text: str, best: int) -> None:
+        """The alarm: the last evaluation was much worse than that of version ``best``."""
+        self._note("drift", text)
+        reaction = self.config.guards.on_drift
+        if reaction == "hold":
+            self.change({"run.paused": True})
+        elif reaction == "rollback":
+            self.to_roll_back = best
 
     # Updates
 
@@ -193,11 +303,14 @@ class Run:
                 self.refusals["device error"] += 1
                 _log.info("device %s: %s", device_id, update["error"])
                 self._forget(work)
-                self._failed(self.registry.devices[device_id])
+                self._failed(self.registry.devices[device_id], Refusal("device error", update["error"]))
             elif "fetched" in update:
                 self.publication.unpin(number)
             elif "evaluation" in update:
-                self._take_evaluation(work, update["evaluation"])
+                self.evaluations.take(work, update["evaluation"])
+                self._forget(work)
+                self._remember(work, True, "")
+                self._acknowledge(work.device, work.id, True, "")
             elif (packed := work.add(self.model, index, update)) is not None:
                 self._accept(work, packed, work.report)
         except Refusal as refusal:
@@ -211,7 +324,7 @@ class Run:
         else:
             self.refusals[refusal.kind] += 1
         if device := self.registry.devices.get(device_id):
-            self._failed(device)
+            self._failed(device, refusal)
         self._acknowledge(device_id, number, False, str(refusal))
 
     def _open_work(self, device_id: str, number: int) -> Work | None:
@@ -250,18 +363,22 @@ class Run:
             delta = unpack(self.model, packed, work.bits, report["gains"], work.kept)
         except DeltaError as error:
             raise Refusal("wrong size", str(error)) from None
+        norm = norm_of(delta)
+        bound = self._guards.scale(work.device, packed, report["version"], norm)
         tau = self.version - report["version"]
         rounds = self.config.run.rounds
-        weight, moves = self._meta.weigh(self.updates / rounds if rounds else 0.0, tau)
-        moves = moves or self.rounds_left == 1  # the last batch may be a short one
-        self._meta.fold(self.weights, delta, weight, moves)
+        decision = self._meta.weigh(self.updates / rounds if rounds else 0.0, tau)
+        moves = decision.moves or self.rounds_left == 1  # the last batch may be a short one
+        decision = replace(decision, moves=moves, scale=bound * decision.scale)
+        self._meta.fold(self.weights, delta, decision)
+        self._guards.accepted(work.device, packed, report["version"], norm)
         row = Accepted(
             work=work.id,
             updates=self.updates,
             device=work.device,
             version=report["version"],
             tau=tau,
-            weight=weight,
+            weight=decision.weight,
             moved=moves,
             loss=float(report["loss"]),
             samples=report["samples"],
@@ -270,6 +387,9 @@ class Run:
             delta=packed,
             at=time.time(),
             kept=work.kept,
+            norm=norm,
+            scale=decision.scale,
+            combine=decision.combine,
         )
         self.updates += 1
         self.version += moves
@@ -282,6 +402,7 @@ class Run:
         device = self.registry.devices[work.device]
         device.accepted += 1
         device.failures = 0
+        device.strikes = max(0, device.strikes - 1)
         device.round_trip = self._clock() - work.issued
         self._keep(device)
 
@@ -291,14 +412,14 @@ class Run:
             self.registry.assign(device, 0)  # idle only now: what it gets next follows the acknowledgement
 
         self._record(row, durable)
-        if self.updates % CHECKPOINT_EVERY == 0 and (checkpoint := self.checkpoint()):
-            self._record(checkpoint, None)
+        if self.updates % CHECKPOINT_EVERY == 0:
+            self._record(self.checkpoint(), None)
 
     # Work
 
     def publish_at(self) -> float | None:
         """When the current version may go on the wire; None if it is there already."""
-        if self.publication.version == self.version:
+        if not self.lagging:
             return None
         now = self._clock()
         at = self.publication.free_at(now)
@@ -310,18 +431,28 @@ class Run:
         """Whether what is on the wire is so old that nothing should be learned from it."""
         return self.version - self.publication.version >= MAX_LAG * self.config.learning.in_flight
 
-    def published(self, version: int, data: bytes) -> dict[str, Any]:
-        """``version`` is on the wire; returns its manifest."""
+    def encoded(self, state: Checkpoint) -> bytes:
+        """The weights of ``state`` as devices fetch them."""
+        return encode(self.model, state.weights, self.config.learning.encoding)
+
+    def published(self, state: Checkpoint, data: bytes) -> dict[str, Any]:
+        """``state``, encoded as ``data``, is on the wire; returns its manifest."""
         self._published_at = self._clock()
-        manifest = self.publication.finish(version, data, self.model, self.config.learning.encoding)
+        self._on_the_wire = state
+        manifest = self.publication.finish(state.version, data, self.model, self.config.learning.encoding)
         return manifest | {"beta": self.config.evaluation.beta or self.config.learning.beta}
+
+    def keep_published(self) -> None:
+        """The version on the wire can be gone back to, also when it is older than the history."""
+        if self._on_the_wire is not None:
+            self._record(replace(self._on_the_wire, evaluated=True), None)
 
     def next_work(self) -> bool:
         """Hand out one piece of training if it is time and a device is idle; whether one was handed out."""
         learning = self.config.learning
-        if self.publication.version < 0:
+        if self.publication.version < 0 or self.config.run.paused:
             return False
-        if self._lags() if learning.mode == "asynchronous" else self.publication.version != self.version:
+        if self._lags() if learning.mode == "asynchronous" else self.lagging:
             return False
         limit = {
             "serial": 1,
@@ -332,10 +463,11 @@ class Run:
             limit = min(limit, self.rounds_left)
         if self.book.count(messages.TRAIN) >= limit or (device := self.registry.next_idle(messages.TRAIN)) is None:
             return False
-        self._issue(device, messages.TRAIN)
+        self.issue(device, messages.TRAIN)
         return True
 
-    def _issue(self, device: Device, kind: str) -> Work:
+    def issue(self, device: Device, kind: str) -> Work:
+        """Ask ``device`` for work of ``kind``."""
         now = self._clock()
         learning = self.config.learning
         kept = kept_of(self.model, learning.top)
@@ -394,8 +526,7 @@ class Run:
         device = self.registry.devices[work.device]
         device.round_trip = None
         self.registry.assign(device, 0)
-        if work.kind == messages.EVALUATE and self._evaluation:
-            self._evaluation.waiting.discard(work.id)
+        self.evaluations.closed(work)
         self._record(Closed(work.id), None)
 
     def _remember(self, work: Work, accepted: bool, reason: str) -> None:
@@ -410,59 +541,10 @@ class Run:
             message["reason"] = reason[:200]
         self._send(self.topics.device(device_id).ack, message)
 
-    # Evaluation
-
-    def evaluate(self) -> None:
-        """Begin an evaluation round if one is due, or close the one that nobody is left to wait for."""
-        if self._evaluation is None:
-            every = self.config.evaluation.every
-            last = self.rounds_left == 0
-            if self._evaluated_at == self.updates or self.publication.version < 0:
-                return
-            if not last and not (every and self.updates // every != self._evaluated_at // every):
-                return
-            if last and (self.publication.version != self.version or self._await_evaluators()):
-                return
-            self._evaluation = EvaluationRound(self.updates, self.publication.version)
-            for device in self.registry.idle(messages.EVALUATE):
-                self._evaluation.waiting.add(self._issue(device, messages.EVALUATE).id)
-        round_ = self._evaluation
-        if not round_.waiting:
-            self._evaluated_at = round_.updates
-            self._evaluation = None
-            if round_.results:
-                self._summarize(round_)
-
-    def _await_evaluators(self) -> bool:
-        """Whether held-out devices are known but away just now, and the end may wait a little for them."""
-        if self._ended_at is None:
-            self._ended_at = self._clock()
-        known = any(device.role == messages.EVALUATE for device in self.registry.devices.values())
-        return known and not self.registry.idle(messages.EVALUATE) and self._clock() < self._ended_at + LINGER
-
-    def _summarize(self, round_: EvaluationRound) -> None:
-        summary = round_.summary()
-        self.evaluations.append(summary)
-        self._record(Evaluated(round_.updates, round_.version, summary, time.time()), None)
-
-    def _take_evaluation(self, work: Work, message: Any) -> None:
-        if work.kind != messages.EVALUATE or self._evaluation is None:
-            raise Refusal("malformed", "no evaluation was asked for")
-        classes = self.model.outputs if self.model.loss == "cross_entropy" else 0
-        try:
-            result = check_evaluation(message, classes)
-        except messages.MessageError as error:
-            raise Refusal("malformed", f"evaluation: {error}") from None
-        self._evaluation.results.append(result)
-        self._forget(work)
-        self._remember(work, True, "")
-        self._acknowledge(work.device, work.id, True, "")
-
     # Report
 
     def status(self, state: str) -> dict[str, Any]:
         """The run's status message."""
-        latest = self.evaluations[-1] if self.evaluations else {}
         trips = np.sort(np.asarray(self.round_trips)) if self.round_trips else np.zeros(1)
         return {
             "protocol": messages.PROTOCOL,
@@ -476,9 +558,11 @@ class Run:
             "devices": self.registry.count("online", messages.TRAIN),
             "evaluators": self.registry.count("online", messages.EVALUATE),
             "unfit": self.registry.count("unfit"),
+            "quarantined": sum(bool(device.quarantine) for device in self.registry.devices.values()),
+            "paused": self.config.run.paused,
             **({"loss": float(np.mean(self.losses)), "staleness": float(np.mean(self.taus))} if self.losses else {}),
             "round_trip_p50": float(np.quantile(trips, 0.5)),
             "round_trip_p99": float(np.quantile(trips, 0.99)),
             "refusals": dict(self.refusals),
-            "evaluation": latest,
+            "evaluation": self.evaluations.latest,
         }

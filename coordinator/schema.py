@@ -96,6 +96,7 @@ devices = Table(
     _column("refused", Integer),
     _column("expired", Integer),
     _column("failures", Integer),
+    _column("strikes", Integer),
     _column("quarantine", Text),
     _column("seen", Double),
 )
@@ -143,7 +144,7 @@ def upgrade(connection: Connection) -> None:
     )
     connection.exec_driver_sql("DROP TABLE checkpoint_2")
     connection.exec_driver_sql(
-        "INSERT INTO device SELECT device, 'train', '', '', 0, count(*), 0, 0, 0, '', max(at) "
+        "INSERT INTO device SELECT device, 'train', '', '', 0, count(*), 0, 0, 0, 0, '', max(at) "
         "FROM accepted GROUP BY device"
     )
     _mark(connection)

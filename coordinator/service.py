@@ -24,7 +24,6 @@ from tinyreptile.messages import MessageError
 
 from .config import BrokerConfig, Config
 from .errors import BrokerError, CoordinatorError, unreadable_authority
-from .initialization import encode
 from .journal import Journal
 from .run import Run
 from .store import Store
@@ -124,8 +123,7 @@ class Coordinator:
                 try:
                     await self._serve()
                 finally:
-                    if (checkpoint := self.run_state.checkpoint()) is not None:
-                        self._journal.append(checkpoint)
+                    self._journal.append(self.run_state.checkpoint())
                     self._journal.stop()
         except* Exception as group:  # noqa: BLE001 - it is raised again, without the group around it
             raise _first(group) from None
@@ -212,11 +210,14 @@ class Coordinator:
         while not self._done():
             self._wake.clear()
             run.expire()
+            if run.to_roll_back is not None:
+                await self._journal.flush()
+                run.roll_back(run.to_roll_back)
             publish_at = run.publish_at()
             if publish_at is not None and publish_at <= time.monotonic():
                 await self._publish(session)
                 publish_at = None
-            run.evaluate()
+            run.evaluations.step()
             while run.next_work():
                 pass
             times = [time.monotonic() + STATUS_SECONDS, publish_at, run.book.next_deadline()]
@@ -228,12 +229,13 @@ class Coordinator:
     async def _publish(self, session: aiomqtt.Client) -> None:
         """Put the current version on the wire: durable first, then its chunks, then the manifest."""
         run = self.run_state
-        version, data = run.version, encode(run.model, run.weights, run.config.learning.encoding)
+        state = run.checkpoint()
+        data = run.encoded(state)
         await self._journal.flush()
-        slot, chunks = run.publication.begin(version, data)
+        slot, chunks = run.publication.begin(state.version, data)
         for index, chunk in enumerate(chunks):
             await _put(session, self._topics.chunk(slot, index), chunk, retain=True)
-        await _put(session, self._topics.init, run.published(version, data), retain=True)
+        await _put(session, self._topics.init, run.published(state, data), retain=True)
 
     # Messages
 

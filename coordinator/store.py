@@ -38,7 +38,7 @@ from .errors import StoreError, StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
-EVALUATED_KEPT = 10  # checkpoints of evaluated versions that are kept beyond ``history``
+EVALUATED_KEPT = 11  # checkpoints of evaluated versions that are kept beyond ``history``
 
 
 class Store:

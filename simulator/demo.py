@@ -132,7 +132,7 @@ async def run_demo(
         status=status,
         start=summary(config, task, start, evaluators, seed),
         learned=summary(config, task, run.weights, evaluators, seed),
-        history=run.evaluations,
+        history=run.evaluations.summaries,
         counts=counts,
         micropython=board.accepted if board and micropython else None,
         evaluators=evaluators,

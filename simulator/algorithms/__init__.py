@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -91,9 +92,9 @@ class Algorithm(ABC):
 
     def move(self, phi: Weights, deltas: Sequence[Weights], number: int, tau: int = 0) -> None:
         """Do phi <- phi + alpha s(tau) * mean of ``deltas``, by the coordinator's own rule; nothing without any."""
-        weight, _ = self.meta.weigh((number - 1) / self.rounds, tau)
+        decision = self.meta.weigh((number - 1) / self.rounds, tau)
         for i, delta in enumerate(deltas, start=1):
-            self.meta.fold(phi, delta, weight, moves=i == len(deltas))
+            self.meta.fold(phi, delta, replace(decision, moves=i == len(deltas)))
         self.fleet.counts.updates += len(deltas)
 
     def state(self) -> State:

@@ -58,7 +58,9 @@ async def test_micropython_trains_and_evaluates_to_the_end_of_a_run(broker: Mosq
         assert evaluates.returncode is None
     assert status["updates"] == coordinator.run_state.registry.devices["trains"].accepted == 30
     assert status["refusals"] == {}
-    assert [e["devices"] for e in coordinator.run_state.evaluations] == [1] * len(coordinator.run_state.evaluations)
+    assert [e["devices"] for e in coordinator.run_state.evaluations.summaries] == [1] * len(
+        coordinator.run_state.evaluations.summaries
+    )
     assert status["evaluation"]["version"] == 30
     hello = coordinator.run_state.registry.devices["trains"]
     assert hello.platform.startswith("micropython 1.")

@@ -8,7 +8,6 @@ from typing import Any
 
 from coordinator.config import Config, load_config
 from coordinator.entries import Entry
-from coordinator.initialization import encode
 from coordinator.run import Run
 from coordinator.store import Store
 from simulator.offline import take
@@ -113,10 +112,11 @@ class Driver:
     def publish(self) -> dict[str, Any]:
         """Put the current version on the wire; returns its manifest."""
         self.commit()
-        data = encode(self.run.model, self.run.weights, self.config.learning.encoding)
-        self.run.publication.begin(self.run.version, data)
-        self.published[self.run.version] = data
-        return self.run.published(self.run.version, data)
+        state = self.run.checkpoint()
+        data = self.run.encoded(state)
+        self.run.publication.begin(state.version, data)
+        self.published[state.version] = data
+        return self.run.published(state, data)
 
     def advance(self) -> None:
         """What the service does when something has happened: deadlines, publication, evaluation, work."""
@@ -125,7 +125,7 @@ class Driver:
         at = self.run.publish_at()
         if at is not None and at <= self.now:
             self.publish()
-        self.run.evaluate()
+        self.run.evaluations.step()
         while self.run.next_work():
             pass
         self.commit()

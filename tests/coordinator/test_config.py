@@ -111,14 +111,14 @@ def test_documented_ranges_are_the_ones_that_are_checked() -> None:
         elif top := re.search(r"\bup to (\d+)\b", comment):
             documented[table, key] = (None, int(top[1]))
             checked[table, key] = (None, bound(field, "le"))
-    assert len(documented) == 6
+    assert len(documented) == 7
     assert checked == documented
 
 
 def test_the_documentation_names_every_choice() -> None:
     types = {(table, key): field.annotation for table, key, field in fields()}
     choices = {place: get_args(kind) for place, kind in types.items() if get_origin(kind) is Literal}
-    assert len(choices) == 6
+    assert len(choices) == 8
     for place, values in choices.items():
         for value in values:
             assert re.search(rf"\b{value}\b", comments()[place]), f"{place} does not tell of {value}"
@@ -275,7 +275,10 @@ def test_an_unknown_key_is_told_with_the_known_ones() -> None:
 
 def test_an_unknown_table_is_told_with_the_known_ones(tmp_path: Path) -> None:
     path = file(tmp_path, "[brokr]\nhost = 'x'\n")
-    assert complaint(path) == f"{path}: unknown key brokr; known here are run, broker, learning, evaluation, journal"
+    assert (
+        complaint(path)
+        == f"{path}: unknown key brokr; known here are run, broker, learning, evaluation, guards, journal"
+    )
 
 
 def test_a_table_that_is_a_value_is_told(tmp_path: Path) -> None:

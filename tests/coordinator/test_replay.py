@@ -32,7 +32,7 @@ def history(tmp_path: Path) -> tuple[Driver, dict[int, bytes]]:
         driver.commit()
         weights[driver.run.version] = driver.run.weights.tobytes()
         if driver.run.version in (10, 20):
-            driver.store.write([driver.run.checkpoint()])  # type: ignore[list-item]
+            driver.store.write([driver.run.checkpoint()])
     return driver, weights
 
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from coordinator.rules import MetaUpdate, discount, schedule
+from coordinator.rules import COMBINATIONS, Decision, MetaUpdate, combined, discount, schedule
 
 KINDS = ["constant", "linear", "cosine", "cooldown"]
 PROGRESS = np.linspace(0, 1, 101)
@@ -96,7 +96,7 @@ def test_an_unknown_discount_is_refused_with_the_known_ones() -> None:
 
 def test_the_weight_of_an_update_is_alpha_times_its_discount() -> None:
     meta = MetaUpdate(schedule("linear", 0.8, 0.0), discount("polynomial", exponent=1))
-    assert meta.weigh(0.5, 3) == (pytest.approx(0.4 / 4), True)
+    assert meta.weigh(0.5, 3) == Decision(pytest.approx(0.4 / 4), True)
 
 
 def test_an_update_moves_the_initialization_by_its_weight() -> None:
@@ -149,18 +149,64 @@ def test_to_weigh_decides_and_changes_nothing() -> None:
     assert meta.pending == 0
 
 
+@pytest.mark.parametrize("combine", COMBINATIONS)
 @pytest.mark.parametrize("size", [1, 4])
-def test_recorded_decisions_replay_to_the_same_bits_under_other_settings(size: int) -> None:
+def test_recorded_decisions_replay_to_the_same_bits_under_other_settings(size: int, combine: str) -> None:
     given = deltas(22)
     live = np.random.default_rng(1).normal(size=7)
     replayed = live.copy()
-    meta = MetaUpdate(schedule("cosine", 0.31, 0.07), discount("polynomial"), size=size)
+    meta = MetaUpdate(schedule("cosine", 0.31, 0.07), discount("polynomial"), size=size, combine=combine)
     decisions = []
     for i, delta in enumerate(given):
         decisions.append(meta.weigh(i / 22, i % 5))
-        assert meta.apply(live, delta, progress=i / 22, tau=i % 5) == decisions[-1][1]
+        assert meta.apply(live, delta, progress=i / 22, tau=i % 5) == decisions[-1].moves
     again = MetaUpdate(schedule("constant", 1.0, 1.0), discount("constant"), size=9)
-    for delta, (weight, moves) in zip(given, decisions, strict=True):
-        again.fold(replayed, delta, weight, moves)
+    for delta, decision in zip(given, decisions, strict=True):
+        again.fold(replayed, delta, decision)
     assert replayed.tobytes() == live.tobytes()
     assert again.pending == meta.pending == 22 % size
+
+
+def test_a_median_takes_no_notice_of_a_minority() -> None:
+    honest = [np.array([1.0, -2.0]), np.array([2.0, -1.0]), np.array([3.0, -3.0])]
+    assert combined(honest, "median").tolist() == [2, -2]
+    assert combined([*honest, np.array([1e9, 1e9]), np.array([-1e9, 1e9])], "median").tolist() == [2, -1]
+
+
+def test_a_trimmed_mean_leaves_out_a_fifth_at_either_end() -> None:
+    values = [np.array([float(value)]) for value in (7, -1e9, 3, 4, 5, 6, 1e9, 2, 8, 9)]
+    assert combined(values, "trimmed").tolist() == [np.mean([3, 4, 5, 6, 7, 8])]
+    assert combined(values[:3], "trimmed").tolist() == [3]
+    assert combined([np.array([1.0]), np.array([3.0])], "trimmed").tolist() == [2], "nothing can be left out of two"
+
+
+def test_a_batch_moves_the_initialization_by_its_combination_with_each_deltas_discount() -> None:
+    meta = MetaUpdate(schedule("constant", 0.5, 0), discount("polynomial", exponent=1), size=3, combine="median")
+    weights = np.zeros(1)
+    for value, tau in ((8.0, 0), (8.0, 1), (1e6, 0)):
+        meta.apply(weights, np.array([value]), progress=0, tau=tau)
+    assert weights.tolist() == [0.5 * 8]
+    for value, tau in ((8.0, 3), (8.0, 1), (-1e6, 0)):
+        meta.apply(weights, np.array([value]), progress=0, tau=tau)
+    assert weights.tolist() == [4 + 0.5 * 2]
+
+
+def test_a_batch_ends_as_it_has_begun() -> None:
+    earlier = MetaUpdate(schedule("constant", 1, 0), discount("constant"), size=5, combine="median")
+    weights = np.zeros(1)
+    for value in (1.0, 2.0):
+        earlier.apply(weights, np.array([value]), progress=0)
+    meta = MetaUpdate(schedule("constant", 1, 0), discount("constant"), size=3, combine="mean")
+    meta.take_over(earlier)
+    assert meta.apply(weights, np.array([600.0]), progress=0)
+    assert weights.tolist() == [2]
+    for value in (1.0, 2.0, 600.0):
+        meta.apply(weights, np.array([value]), progress=0)
+    assert weights.tolist() == [2 + 201]
+
+
+def test_a_delta_that_was_bounded_counts_for_less() -> None:
+    meta = MetaUpdate(schedule("constant", 0.5, 0), discount("constant"))
+    weights = np.zeros(2)
+    meta.fold(weights, np.array([8.0, -4.0]), Decision(0.5, True, scale=0.25))
+    assert weights.tolist() == [1, -0.5]

@@ -11,8 +11,9 @@ import pytest
 
 from coordinator.deltas import unpack
 from coordinator.errors import StoreError
+from coordinator.evaluation import LINGER
 from coordinator.initialization import decode, encode
-from coordinator.run import CHECKPOINT_EVERY, LINGER, REMEMBERED
+from coordinator.run import CHECKPOINT_EVERY, REMEMBERED
 from coordinator.store import Accepted
 from tinyreptile import messages
 
@@ -850,7 +851,7 @@ def test_an_evaluation_is_the_mean_over_the_devices(start: StartRun) -> None:
         assert driver.acks(name) == [(work, True, "")]
     driver.advance()
     summary = {"updates": 1, "version": 1, "devices": 2, "before": 3.0, "after": 0.75}
-    assert driver.run.evaluations == [summary]
+    assert driver.run.evaluations.summaries == [summary]
     assert [past.summary for past in driver.store.evaluations()] == [summary]
     assert driver.run.status("running")["evaluation"] == summary
 
@@ -858,7 +859,7 @@ def test_an_evaluation_is_the_mean_over_the_devices(start: StartRun) -> None:
 def test_balanced_accuracy_is_the_mean_over_the_classes_that_were_seen(start: StartRun) -> None:
     driver = start(run={"model": CLASSES, "rounds": 0}, evaluation={"every": 0})
     driver.run.config.run.rounds = 0
-    driver.config.evaluation.every = 1
+    driver.run.config.evaluation.every = 1
     driver.hello("e0", role="evaluate")
     driver.hello("e1", role="evaluate")
     driver.run.updates += 1  # one update later
@@ -869,7 +870,7 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_were_seen(start: St
         fields = {"seen": seen, "hits_before": hits_before, "hits_after": hits_after}
         driver.send(name, evaluation(work, **fields))
     driver.advance()
-    (summary,) = driver.run.evaluations
+    (summary,) = driver.run.evaluations.summaries
     assert summary["balanced_accuracy_before"] == pytest.approx((5 / 10 + 4 / 10) / 2)
     assert summary["balanced_accuracy_after"] == pytest.approx((10 / 10 + 5 / 10) / 2)
 
@@ -888,7 +889,7 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_were_seen(start: St
 )
 def test_a_malformed_evaluation_is_refused(start: StartRun, fields: dict[str, Any]) -> None:
     driver = start(run={"model": CLASSES, "rounds": 0})
-    driver.config.evaluation.every = 1
+    driver.run.config.evaluation.every = 1
     driver.hello("e0", role="evaluate")
     driver.run.updates += 1
     driver.advance()
@@ -896,7 +897,7 @@ def test_a_malformed_evaluation_is_refused(start: StartRun, fields: dict[str, An
     assert [accepted for _, accepted, _ in driver.acks("e0")] == [False]
     assert driver.run.refusals["malformed"] == 1
     driver.advance()
-    assert driver.run.evaluations == []
+    assert driver.run.evaluations.summaries == []
 
 
 def test_an_evaluation_for_a_piece_of_training_is_refused(start: StartRun) -> None:
@@ -918,7 +919,7 @@ def test_an_evaluator_that_vanishes_does_not_hold_up_the_others(start: StartRun)
     driver.now += 31
     driver.advance()
     assert driver.run.finished
-    assert driver.run.evaluations[-1]["devices"] == 1
+    assert driver.run.evaluations.summaries[-1]["devices"] == 1
 
 
 def test_a_run_ends_with_an_evaluation_of_its_last_version(start: StartRun) -> None:
@@ -934,7 +935,7 @@ def test_a_run_ends_with_an_evaluation_of_its_last_version(start: StartRun) -> N
     driver.send("e0", evaluation(request["work"], 2))
     driver.advance()
     assert driver.run.finished
-    assert driver.run.evaluations[-1]["version"] == 2
+    assert driver.run.evaluations.summaries[-1]["version"] == 2
 
 
 def test_a_run_without_held_out_devices_ends_with_its_last_update(start: StartRun) -> None:
@@ -943,7 +944,7 @@ def test_a_run_without_held_out_devices_ends_with_its_last_update(start: StartRu
     assert not driver.run.finished
     driver.advance()
     assert driver.run.finished
-    assert driver.run.evaluations == []
+    assert driver.run.evaluations.summaries == []
 
 
 def test_a_finished_run_waits_a_little_for_held_out_devices_that_are_away(start: StartRun) -> None:
@@ -981,7 +982,7 @@ def test_an_evaluation_survives_a_restart_and_is_not_repeated(start: StartRun) -
     driver.advance()
     again = start(run={"rounds": 1})
     assert again.run.finished
-    assert again.run.evaluations == driver.run.evaluations
+    assert again.run.evaluations.summaries == driver.run.evaluations.summaries
 
 
 def test_an_evaluation_cut_off_by_a_crash_is_done_anew(start: StartRun) -> None:

@@ -61,7 +61,7 @@ async def test_a_run_goes_to_its_end_and_devices_and_coordinator_count_the_same(
         coordinator = Coordinator(config)
         status = await finish(coordinator)
         await eventually(lambda: swarm.counts().accepted == 60, "devices have all their acknowledgements")
-        evaluations = coordinator.run_state.evaluations
+        evaluations = coordinator.run_state.evaluations.summaries
         await eventually(
             lambda: swarm.counts().evaluations == sum(e["devices"] for e in evaluations),
             "held-out devices have all their acknowledgements",
@@ -284,7 +284,7 @@ async def test_devices_never_mix_versions_while_versions_change_quickly(
         loaded.append(bytes(learner.initialization))
         load(learner)
 
-    monkeypatch.setattr(coordinator.service, "encode", recorded_encode)
+    monkeypatch.setattr(coordinator.run, "encode", recorded_encode)
     monkeypatch.setattr(Learner, "load", recorded_load)
     config = run_config(
         broker,

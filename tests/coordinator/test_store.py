@@ -70,7 +70,7 @@ def accepted(work: int, updates: int, delta: bytes | None = b"abc") -> Accepted:
 
 
 def known(device: str, **fields: Any) -> Known:
-    return replace(Known(device, "train", "b1", "esp32", 4096, 1, 2, 3, 4, "", 12.5), **fields)
+    return replace(Known(device, "train", "b1", "esp32", 4096, 1, 2, 3, 4, 5, "", 12.5), **fields)
 
 
 def test_a_new_store_is_empty(store: Store) -> None:
@@ -194,7 +194,7 @@ def test_a_state_replays_from_disk_to_the_same_bits(open_store: OpenStore) -> No
         gains = tuple(rng.integers(1, 65537, len(model.tensors)).tolist())
         weight, moved = float(rng.random()), i % 4 == 3
         row = Accepted(i + 1, i, "d0", 0, 0, weight, moved, 0.5, 32, 8, gains, rng.bytes(model.parameters), 1.5)
-        meta.fold(live, unpack(model, row.delta, row.bits, row.gains), row.weight, row.moved)
+        meta.fold(live, unpack(model, row.delta, row.bits, row.gains), row.decision())
         store.write([row])
         if i == 11:
             store.write([Checkpoint(12, 3, live)])
@@ -205,7 +205,7 @@ def test_a_state_replays_from_disk_to_the_same_bits(open_store: OpenStore) -> No
     replayed = checkpoint.weights
     again = MetaUpdate(schedule("constant", 0.5, 0), discount("constant"))
     for row in store.accepted_since(checkpoint.updates):
-        again.fold(replayed, unpack(model, row.delta, row.bits, row.gains), row.weight, row.moved)
+        again.fold(replayed, unpack(model, row.delta, row.bits, row.gains), row.decision())
     store.close()
     assert checkpoint.updates == 12
     assert replayed.tobytes() == live.tobytes()
