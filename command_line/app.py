@@ -10,7 +10,7 @@ from rich.markup import escape
 from coordinator.errors import CoordinatorError
 from tinyreptile import __version__
 
-from . import data, demo, device, export, flash, reproduce, serve, status, swarm
+from . import data, demo, device, devices, export, flash, reproduce, runs, serve, status, swarm
 from .console import err
 
 app = typer.Typer(
@@ -40,6 +40,8 @@ for module in (demo, serve, swarm, status, export, reproduce, flash):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(data.group, name="data")
 app.add_typer(device.group, name="device")
+app.add_typer(devices.group, name="devices")
+app.add_typer(runs.group, name="runs")
 
 
 def run() -> None:

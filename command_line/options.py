@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +11,8 @@ import typer
 
 from coordinator.config import Config, load_config
 from coordinator.errors import ConfigError
+
+from .console import configure_logging
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; see docs/configuration.md.", show_default=False)
@@ -81,3 +85,32 @@ def split_address(text: str) -> tuple[str, int | None]:
     if not host or (colon and not (port.isdigit() and 1 <= int(port) <= 65535)):
         raise ConfigError(f"--broker: {text!r} is not HOST or HOST:PORT, with a port from 1 to 65535")
     return host, int(port) if colon else None
+
+
+CONNECTION: dict[str, Any] = {
+    "config": ConfigOption,
+    "broker": BrokerOption,
+    "run": RunOption,
+    "user": UserOption,
+    "password_file": PasswordOption,
+    "tls_ca": TlsOption,
+}
+
+
+def connected(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the options of a connection to a run in the place of its parameter ``settings``, a `Config`."""
+    signature = inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in CONNECTION.items()
+    ]
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
+
+    def with_options(*values: Any, **given: Any) -> None:
+        configure_logging(False)
+        command(*values, settings=configuration(**{name: given.pop(name) for name in CONNECTION}), **given)
+
+    with_options.__doc__, with_options.__name__ = command.__doc__, command.__name__
+    with_options.__signature__ = inspect.Signature(parameters + options)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters + options}
+    return with_options

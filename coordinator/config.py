@@ -231,12 +231,16 @@ def _environment() -> dict[str, dict[str, Any]]:
     for name, text in os.environ.items():
         table, separator, key = name.removeprefix(_PREFIX).lower().partition("__")
         if name.startswith(_PREFIX) and separator:
-            try:
-                value = tomllib.loads(f"value = {text}")["value"]
-            except tomllib.TOMLDecodeError:
-                value = text
-            tables.setdefault(table, {})[key] = value
+            tables.setdefault(table, {})[key] = value_of(text)
     return tables
+
+
+def value_of(text: str) -> Any:
+    """``text`` read as in the file, or as it is where that is no TOML."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _validate(source: str, values: dict[str, Any]) -> Config:

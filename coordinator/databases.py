@@ -10,7 +10,6 @@ import os
 import secrets
 import sqlite3
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ APPLICATION_ID = 0x54526570  # "TRep", by which file(1) and others may tell an S
 LOCK_SECONDS = 2.0  # a server may take so long to notice that who had the lock has died
 
 
-class Database(ABC):
+class Database:
     """Connections to one store: one that writes, and as many that read as there are readers."""
 
     _engine: sql.Engine
@@ -47,12 +46,8 @@ class Database(ABC):
         with self._engine.connect() as connection:
             yield connection
 
-    def adopt(self) -> None:  # noqa: B027 - PostgreSQL needs nothing
+    def adopt(self) -> None:
         """Set the database up: it is a store of ours, or will be one."""
-
-    @abstractmethod
-    def copy_to(self, path: Path) -> None:
-        """Make a copy of the store as the file ``path``, without holding up `write`."""
 
     def close(self) -> None:
         """Let go of everything, the lock last."""
@@ -62,7 +57,7 @@ class Database(ABC):
     def _live_writer(self) -> sql.Connection:
         return self._writer
 
-    def _begin(self, writer: sql.Connection) -> None:  # noqa: B027 - SQLAlchemy has begun it
+    def _begin(self, writer: sql.Connection) -> None:
         """What a transaction begins with."""
 
 
@@ -114,15 +109,6 @@ class SQLite(Database):
 
     def _begin(self, writer: sql.Connection) -> None:
         writer.exec_driver_sql("BEGIN IMMEDIATE")
-
-    def copy_to(self, path: Path) -> None:  # noqa: D102 - as the base says
-        with self._engine.connect() as connection:
-            source: Any = connection.connection.dbapi_connection
-            try:
-                with closing(sqlite3.connect(path)) as target:
-                    source.backup(target)
-            except sqlite3.Error as error:
-                raise StoreError(f"the copy {path} can't be written: {error}") from None
 
     def close(self) -> None:  # noqa: D102 - as the base says
         super().close()
@@ -209,8 +195,28 @@ class PostgreSQL(Database):
             self._writer = self._connect()
         return self._writer
 
-    def copy_to(self, path: Path) -> None:  # noqa: D102 - as the base says
-        raise StoreError(f"{self._where} is copied with pg_dump --schema '\"{self._schema}\"'")
+
+def copy_sqlite(source: Path, target: Path) -> None:
+    """Copy the store in the file ``source``, as of its last transaction, to ``target``; writing may go on.
+
+    Raises `StoreError`; then there is no ``target``, or what was there before.
+    """
+    if "://" in str(source):
+        raise StoreError("a store in PostgreSQL is copied with pg_dump --schema")
+    if target.exists():
+        raise StoreError(f"{target} exists already; a copy of a store replaces nothing")
+    unfinished = target.with_name(target.name + ".unfinished")
+    try:
+        with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            if database.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise StoreError(f"{source} is no store of this coordinator's")
+            with closing(sqlite3.connect(unfinished)) as copy:
+                database.backup(copy)
+        unfinished.replace(target)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{source} can't be copied to {target}: {error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _in_use(where: str) -> StoreError:

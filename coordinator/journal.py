@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from .entries import Entry
+from .entries import Entry, Forgotten, Known
 from .errors import StoreUnavailable
 
 _log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Journal:
         self._store = store
         self.problem = ""
         self._waiting: list[tuple[Entry | None, Callable[[], None] | None]] = []
+        self._devices: dict[str, int] = {}  # where in `_waiting` each device's entry is
         self._wake = asyncio.Event()
         self._stopped = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -50,7 +51,16 @@ class Journal:
         return len(self._waiting)
 
     def append(self, entry: Entry, durable: Callable[[], None] | None = None) -> None:
-        """Write ``entry`` soon, and call ``durable`` in the event loop once it would survive a crash."""
+        """Write ``entry`` soon, and call ``durable`` in the event loop once it would survive a crash.
+
+        What is known of a device comes without ``durable``.
+        """
+        if isinstance(entry, Known | Forgotten):
+            # Of a device only the last word counts, so that one that changes its mind for ever takes no memory.
+            if (at := self._devices.get(entry.device)) is not None:
+                self._waiting[at] = (entry, None)
+                return
+            self._devices[entry.device] = len(self._waiting)
         self._waiting.append((entry, durable))
         self._wake.set()
 
@@ -79,7 +89,7 @@ class Journal:
 
     async def _commit(self) -> int:
         """Write what is waiting; returns how many entries that were."""
-        batch, self._waiting = self._waiting, []
+        batch, self._waiting, self._devices = self._waiting, [], {}
         entries = [entry for entry, _ in batch if entry is not None]
         if entries:
             await self._write(entries)

@@ -37,9 +37,11 @@ def check_run_status(message: Any) -> dict[str, Any]:
     status: dict[str, Any] = messages.check(reports.RUN_STATUS, message)
     if status["evaluation"]:
         messages.check(reports.EVALUATION_SUMMARY, status["evaluation"])
-    if not all(isinstance(kind, str) for kind in status["refusals"]):
-        raise MessageError("refusals are counted by kind, a string")
-    reports.check_ints("refusals", status["refusals"].values(), 0, 2**31 - 1)
+    for name in ("refusals", "dropped"):
+        counts = status.get(name, {})
+        if not all(isinstance(kind, str) for kind in counts):
+            raise MessageError(f"{name} are counted by kind, a string")
+        reports.check_ints(name, counts.values(), 0, reports.COUNT)
     return status
 
 

@@ -75,6 +75,7 @@ class Run:
         self._published_at = -1e9
         self._on_the_wire: Checkpoint | None = None
         self.evaluations = Evaluations(self)
+        self.draining = False  # no more work is handed out until the service ends
         self.to_roll_back: int | None = None  # a version that is to be gone back to, once the journal is written
         self._restore()
 
@@ -164,6 +165,9 @@ class Run:
             _log.warning("device %s gets no work: %s", device_id, problem)
             status = status | {"state": "unfit", "error": problem}
         before = self.registry.devices.get(device_id)
+        if before is None and len(self.registry.devices) >= self.config.guards.devices:
+            self.refusals["too many devices"] += 1
+            return
         was = before and (before.state, before.known())
         rebooted = before is not None and status["state"] != "offline" and before.boot not in ("", status["boot"])
         if rebooted and before is not None and (work := self.book.open.get(before.work)):
@@ -200,7 +204,7 @@ class Run:
 
     def quarantine(self, device_id: str, reason: str) -> None:
         """Give ``device_id`` no more work, and take none of it, until it is released."""
-        device = self._device(device_id)
+        device = self.device(device_id)
         device.quarantine = reason
         if (work := self.book.open.get(device.work)) is not None:
             self._close(work, device, "quarantined", reason)
@@ -210,7 +214,7 @@ class Run:
 
     def release(self, device_id: str) -> None:
         """Let a device that was quarantined learn again."""
-        device = self._device(device_id)
+        device = self.device(device_id)
         device.quarantine, device.strikes, device.failures = "", 0, 0
         self.registry.settle(device)
         self._keep(device)
@@ -218,7 +222,7 @@ class Run:
 
     def forget(self, device_id: str) -> None:
         """Nothing is known of ``device_id`` any more, until it says something."""
-        device = self._device(device_id)
+        device = self.device(device_id)
         if device.state == "online":
             raise CoordinatorError(f"device {device_id} is online; it would be back at once")
         if (work := self.book.open.get(device.work)) is not None:
@@ -228,7 +232,8 @@ class Run:
         self._record(Forgotten(device_id), None)
         self._note("forget", device_id)
 
-    def _device(self, device_id: str) -> Device:
+    def device(self, device_id: str) -> Device:
+        """The device of that id; raises `CoordinatorError` if there never was one."""
         device = self.registry.devices.get(device_id)
         if device is None:
             raise CoordinatorError(f"no device {device_id} has ever joined run {self.config.run.name}")
@@ -251,6 +256,14 @@ class Run:
         for name, value in values.items():
             self._record(Setting(name, value), None)
             self._note("setting", f"{name} as configured" if value is None else f"{name} = {value}")
+
+    def settings(self) -> list[dict[str, Any]]:
+        """The settings that were changed, with what is configured."""
+        configured = self._configured.model_dump()
+        return [
+            {"setting": name, "value": value, "configured": configured[name.split(".")[0]][name.split(".")[1]]}
+            for name, value in sorted(self._settings.items())
+        ]
 
     def roll_back(self, version: int) -> None:
         """Make the weights of the earlier ``version`` a new version; all that is learned from later ones is dropped.
@@ -450,7 +463,7 @@ class Run:
     def next_work(self) -> bool:
         """Hand out one piece of training if it is time and a device is idle; whether one was handed out."""
         learning = self.config.learning
-        if self.publication.version < 0 or self.config.run.paused:
+        if self.publication.version < 0 or self.config.run.paused or self.draining:
             return False
         if self._lags() if learning.mode == "asynchronous" else self.lagging:
             return False

@@ -11,7 +11,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +23,9 @@ from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 
 from .config import BrokerConfig, Config
+from .control import Control
 from .errors import BrokerError, CoordinatorError, unreadable_authority
+from .guards import RateLimit
 from .journal import Journal
 from .run import Run
 from .store import Store
@@ -31,6 +33,8 @@ from .work import Refusal
 
 _log = logging.getLogger(__name__)
 
+OUTGOING = 20_000  # messages waiting to be sent; requests and answers beyond are dropped: they are repeated
+REQUESTS = 100  # of operators, waiting to be carried out
 SENDERS = 8  # publishes under way at once; with ours beside them aiomqtt warns beyond 10
 INCOMING = 20_000  # messages waiting to be looked at; devices send again what is dropped beyond
 STATUS_SECONDS = 1.0
@@ -102,7 +106,18 @@ class Coordinator:
             self._store.close()
             raise
         self._topics = self.run_state.topics
-        self._outbox: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+        self._outbox: asyncio.Queue[tuple[str, dict[str, Any] | None]] = asyncio.Queue()
+        self._requests: asyncio.Queue[dict[str, Any]] = asyncio.Queue(REQUESTS)
+        self._control = Control(
+            self.run_state,
+            self._store,
+            self._journal,
+            drain=self.drain,
+            clear=lambda topic: self._send(topic, None),
+        )
+        guards = config.guards
+        self._limits = RateLimit(guards.rate, guards.burst, guards.devices, time.monotonic)
+        self.dropped: Counter[str] = Counter()  # messages that came or were to go and had no place, by why
         self._boot = secrets.token_hex(4)
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -115,14 +130,21 @@ class Coordinator:
         self._stopping.set()
         self._wake.set()
 
+    def drain(self) -> None:
+        """End `run` once the work that is out has been answered, or its time is up."""
+        self.run_state.draining = True
+        self._wake.set()
+
     async def run(self) -> dict[str, Any]:
         """Serve; returns the last status. Raises `BrokerError` where no broker is, `StoreError` on a bad disk."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._journal.run(), name="journal")
+                stopping = tasks.create_task(self._mind_stop(), name="stopping")
                 try:
                     await self._serve()
                 finally:
+                    stopping.cancel()
                     self._journal.append(self.run_state.checkpoint())
                     self._journal.stop()
         except* Exception as group:  # noqa: BLE001 - it is raised again, without the group around it
@@ -130,6 +152,13 @@ class Coordinator:
         finally:
             self._store.close()
         return self._status()
+
+    async def _mind_stop(self) -> None:
+        """Once it is to stop, do not wait for a store that can't be used: what it lacks was never acknowledged."""
+        await self._stopping.wait()
+        while not self._journal.problem:  # noqa: ASYNC110 - it may come any moment, and this is not for long
+            await asyncio.sleep(0.1)
+        self._journal.stop()
 
     # The session with the broker
 
@@ -179,7 +208,9 @@ class Coordinator:
         await session.unsubscribe(self._topics.coordinator)
 
     def _done(self) -> bool:
-        return self._stopping.is_set() or self.run_state.finished
+        run = self.run_state
+        drained = run.draining and not run.book.open
+        return self._stopping.is_set() or run.finished or drained
 
     async def _session(self, session: aiomqtt.Client) -> None:
         """One connection: from the first publication to its loss, or to the end of the run."""
@@ -190,9 +221,11 @@ class Coordinator:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(self._send_forever(session), name=f"sender{i}") for i in range(SENDERS)]
                 await self._publish(session)
-                await session.subscribe([(self._topics.all_status, 1), (self._topics.all_updates, 1)])
+                topics = self._topics.all_status, self._topics.all_updates, self._topics.control
+                await session.subscribe([(topic, 1) for topic in topics])
                 receiver = tasks.create_task(self._receive_forever(session), name="receiver")
                 helpers.append(tasks.create_task(self._report_forever(session), name="reporter"))
+                helpers.append(tasks.create_task(self._answer_forever(), name="control"))
                 await self._dispatch(session)
                 receiver.cancel()  # what is not taken any more will be sent again; what is taken is acknowledged
                 await self._journal.flush()  # then the last acknowledgements are in the outbox
@@ -218,7 +251,7 @@ class Coordinator:
                 await self._publish(session)
                 publish_at = None
             run.evaluations.step()
-            while run.next_work():
+            while not self._journal.problem and run.next_work():
                 pass
             times = [time.monotonic() + STATUS_SECONDS, publish_at, run.book.next_deadline()]
             timeout = min(t for t in times if t is not None) - time.monotonic()
@@ -239,8 +272,12 @@ class Coordinator:
 
     # Messages
 
-    def _send(self, topic: str, message: dict[str, Any]) -> None:
-        self._outbox.put_nowait((topic, message))
+    def _send(self, topic: str, message: dict[str, Any] | None) -> None:
+        """Publish ``message`` soon; None clears what is retained there."""
+        if self._outbox.qsize() < OUTGOING:
+            self._outbox.put_nowait((topic, message))
+        else:
+            self.dropped["outgoing"] += 1
 
     def _record(self, entry: Any, durable: Callable[[], None] | None) -> None:
         if durable is None:
@@ -258,7 +295,7 @@ class Coordinator:
         while True:
             topic, message = await outbox.get()
             try:
-                await _put(session, topic, message)
+                await _put(session, topic, message, retain=message is None)
             finally:
                 outbox.task_done()
 
@@ -274,7 +311,12 @@ class Coordinator:
         number = 0
         try:
             device_id, kind, index = reports.parse(self._topics, topic)
-            if kind == "status":
+            if kind == "control":
+                self._take_request(messages.check(reports.REQUEST, unpack(payload)))
+            elif not self._limits.admits(device_id):
+                self.dropped["flood"] += 1
+                return
+            elif kind == "status":
                 if payload:
                     run.take_status(device_id, messages.check(reports.STATUS, unpack(payload)))
             else:
@@ -290,6 +332,20 @@ class Coordinator:
             else:
                 run.refusals["malformed"] += 1
         self._wake.set()
+
+    def _take_request(self, request: dict[str, Any]) -> None:
+        messages.check_id(request["client"], "a client's name")
+        try:
+            self._requests.put_nowait(request)
+        except asyncio.QueueFull:
+            self.dropped["requests"] += 1
+
+    async def _answer_forever(self) -> None:
+        while True:
+            request = await self._requests.get()
+            for message in await self._control.answer(request):
+                self._send(self._topics.answers(request["client"]), message)
+            self._wake.set()
 
     # Report
 
@@ -309,19 +365,24 @@ class Coordinator:
         self._rates.append((now, self.run_state.updates))
         (then, updates) = self._rates[0]
         rate = (self.run_state.updates - updates) / (now - then) if now > then else 0.0
-        return self.run_state.status(state) | {"rate": round(rate, 2), "boot": self._boot}
+        status = self.run_state.status(state) | {"rate": round(rate, 2), "boot": self._boot}
+        if self._journal.problem:
+            status["problem"] = self._journal.problem[: reports.TEXT]
+        if self.dropped:
+            status["dropped"] = dict(self.dropped)
+        return status
 
     def _status(self) -> dict[str, Any]:
         return self._status_message("finished" if self.run_state.finished else "stopped")
 
 
-async def _put(session: aiomqtt.Client, topic: str, message: dict[str, Any], *, retain: bool = False) -> None:
-    """Publish at QoS 1 and wait for the broker.
+async def _put(session: aiomqtt.Client, topic: str, message: dict[str, Any] | None, *, retain: bool = False) -> None:
+    """Publish at QoS 1 and wait for the broker; no ``message`` is an empty one.
 
     Without a limit of its own: keep-alive finds a dead broker, and aiomqtt's limit costs a task for every message and,
     under Python 3.11, may swallow a cancellation.
     """
-    await session.publish(topic, pack(message), qos=1, retain=retain, timeout=math.inf)
+    await session.publish(topic, b"" if message is None else pack(message), qos=1, retain=retain, timeout=math.inf)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -49,16 +49,20 @@ class Store:
         run: the run's name; in PostgreSQL its schema is ``tinyreptile_`` and the name.
         history: latest updates that can be gone back over, to any version; 0: all.
         rows: accepted updates on record; 0: all.
+        create: make a store where there is none.
 
     Raises `StoreError` for a store that can't be used, each time with one sentence; `StoreUnavailable` where that may
     pass, as a full disk does.
     """
 
-    def __init__(self, location: str, run: str, *, history: int = 1000, rows: int = 0) -> None:
+    def __init__(self, location: str, run: str, *, history: int = 1000, rows: int = 0, create: bool = True) -> None:
         self.location = location_text(location)
+        self._create = create
         self._history = history
         self._rows = rows
         self._torn = False  # whether the last transaction may have been committed without our knowing
+        if not create and "://" not in location and not Path(location).is_file():
+            raise StoreError(f"there is no store at {self.location}")
         with self._errors():
             self._database = connect(location, run)
         try:
@@ -73,6 +77,8 @@ class Store:
             found = schema.found_format(connection)
         if found is None:
             raise StoreError(f"{self.location} is another program's database; give the store another path")
+        if found == 0 and not self._create:
+            raise StoreError(f"there is no store at {self.location}")
         if found > schema.FORMAT or 0 < found < schema.OLDEST:
             newer = found > schema.FORMAT
             advice = "update the coordinator" if newer else "its run can't be continued: name another store"
@@ -220,6 +226,14 @@ class Store:
         """All that was done to the run, in order."""
         return self._all(Event, schema.events, schema.events.c.at)
 
+    def damage(self) -> str:
+        """What the database itself has to say against its files; empty if nothing."""
+        with self._errors(), self._database.read() as connection:
+            if connection.dialect.name != "sqlite":
+                return ""  # PostgreSQL's pg_amcheck does that for a whole cluster
+            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+        return "" if found == ["ok"] else "; ".join(found)
+
     def last_work(self) -> int:
         """The highest work id on record, 0 if none."""
         with self._errors(), self._database.read() as connection:
@@ -229,23 +243,6 @@ class Store:
     def _all(self, kind: Any, table: sql.Table, *order: sql.Column[Any]) -> list[Any]:
         with self._errors(), self._database.read() as connection:
             return [kind(**row._mapping) for row in connection.execute(sql.select(table).order_by(*order))]
-
-    def copy_to(self, path: Path) -> None:
-        """Write a copy of the store, as of the last transaction, to the new file ``path``; writing may go on.
-
-        Raises `StoreError` if it exists or can't be written, and for a PostgreSQL store, which has tools of its own.
-        """
-        if path.exists():
-            raise StoreError(f"{path} exists already; a copy of a store replaces nothing")
-        unfinished = path.with_name(path.name + ".unfinished")
-        try:
-            with self._errors():
-                self._database.copy_to(unfinished)
-            unfinished.replace(path)
-        except OSError as error:
-            raise StoreError(f"the copy {path} can't be written: {error.strerror}") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
 
 
 class _Transaction:

@@ -4,6 +4,10 @@ from .messages import CHUNK_BYTES, MAX_ID, PRESENCE, MessageError, RunTopics, ch
 
 COUNT = (1 << 31) - 1
 TEXT = 200
+LONG_TEXT = 1000
+
+
+ALL_COORDINATORS = "tinyreptile/+/coordinator"
 
 
 class CoordinatorTopics(RunTopics):
@@ -14,6 +18,11 @@ class CoordinatorTopics(RunTopics):
         self.coordinator = self.root + "/coordinator"
         self.all_status = self.root + "/device/+/status"
         self.all_updates = self.root + "/device/+/update/+"
+        self.control = self.root + "/control"
+
+    def answers(self, client):
+        """Where the requests of ``client`` are answered."""
+        return self.control + "/" + check_id(client, "a client's name")
 
 
 STATUS = PRESENCE + (
@@ -44,11 +53,15 @@ RUN_STATUS = (
     ("devices", int, 0, COUNT, True),
     ("evaluators", int, 0, COUNT, True),
     ("unfit", int, 0, COUNT, True),
+    ("quarantined", int, 0, COUNT, False),
+    ("paused", bool, 0, 1, False),
+    ("problem", str, 0, TEXT, False),  # what stands in the way of work just now
     ("loss", "number", 0, 1e9, False),
     ("staleness", "number", 0, 1e9, False),
     ("round_trip_p50", "number", 0, 1e9, True),
     ("round_trip_p99", "number", 0, 1e9, True),
     ("refusals", dict, 0, 64, True),
+    ("dropped", dict, 0, 64, False),  # messages that were not looked at or not sent, by why
     ("evaluation", dict, 0, 32, True),
 )
 
@@ -104,6 +117,20 @@ PREDICTION = (
     ("probability", "number", 0, 1, False),  # and the label's
 )
 
+REQUEST = (
+    ("request", int, 1, COUNT, True),  # a number of the client's
+    ("client", str, 1, MAX_ID, True),  # whose answers are wanted
+    ("command", str, 1, 16, True),
+    ("arguments", dict, 0, 64, False),
+)
+
+ANSWER = (
+    ("request", int, 1, COUNT, True),
+    ("rows", list, 0, 1024, False),  # maps; absent if there is an error
+    ("error", str, 1, LONG_TEXT, False),
+    ("left", int, 0, COUNT, True),  # rows that are still to come
+)
+
 LOG = (
     ("lines", list, 0, 1024, True),
     ("left", int, 0, COUNT, True),  # lines that are still to come
@@ -111,7 +138,9 @@ LOG = (
 
 
 def parse(topics, topic):
-    """(device id, "status", 0) or (device id, "update", chunk index) of a device's topic, or `MessageError`."""
+    """(device id, "status", 0), (device id, "update", chunk index) or ("", "control", 0), or `MessageError`."""
+    if topic == topics.control:
+        return "", "control", 0
     parts = topic[len(topics.root) + 1 :].split("/")
     if topic.startswith(topics.root + "/") and parts[0] == "device":
         if len(parts) == 3 and parts[2] == "status":

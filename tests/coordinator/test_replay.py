@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.entries import Checkpoint
 from coordinator.errors import StoreError
-from coordinator.replay import replay
+from coordinator.replay import check, replay
 from coordinator.rules import MetaUpdate, discount, schedule
 
 from .driver import Driver
@@ -76,3 +76,39 @@ def test_a_delta_that_is_missing_since_the_last_checkpoint_is_told(history: tupl
         connection.exec_driver_sql("UPDATE accepted SET delta = NULL WHERE updates = 25")
     with pytest.raises(StoreError, match="is damaged: a delta is missing since its last checkpoint"):
         replay(driver.store, driver.run.model, meta())
+
+
+def test_a_check_replays_all_that_can_be(history: tuple[Driver, dict[int, bytes]]) -> None:
+    driver, _ = history
+    driver.store.write([driver.run.checkpoint()])
+    assert check(driver.store, driver.run.model) == 30
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE accepted SET delta = zeroblob(length(delta)) WHERE updates = 25",
+        "UPDATE accepted SET weight = weight * 1.0000000000000002 WHERE updates = 3",
+        "DELETE FROM accepted WHERE updates = 15",
+        "UPDATE checkpoint SET weights = zeroblob(length(weights)) WHERE version = 20",
+    ],
+)
+def test_a_check_finds_what_does_not_fit(history: tuple[Driver, dict[int, bytes]], damage: str) -> None:
+    driver, _ = history
+    driver.store.write([driver.run.checkpoint()])
+    with driver.store._database.write() as connection:
+        assert connection.exec_driver_sql(damage).rowcount == 1
+    with pytest.raises(StoreError, match=r"is damaged: version \d+ is not what led to it"):
+        check(driver.store, driver.run.model)
+
+
+def test_a_version_that_was_gone_back_to_is_no_damage(history: tuple[Driver, dict[int, bytes]]) -> None:
+    driver, weights = history
+    driver.run.roll_back(12)
+    driver.commit()
+    assert driver.run.weights.tobytes() == weights[12]
+    state = replay(driver.store, driver.run.model, meta())
+    assert state is not None
+    assert (state.version, state.updates, state.weights.tobytes()) == (31, 30, weights[12])
+    driver.store.write([driver.run.checkpoint()])
+    assert check(driver.store, driver.run.model) == 20, "not those since version 20, which led nowhere"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coordinator.databases import copy_sqlite
 from coordinator.entries import Accepted, Checkpoint, Evaluated, Issued
 from coordinator.errors import StoreError, StoreUnavailable
 from coordinator.schema import FORMAT
@@ -253,7 +254,7 @@ def test_a_copy_is_made_while_writing_goes_on(path: Path, store: Store) -> None:
     try:
         copies = [path.with_name(f"copy-{i}.sqlite") for i in range(5)]
         for copy in copies:
-            store.copy_to(copy)
+            copy_sqlite(path, copy)
     finally:
         stop.set()
         writer.join()
@@ -271,13 +272,28 @@ def test_a_copy_replaces_nothing(path: Path, store: Store) -> None:
     target = path.with_name("copy.sqlite")
     target.write_bytes(b"precious")
     with pytest.raises(StoreError, match="exists already; a copy of a store replaces nothing"):
-        store.copy_to(target)
+        copy_sqlite(path, target)
     assert target.read_bytes() == b"precious"
 
 
+def test_what_is_no_store_is_not_copied(path: Path) -> None:
+    sqlite3.connect(path).execute("CREATE TABLE recipe (name TEXT)").connection.close()
+    with pytest.raises(StoreError, match="is no store of this coordinator's"):
+        copy_sqlite(path, path.with_name("copy.sqlite"))
+    with pytest.raises(StoreError, match="can't be copied"):
+        copy_sqlite(path.with_name("absent.sqlite"), path.with_name("copy.sqlite"))
+    assert sorted(file.name for file in path.parent.glob("*.sqlite*")) == ["run.sqlite"]
+
+
+def test_a_store_is_not_made_by_who_only_looks(path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no store at"):
+        Store(str(path), "test", create=False)
+    assert list(path.parent.glob("run*")) == []
+
+
 def test_a_copy_that_can_not_be_written_is_told_and_leaves_nothing(path: Path, store: Store) -> None:
-    with pytest.raises(StoreError, match="can't be written: unable to open database file"):
-        store.copy_to(path.parent / "absent" / "copy.sqlite")
+    with pytest.raises(StoreError, match=r"can't be copied to .*: unable to open database file"):
+        copy_sqlite(path, path.parent / "absent" / "copy.sqlite")
     assert sorted(file.name for file in path.parent.glob("copy*")) == []
 
 

@@ -1,0 +1,223 @@
+"""`tinyreptile runs`: the runs at a broker, and what an operator does to one while it is going on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from coordinator import replay
+from coordinator.config import Config, value_of
+from coordinator.databases import copy_sqlite
+from coordinator.errors import ConfigError, CoordinatorError
+from coordinator.operator import ask, runs
+from coordinator.store import Store
+from tinyreptile.model import Model
+
+from .console import loss_text, out
+from .options import connected
+
+group = typer.Typer(
+    name="runs", help="See the runs at a broker, and steer one.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+
+@group.command("list")
+@connected
+def list_runs(settings: Config) -> None:
+    """List the runs at a broker.
+
+    Example: [bold]tinyreptile runs list --broker localhost:1883[/]
+    """
+    found = asyncio.run(runs(settings.broker))
+    if not found:
+        raise CoordinatorError(f"no run has ever been at {settings.broker.host}:{settings.broker.port}")
+    table = Table()
+    for column in ("run", "state", "version", "updates", "devices", "unseen devices"):
+        table.add_column(column)
+    for name, status in sorted(found.items()):
+        rounds = f" of {status['rounds']}" if status["rounds"] else ""
+        state = "paused" if status.get("paused") and status["state"] == "running" else status["state"]
+        table.add_row(
+            name,
+            escape(status.get("problem") or state),
+            str(status["version"]),
+            f"{status['updates']}{rounds}",
+            str(status["devices"]),
+            loss_text(status["evaluation"]),
+        )
+    out.print(table)
+
+
+@group.command()
+@connected
+def pause(settings: Config) -> None:
+    """Hand out no more work, also after a restart, until it is resumed; what is out is still taken.
+
+    Example: [bold]tinyreptile runs pause --run kitchen[/]
+    """
+    _ask(settings, "pause")
+    out.print(f"{settings.run.name} is paused", highlight=False)
+
+
+@group.command()
+@connected
+def resume(settings: Config) -> None:
+    """Hand out work again.
+
+    Example: [bold]tinyreptile runs resume --run kitchen[/]
+    """
+    _ask(settings, "resume")
+    out.print(f"{settings.run.name} goes on", highlight=False)
+
+
+@group.command()
+@connected
+def drain(settings: Config) -> None:
+    """End the coordinator once the work that is out has come back; started again it goes on.
+
+    Example: [bold]tinyreptile runs drain --run kitchen[/]
+    """
+    _ask(settings, "drain")
+    out.print(f"{settings.run.name} ends when its work is back", highlight=False)
+
+
+@group.command("set")
+@connected
+def set_(
+    values: Annotated[list[str], typer.Argument(metavar="TABLE.KEY=VALUE...", help="As in the configuration file.")],
+    settings: Config,
+) -> None:
+    """Change settings of a run that is going on; they stand until they are unset, also after a restart.
+
+    Example: [bold]tinyreptile runs set learning.alpha=0.1 learning.in_flight=50 --run kitchen[/]
+    """
+    changes = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"{text!r} is not TABLE.KEY=VALUE, as learning.alpha=0.1")
+        changes[name] = value_of(value)
+    _show_settings(_ask(settings, "set", changes))
+
+
+@group.command()
+@connected
+def unset(
+    names: Annotated[list[str], typer.Argument(metavar="TABLE.KEY...", help="Settings that were changed.")],
+    settings: Config,
+) -> None:
+    """Give settings back to the configuration file.
+
+    Example: [bold]tinyreptile runs unset learning.alpha --run kitchen[/]
+    """
+    _show_settings(_ask(settings, "set", dict.fromkeys(names)))
+
+
+@group.command("settings")
+@connected
+def changed_settings(settings: Config) -> None:
+    """Show the settings that were changed while the run was going on.
+
+    Example: [bold]tinyreptile runs settings --run kitchen[/]
+    """
+    _show_settings(_ask(settings, "settings"))
+
+
+@group.command()
+@connected
+def versions(settings: Config) -> None:
+    """Show the checkpoints: these versions can be gone back to, and all that lie between the latest of them.
+
+    Example: [bold]tinyreptile runs versions --run kitchen[/]
+    """
+    _show(_ask(settings, "versions"), "version", "updates")
+
+
+@group.command()
+@connected
+def rollback(
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=0, help="An earlier version.")], settings: Config
+) -> None:
+    """Go back to an earlier version: its weights become a new version, which all devices learn from next.
+
+    Example: [bold]tinyreptile runs rollback 1200 --run kitchen[/]
+    """
+    rows = _ask(settings, "rollback", {"version": version})
+    out.print(f"version {rows[0]['version']} has the weights of version {version}", highlight=False)
+
+
+@group.command()
+@connected
+def events(settings: Config) -> None:
+    """Show what operators and guards did to the run.
+
+    Example: [bold]tinyreptile runs events --run kitchen[/]
+    """
+    rows = _ask(settings, "events")
+    for row in rows:
+        row["at"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"]))
+    _show(rows, "at", "version", "kind", "text")
+
+
+@group.command()
+def backup(
+    store: Annotated[Path, typer.Argument(help="The SQLite file of a run.")],
+    copy: Annotated[Path, typer.Argument(help="A new file.")],
+) -> None:
+    """Copy a run's store, also while its coordinator is writing to it.
+
+    Example: [bold]tinyreptile runs backup kitchen.sqlite kitchen-monday.sqlite[/]
+    """
+    with out.status(f"copying {escape(str(store))}"):
+        copy_sqlite(store, copy)
+    out.print(f"{copy}: {copy.stat().st_size:,} bytes", highlight=False)
+
+
+@group.command()
+def check(
+    store: Annotated[str, typer.Argument(help="An SQLite file or a postgresql:// URL; its coordinator must not run.")],
+    run: Annotated[str, typer.Option(help="The run's name, in PostgreSQL.")] = "default",
+) -> None:
+    """Check a store: replay its deltas, and hold the result against its checkpoints, bit for bit.
+
+    Example: [bold]tinyreptile runs check kitchen-monday.sqlite[/]
+    """
+    opened = Store(store, run, create=False)
+    try:
+        properties = opened.properties()
+        with out.status("replaying"):
+            count = replay.check(opened, Model(properties["model"], properties["weights"]))
+        versions = opened.checkpoint_versions()
+    finally:
+        opened.close()
+    out.print(
+        f"run {properties['run']}: {len(versions)} checkpoints to version {versions[-1][0]}; {count} updates replayed "
+        "between them, each with equal bits",
+        highlight=False,
+    )
+
+
+def _ask(settings: Config, command: str, arguments: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    return asyncio.run(ask(settings, command, arguments))
+
+
+def _show_settings(rows: list[dict[str, Any]]) -> None:
+    if rows:
+        _show(rows, "setting", "value", "configured")
+    else:
+        out.print("all settings are as configured")
+
+
+def _show(rows: list[dict[str, Any]], *columns: str) -> None:
+    table = Table()
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(escape(str(row.get(column, ""))) for column in columns))
+    out.print(table)

@@ -1,0 +1,164 @@
+"""What an operator may ask of a run while it is going on, over MQTT."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tinyreptile import reports
+from tinyreptile.messages import MessageError
+
+from .errors import CoordinatorError
+from .journal import Journal
+from .registry import Device
+from .run import Run
+from .store import Store
+
+ANSWER_BYTES = 1200  # of rows in one message
+EVENTS = 50  # latest that are told
+
+Row = dict[str, Any]
+
+
+class Control:
+    """Carries out the requests for one run.
+
+    Each command returns rows to show, or raises `CoordinatorError` with nothing changed. What it has changed is
+    durable when it returns.
+
+    Args:
+        drain: ends the service once no work is out.
+        clear: takes a topic's retained message away.
+    """
+
+    def __init__(
+        self, run: Run, store: Store, journal: Journal, *, drain: Callable[[], None], clear: Callable[[str], None]
+    ) -> None:
+        self._run = run
+        self._store = store
+        self._journal = journal
+        self._drain_service = drain
+        self._clear = clear
+        self._commands: dict[str, Callable[..., Awaitable[list[Row]]]] = {
+            "pause": self._pause,
+            "resume": self._resume,
+            "drain": self._drain,
+            "set": self._set,
+            "settings": self._settings,
+            "versions": self._versions,
+            "rollback": self._rollback,
+            "events": self._events,
+            "devices": self._devices,
+            "forget": self._forget,
+            "quarantine": self._quarantine,
+            "release": self._release,
+        }
+
+    async def answer(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """The messages that answer ``request``, which has been checked against `reports.REQUEST`."""
+        number = request["request"]
+        try:
+            command = self._commands.get(request["command"])
+            if command is None:
+                known = ", ".join(sorted(self._commands))
+                raise CoordinatorError(f"unknown command {request['command']}; known are {known}")
+            rows = await command(request.get("arguments", {}))
+            await self._journal.flush()
+        except (CoordinatorError, MessageError) as error:
+            return [{"request": number, "error": str(error)[: reports.LONG_TEXT], "left": 0}]
+        return _messages(number, rows)
+
+    # The run
+
+    async def _pause(self, arguments: Row) -> list[Row]:
+        self._run.change({"run.paused": True})
+        return []
+
+    async def _resume(self, arguments: Row) -> list[Row]:
+        self._run.change({"run.paused": False})
+        return []
+
+    async def _drain(self, arguments: Row) -> list[Row]:
+        self._drain_service()
+        return []
+
+    async def _set(self, arguments: Row) -> list[Row]:
+        if not arguments:
+            raise CoordinatorError("name at least one setting, as learning.alpha")
+        self._run.change(arguments)
+        return await self._settings({})
+
+    async def _settings(self, arguments: Row) -> list[Row]:
+        return self._run.settings()
+
+    async def _versions(self, arguments: Row) -> list[Row]:
+        return [{"version": version, "updates": updates} for version, updates in self._store.checkpoint_versions()]
+
+    async def _rollback(self, arguments: Row) -> list[Row]:
+        version = arguments.get("version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+            raise CoordinatorError(f"a version is a number, not {version!r}")
+        await self._journal.flush()
+        self._run.roll_back(version)
+        return [{"version": self._run.version}]
+
+    async def _events(self, arguments: Row) -> list[Row]:
+        await self._journal.flush()
+        return [
+            {"at": event.at, "version": event.version, "kind": event.kind, "text": event.text}
+            for event in self._store.events()[-EVENTS:]
+        ]
+
+    # Its devices
+
+    async def _devices(self, arguments: Row) -> list[Row]:
+        devices = self._run.registry.devices
+        if arguments:
+            devices = {device_id: self._run.device(device_id) for device_id in _ids(arguments)}
+        return [_row(device) for _, device in sorted(devices.items())]
+
+    async def _forget(self, arguments: Row) -> list[Row]:
+        for device_id in _ids(arguments):
+            self._run.forget(device_id)
+            self._clear(self._run.topics.device(device_id).status)
+        return []
+
+    async def _quarantine(self, arguments: Row) -> list[Row]:
+        reason = arguments.get("reason", "an operator's decision")
+        if not isinstance(reason, str):
+            raise CoordinatorError("a reason is a text")
+        for device_id in _ids(arguments):
+            self._run.quarantine(device_id, reason[: reports.TEXT])
+        return []
+
+    async def _release(self, arguments: Row) -> list[Row]:
+        for device_id in _ids(arguments):
+            self._run.release(device_id)
+        return []
+
+
+def _ids(arguments: Row) -> list[str]:
+    ids = arguments.get("ids")
+    if not isinstance(ids, list) or not ids or not all(isinstance(device_id, str) for device_id in ids):
+        raise CoordinatorError("name at least one device")
+    return ids
+
+
+def _row(device: Device) -> Row:
+    known = vars(device.known()) | {"state": device.state, "work": device.work, "error": device.error}
+    return {name: value for name, value in known.items() if value not in ("", 0)} | {"device": device.id}
+
+
+def _messages(number: int, rows: list[Row]) -> list[dict[str, Any]]:
+    """``rows`` in messages of a size that the protocol allows, each with the number of rows that are still to come."""
+    messages: list[dict[str, Any]] = []
+    part: list[Row] = []
+    size = 0
+    for index, row in enumerate(rows):
+        more = sum(len(str(name)) + len(str(value)) + 16 for name, value in row.items())
+        if part and size + more > ANSWER_BYTES:
+            messages.append({"request": number, "rows": part, "left": len(rows) - index})
+            part, size = [], 0
+        part.append(row)
+        size += more
+    return [*messages, {"request": number, "rows": part, "left": 0}]

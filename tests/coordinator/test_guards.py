@@ -1,0 +1,124 @@
+"""Guards: who sends too much, too large or the same again, and learning that gets worse."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.config import GuardsConfig
+from coordinator.guards import FEWEST, Guards, RateLimit, drifted
+from coordinator.work import Refusal
+
+
+def guards(norms: float = 1.0, count: int = FEWEST, **settings: object) -> Guards:
+    """Guards that have seen ``count`` updates of ``norms``."""
+    guards = Guards(GuardsConfig.model_validate(settings))
+    for i in range(count):
+        guards.accepted("d0", b"%d" % i, i, norms)
+    return guards
+
+
+def test_a_delta_of_usual_size_is_taken_whole() -> None:
+    assert guards(clip=4).scale("d1", b"x", 1, 3.9) == 1.0
+
+
+def test_a_large_delta_is_scaled_down_to_its_bound() -> None:
+    assert guards(norms=2.0, clip=4).scale("d1", b"x", 1, 32.0) == 0.25
+    assert guards(norms=2.0, clip=0).scale("d1", b"x", 1, 32.0) == 1.0
+
+
+def test_a_delta_beyond_all_measure_is_refused() -> None:
+    with pytest.raises(Refusal, match="a delta of norm 11 where 1 is usual") as caught:
+        guards(refuse=10).scale("d1", b"x", 1, 11.0)
+    assert caught.value.kind == "too large"
+    assert guards(refuse=0, clip=0).scale("d1", b"x", 1, 1e30) == 1.0
+
+
+def test_nothing_is_usual_before_some_updates_have_come() -> None:
+    few = guards(count=FEWEST - 1)
+    assert few.scale("d1", b"x", 1, 1e9) == 1.0
+    few.accepted("d1", b"y", 1, 1.0)
+    with pytest.raises(Refusal):
+        few.scale("d1", b"x", 1, 1e9)
+
+
+def test_a_minority_does_not_move_what_is_usual() -> None:
+    watched = guards(count=60, clip=4)
+    for i in range(25):
+        watched.accepted("bad", b"bad %d" % i, i, 1e6)
+    assert watched.scale("d1", b"x", 1, 8.0) == 0.5
+
+
+def test_a_delta_that_was_sent_before_is_refused() -> None:
+    watched = guards()
+    watched.accepted("d1", b"delta", 7, 1.0)
+    with pytest.raises(Refusal, match="the very delta that it sent before") as caught:
+        watched.scale("d1", b"delta", 9, 1.0)
+    assert caught.value.kind == "repeated delta"
+    assert watched.scale("d2", b"delta", 9, 1.0) == 1.0, "another device may come to the same"
+    assert watched.scale("d1", b"delta", 7, 1.0) == 1.0, "from the same version it is no surprise"
+    assert watched.scale("d1", b"another", 9, 1.0) == 1.0
+
+
+def test_to_have_learned_nothing_twice_is_no_repetition() -> None:
+    watched = guards()
+    watched.accepted("d1", bytes(8), 7, 0.0)
+    assert watched.scale("d1", bytes(8), 9, 0.0) == 1.0
+
+
+def test_repetitions_may_be_allowed() -> None:
+    watched = guards(repeats=False)
+    watched.accepted("d1", b"delta", 7, 1.0)
+    assert watched.scale("d1", b"delta", 9, 1.0) == 1.0
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_sender_has_its_burst_and_then_its_rate() -> None:
+    clock = Clock()
+    limit = RateLimit(2.0, 5, 100, clock)
+    assert [limit.admits("a") for _ in range(7)] == [True] * 5 + [False] * 2
+    clock.now += 1.0
+    assert [limit.admits("a") for _ in range(4)] == [True, True, False, False]
+    clock.now += 1000.0
+    assert [limit.admits("a") for _ in range(7)] == [True] * 5 + [False] * 2
+
+
+def test_one_senders_flood_is_not_the_others_loss() -> None:
+    limit = RateLimit(1.0, 2, 100, Clock())
+    for _ in range(1000):
+        limit.admits("a")
+    assert limit.admits("b")
+
+
+def test_made_up_names_share_one_bucket() -> None:
+    limit = RateLimit(1.0, 2, 10, Clock())
+    assert all(limit.admits(f"d{i}") for i in range(10))
+    assert sum(limit.admits(f"x{i}") for i in range(1000)) == 2
+    assert len(limit._buckets) == 11
+    assert limit.admits("d1"), "who was there before has its own"
+
+
+def test_without_a_rate_all_may_pass() -> None:
+    limit = RateLimit(0.0, 1, 10, Clock())
+    assert all(limit.admits("a") for _ in range(100))
+
+
+@pytest.mark.parametrize(
+    ("losses", "alarm"),
+    [
+        ([], False),
+        ([1.0], False),
+        ([1.0, 1.9], False),
+        ([1.0, 2.1], True),
+        ([1.0, 5.0, 4.9], True),
+        ([0.1, 5.0, 5.0, 5.0, 5.1], False),  # that was long ago
+    ],
+)
+def test_drift_is_to_be_much_worse_than_the_best_of_late(losses: list[float], alarm: bool) -> None:
+    assert drifted(losses, 2.0, 3) == alarm
+    assert not drifted(losses, 0.0, 3), "no alarm is set"

@@ -1,0 +1,362 @@
+"""What operators and guards do to a run that is going on, and that it outlives a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.errors import ConfigError, CoordinatorError, StoreError
+
+from .driver import Driver
+
+StartRun = Callable[..., Driver]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartRun]:
+    """A function that starts a run on this test's store, again and again if need be: the one before has crashed."""
+    started: list[Driver] = []
+
+    def start(*, devices: int = 0, **tables: dict[str, Any]) -> Driver:
+        if started:
+            started[-1].close()
+        driver = Driver(tmp_path / "run.sqlite", **tables)
+        started.append(driver)
+        for i in range(devices):
+            driver.hello(f"d{i}")
+        driver.advance()
+        return driver
+
+    yield start
+    if started:
+        started[-1].close()
+
+
+def train(driver: Driver, updates: int) -> None:
+    """``updates`` more, by whom it is asked of."""
+    end = driver.run.updates + updates
+    while driver.run.updates < end:
+        driver.advance()
+        work = next(iter(driver.run.book.open.values()))
+        driver.answer(work.device, seed=driver.run.updates + 1)
+    driver.commit()
+
+
+def evaluate(driver: Driver, after: float) -> None:
+    """An evaluation by the device e0 comes to the loss ``after``."""
+    driver.advance()
+    work = driver.requests("e0")[-1]["work"]
+    result = {"version": 0, "before": 9.0, "after": after, "queries": 5}
+    driver.send("e0", {"work": work, "evaluation": result})
+    driver.advance()
+
+
+# Settings
+
+
+def test_a_setting_changes_what_comes_next(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.answer("d0")
+    driver.run.change({"learning.steps": 9, "learning.alpha": 0.5, "learning.schedule": "constant"})
+    driver.advance()
+    assert driver.requests("d0")[-1]["steps"] == 9
+    driver.answer("d0", seed=2)
+    driver.commit()
+    assert [row.weight for row in driver.store.accepted_since(0)] == [0.3, 0.5]
+
+
+def test_a_changed_setting_outlives_a_crash_and_can_be_taken_back(start: StartRun) -> None:
+    driver = start()
+    driver.run.change({"learning.alpha": 0.125, "guards.clip": 7.5})
+    driver.run.change({"guards.clip": None})
+    driver.commit()
+    again = start()
+    assert (again.run.config.learning.alpha, again.run.config.guards.clip) == (0.125, 4.0)
+    assert again.run.settings() == [{"setting": "learning.alpha", "value": 0.125, "configured": 0.3}]
+    again.run.change({"learning.alpha": None})
+    again.commit()
+    assert start().run.config.learning.alpha == 0.3
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"learning.alhpa": 1}, "unknown setting learning.alhpa"),
+        ({"alpha": 1}, "unknown setting alpha; they are written table.key"),
+        ({"learning.alpha": 7}, "learning.alpha"),
+        ({"learning.alpha": "much"}, "learning.alpha"),
+        ({"learning.mode": "batch"}, "learning.mode can't change while a run is going on"),
+        ({"run.seed": 3}, "run.seed can't change while a run is going on"),
+        ({"run.name": "x"}, "run.name can't change"),
+        ({"broker.host": "x"}, "broker.host can't change"),
+        ({"journal.history": 1}, "journal.history can't change"),
+        ({"learning.alpha": 0.1, "learning.alpha_end": 0.2}, "alpha_end"),
+        ({"learning.steps": 5, "learning.bits": 5}, "learning.bits"),
+    ],
+)
+def test_a_change_that_can_not_be_is_refused_and_changes_nothing(
+    start: StartRun, change: dict[str, Any], complaint: str
+) -> None:
+    driver = start()
+    before = driver.run.config
+    with pytest.raises(ConfigError, match=complaint):
+        driver.run.change(change)
+    driver.commit()
+    assert driver.run.config == before
+    assert driver.store.settings() == {}
+
+
+def test_a_batch_that_has_begun_goes_on_under_new_settings(start: StartRun) -> None:
+    driver = start(devices=3, learning={"mode": "batch", "batch": 3, "alpha": 0.3, "schedule": "constant"})
+    train(driver, 2)
+    driver.run.change({"learning.alpha": 0.6})
+    train(driver, 1)
+    rows = list(driver.store.accepted_since(0))
+    assert [(row.weight, row.moved) for row in rows] == [(0.3, False), (0.3, False), (0.6, True)]
+    weights = driver.run.weights.tobytes()
+    assert start(learning={"mode": "batch", "batch": 3}).run.weights.tobytes() == weights
+
+
+def test_a_paused_run_takes_what_is_out_and_hands_out_nothing(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.run.change({"run.paused": True})
+    driver.answer("d0")
+    driver.advance()
+    assert driver.run.updates == 1
+    assert len(driver.requests("d0")) == 1
+    driver.commit()
+    again = start(devices=1)
+    assert again.requests("d0") == [], "it stays paused"
+    again.run.change({"run.paused": None})
+    again.advance()
+    assert len(again.requests("d0")) == 1
+
+
+# Going back
+
+
+def test_a_version_gone_back_to_is_a_new_version_with_its_weights(start: StartRun) -> None:
+    driver = start(devices=2)
+    train(driver, 5)
+    weights = driver.run.weights.tobytes()
+    train(driver, 5)
+    driver.advance()
+    (work,) = driver.run.book.open.values()
+    late = driver.learn(work.device)
+    driver.run.roll_back(5)
+    driver.commit()
+    assert (driver.run.version, driver.run.updates) == (11, 10)
+    assert driver.run.weights.tobytes() == weights
+    driver.send(work.device, *late.messages())
+    assert driver.acks(work.device)[-1] == (work.id, False, "version 5 was gone back to"), "it began from a later one"
+    driver.advance()
+    assert driver.run.publication.version == 11
+    again = start()
+    assert (again.run.version, again.run.updates, again.run.weights.tobytes()) == (11, 10, weights)
+    assert [event.kind for event in again.store.events()] == ["rollback"]
+
+
+def test_a_batch_that_had_begun_is_dropped_with_what_is_gone_back_over(start: StartRun) -> None:
+    batch = {"mode": "batch", "batch": 3}
+    driver = start(devices=3, learning=batch)
+    train(driver, 3)
+    weights = driver.run.weights.tobytes()
+    train(driver, 5)
+    driver.run.roll_back(1)
+    driver.commit()
+    again = start(devices=3, learning=batch)
+    assert (again.run.version, again.run.weights.tobytes()) == (3, weights)
+    train(again, 3)
+    final = again.run.weights.tobytes()
+    assert again.run.version == 4
+    assert start(learning=batch).run.weights.tobytes() == final
+
+
+@pytest.mark.parametrize("version", [6, 7])
+def test_only_an_earlier_version_can_be_gone_back_to(start: StartRun, version: int) -> None:
+    driver = start(devices=1)
+    train(driver, 6)
+    with pytest.raises((StoreError, CoordinatorError), match=f"version {version} (is not earlier|can't be had)"):
+        driver.run.roll_back(version)
+    assert driver.run.version == 6
+
+
+# Devices
+
+
+def test_a_device_in_quarantine_gets_no_work_until_it_is_released(start: StartRun) -> None:
+    driver = start(devices=2)
+    (work,) = driver.run.book.open.values()
+    late = driver.learn(work.device)
+    driver.run.quarantine(work.device, "a broken sensor")
+    driver.send(work.device, *late.messages())
+    assert driver.acks(work.device) == [(work.id, False, "a broken sensor")]
+    train(driver, 4)
+    driver.commit()
+    again = start(devices=2)
+    assert again.run.registry.devices[work.device].quarantine == "a broken sensor"
+    assert {open_.device for open_ in again.run.book.open.values()} != {work.device}
+    again.run.release(work.device)
+    before = again.run.registry.devices[work.device].accepted
+    train(again, 4)
+    assert again.run.registry.devices[work.device].accepted > before
+
+
+def test_a_device_that_sends_nonsense_again_and_again_is_put_in_quarantine(start: StartRun) -> None:
+    driver = start(devices=1, guards={"strikes": 3})
+    for _ in range(3):
+        driver.now += 120  # it has rested
+        driver.advance()
+        work = driver.requests("d0")[-1]["work"]
+        driver.send("d0", {"work": work, "chunks": 9, "data": b"nonsense"})
+    driver.now += 120
+    driver.advance()
+    assert driver.run.book.open == {}
+    assert "3 updates refused, the last for: the delta has" in driver.run.registry.devices["d0"].quarantine
+    driver.commit()
+    assert start().run.registry.devices["d0"].quarantine
+
+
+def test_bad_luck_is_no_strike(start: StartRun) -> None:
+    driver = start(devices=1, guards={"strikes": 2})
+    for _ in range(5):
+        driver.now += 61
+        driver.advance()  # late
+        work = driver.requests("d0")[-1]["work"]
+        driver.run.take_update("d0", 0, {"work": work, "error": "the sensor is warming up"})
+        driver.now += 120
+        driver.advance()
+    assert driver.run.registry.devices["d0"].quarantine == ""
+
+
+def test_accepted_updates_make_up_for_strikes(start: StartRun) -> None:
+    driver = start(devices=1, guards={"strikes": 3})
+    for _ in range(5):
+        work = driver.requests("d0")[-1]["work"]
+        driver.send("d0", {"work": work, "chunks": 9, "data": b"nonsense"})
+        driver.now += 120
+        train(driver, 1)
+        driver.advance()
+    assert driver.run.registry.devices["d0"].quarantine == ""
+
+
+def test_a_forgotten_device_is_unknown_and_may_come_back(start: StartRun) -> None:
+    driver = start(devices=2)
+    driver.hello("d0", state="offline")
+    driver.run.forget("d0")
+    driver.commit()
+    assert list(driver.run.registry.devices) == ["d1"]
+    assert [known.device for known in driver.store.devices()] == ["d1"]
+    train(driver, 2)
+    driver.hello("d0", boot="b2")
+    train(driver, 2)
+    assert driver.run.registry.devices["d0"].accepted == 1
+
+
+def test_a_device_that_is_online_is_not_forgotten(start: StartRun) -> None:
+    driver = start(devices=1)
+    with pytest.raises(CoordinatorError, match="device d0 is online; it would be back at once"):
+        driver.run.forget("d0")
+
+
+def test_a_device_that_nobody_knows_is_told(start: StartRun) -> None:
+    driver = start()
+    for command in (driver.run.forget, driver.run.release, driver.run.device):
+        with pytest.raises(CoordinatorError, match="no device d7 has ever joined run test"):
+            command("d7")
+
+
+def test_no_more_devices_are_taken_in_than_are_wanted(start: StartRun) -> None:
+    driver = start(devices=5, guards={"devices": 3})
+    assert list(driver.run.registry.devices) == ["d0", "d1", "d2"]
+    assert driver.run.refusals["too many devices"] == 2
+
+
+# Deltas
+
+
+def test_a_delta_out_of_all_proportion_is_scaled_down_and_the_journal_says_so(start: StartRun) -> None:
+    driver = start(devices=1, guards={"clip": 0.5})
+    train(driver, 25)
+    rows = list(driver.store.accepted_since(0))
+    assert {row.scale for row in rows[:20]} == {1.0}
+    assert any(row.scale < 1.0 for row in rows[20:])
+    weights = driver.run.weights.tobytes()
+    assert start(guards={"clip": 0}).run.weights.tobytes() == weights
+
+
+def test_what_is_usual_outlives_a_crash(start: StartRun) -> None:
+    driver = start(devices=1)
+    train(driver, 30)
+    again = start(devices=1)
+    assert list(again.run._guards._norms) == list(driver.run._guards._norms)
+    assert again.run._guards._deltas == driver.run._guards._deltas
+    assert len(again.run._guards._norms) == 30
+
+
+def test_a_repeated_delta_is_refused(start: StartRun) -> None:
+    driver = start(devices=1)
+    update = driver.answer("d0")
+    driver.advance()
+    work = driver.requests("d0")[-1]
+    update.report["version"] = work["version"]
+    for chunk in update.messages():
+        driver.send("d0", chunk | {"work": work["work"]})
+    assert driver.acks("d0")[-1] == (work["work"], False, "the very delta that it sent before")
+    assert driver.run.updates == 1
+
+
+def test_updates_are_buffered_and_combined(start: StartRun) -> None:
+    guards = {"buffer": 3, "combine": "median"}
+    learning = {"mode": "asynchronous", "in_flight": 2, "publish_interval": 0}
+    driver = start(devices=4, guards=guards, learning=learning)
+    train(driver, 7)
+    rows = list(driver.store.accepted_since(0))
+    assert [row.moved for row in rows] == [False, False, True] * 2 + [False]
+    assert (driver.run.version, {row.combine for row in rows}) == (2, {"median"})
+    weights = driver.run.weights.tobytes()
+    again = start(devices=4, learning=learning)  # and the batch that has begun ends as a median
+    assert again.run.weights.tobytes() == weights
+    train(again, 1)
+    assert [row.combine for row in again.store.accepted_since(7)] == ["median"]
+
+
+# Drift
+
+
+def drifting(start: StartRun, reaction: str) -> Driver:
+    """A run whose second evaluation is much worse than its first."""
+    driver = start(devices=1, guards={"drift": 2.0, "on_drift": reaction}, evaluation={"every": 5})
+    driver.hello("e0", role="evaluate")
+    train(driver, 5)
+    evaluate(driver, 1.0)
+    train(driver, 5)
+    evaluate(driver, 2.5)
+    return driver
+
+
+def test_learning_that_gets_worse_is_told(start: StartRun) -> None:
+    driver = drifting(start, "tell")
+    (event,) = driver.store.events()
+    assert (event.kind, event.text) == ("drift", "loss 2.5 on unseen devices, 1 at version 5")
+    assert not driver.run.config.run.paused
+
+
+def test_learning_that_gets_worse_holds_the_run(start: StartRun) -> None:
+    driver = drifting(start, "hold")
+    assert driver.run.config.run.paused
+    driver.commit()
+    assert start().run.config.run.paused
+
+
+def test_learning_that_gets_worse_goes_back_to_the_best(start: StartRun) -> None:
+    driver = drifting(start, "rollback")
+    assert driver.run.to_roll_back == 5
+    best = driver.published[5]
+    driver.run.roll_back(driver.run.to_roll_back)
+    driver.advance()
+    assert driver.run.to_roll_back is None
+    assert driver.published[driver.run.version] == best
