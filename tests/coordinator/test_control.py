@@ -1,0 +1,240 @@
+"""An operator's requests to a running coordinator, over a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.config import Config
+from coordinator.errors import BrokerError, CoordinatorError, StoreUnavailable
+from coordinator.operator import ask, runs
+from coordinator.service import Coordinator, client, pack
+from tests.environment import Mosquitto, free_port
+from tests.fleet import decoded, eventually, listening, run_config, running_swarm, swarm_spec, task
+from tinyreptile import messages, reports
+
+
+@asynccontextmanager
+async def serving(config: Config, devices: int = 3) -> AsyncIterator[Coordinator]:
+    """A coordinator at work with a swarm of ``devices``."""
+    coordinator = Coordinator(config)
+    async with task(coordinator.run()) as run:
+        if devices:
+            async with running_swarm(swarm_spec(config, devices)):
+                await eventually(lambda: coordinator.run_state.updates > 10 or run.done(), "updates are accepted")
+                yield coordinator
+        else:
+            await eventually(lambda: coordinator.run_state.publication.version >= 0, "it has published")
+            yield coordinator
+        coordinator.stop()
+        await run
+
+
+async def told(config: Config, name: str, value: object) -> None:
+    """Return once the status of the run says so; it does every second."""
+    async with asyncio.timeout(10):
+        while (await runs(config.broker))[config.run.name].get(name) != value:
+            await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+def config(broker: Mosquitto, tmp_path: Path) -> Config:
+    return run_config(broker, tmp_path, run={"rounds": 0}, evaluation={"every": 0})
+
+
+async def test_a_run_is_paused_and_resumed(config: Config) -> None:
+    async with serving(config) as coordinator:
+        run = coordinator.run_state
+        assert await ask(config, "pause") == []
+        await eventually(lambda: not run.book.open, "what was out has come back")
+        updates = run.updates
+        await asyncio.sleep(0.2)
+        assert run.updates == updates
+        await told(config, "paused", True)
+        await ask(config, "resume")
+        await eventually(lambda: run.updates > updates, "updates are accepted again")
+
+
+async def test_settings_change_and_are_told(config: Config) -> None:
+    async with serving(config) as coordinator:
+        rows = await ask(config, "set", {"learning.steps": 2, "learning.alpha": 0.25})
+        assert rows == [
+            {"setting": "learning.alpha", "value": 0.25, "configured": 0.3},
+            {"setting": "learning.steps", "value": 2, "configured": 4},
+        ]
+        assert coordinator.run_state.config.learning.steps == 2
+        with pytest.raises(CoordinatorError, match=r"learning\.alpha: .* less than or equal to 1"):
+            await ask(config, "set", {"learning.alpha": 2})
+        assert coordinator._store.settings() == {"learning.alpha": 0.25, "learning.steps": 2}, "durable when answered"
+
+
+async def test_a_run_is_rolled_back_and_goes_on(config: Config) -> None:
+    async with serving(config) as coordinator:
+        run = coordinator.run_state
+        assert {"version": 0, "updates": 0} in await ask(config, "versions")
+        (row,) = await ask(config, "rollback", {"version": 5})
+        await eventually(lambda: run.version > row["version"] + 5, "it learns on")
+        events = await ask(config, "events")
+        assert [(event["kind"], event["text"]) for event in events] == [("rollback", "to version 5")]
+        for version, complaint in ((10**6, "is not earlier|can't be had"), ("x", "a version is a number, not 'x'")):
+            with pytest.raises(CoordinatorError, match=complaint):
+                await ask(config, "rollback", {"version": version})
+
+
+async def test_a_drained_run_ends_and_goes_on_later(config: Config) -> None:
+    coordinator = Coordinator(config)
+    async with running_swarm(swarm_spec(config, 3)), task(coordinator.run()) as run:
+        await eventually(lambda: coordinator.run_state.updates > 10, "updates are accepted")
+        await ask(config, "drain")
+        status = await asyncio.wait_for(run, 20)
+        assert status["state"] == "stopped"
+        assert status["in_flight"] == 0
+        async with serving(config, devices=0) as again:
+            await eventually(lambda: again.run_state.updates > status["updates"], "it goes on")
+
+
+async def test_devices_are_listed_put_in_quarantine_and_released(config: Config) -> None:
+    async with serving(config) as coordinator:
+        rows = await ask(config, "devices")
+        assert len(rows) == 3
+        device = rows[0]["device"]
+        await ask(config, "quarantine", {"ids": [device], "reason": "it stands in the sun"})
+        (row,) = await ask(config, "devices", {"ids": [device]})
+        assert row["quarantine"] == "it stands in the sun"
+        assert coordinator._store.devices()[0].quarantine == "it stands in the sun"
+        await ask(config, "release", {"ids": [device]})
+        (row,) = await ask(config, "devices", {"ids": [device]})
+        assert "quarantine" not in row
+        for command in ("forget", "quarantine", "release", "devices"):
+            with pytest.raises(CoordinatorError, match="no device nobody has ever joined"):
+                await ask(config, command, {"ids": ["nobody"]})
+        for arguments in ({}, {"ids": []}, {"ids": "x"}, {"ids": [1]}):
+            with pytest.raises(CoordinatorError, match="name at least one device"):
+                await ask(config, "forget", arguments)
+
+
+async def test_a_forgotten_device_leaves_nothing_at_the_broker(config: Config) -> None:
+    topic = reports.CoordinatorTopics(config.run.name).device("gone").status
+    status = {"protocol": messages.PROTOCOL, "state": "offline", "boot": "b1"}
+    async with client(config.broker) as session:
+        await session.publish(topic, pack(status), qos=1, retain=True)
+        async with serving(config, devices=0) as coordinator:
+            await eventually(lambda: "gone" in coordinator.run_state.registry.devices, "it is known")
+            async with listening(config.broker, topic) as heard:
+                await eventually(lambda: heard, "its status is retained")
+            await ask(config, "forget", {"ids": ["gone"]})
+            async with listening(config.broker, topic) as heard:
+                await asyncio.sleep(0.3)
+            assert heard == []
+            assert await ask(config, "devices") == []
+
+
+async def test_a_long_answer_comes_in_several_messages(config: Config) -> None:
+    topics = reports.CoordinatorTopics(config.run.name)
+    async with serving(config, devices=0) as coordinator:
+        for i in range(100):
+            status: dict[str, Any] = {"protocol": messages.PROTOCOL, "state": "online", "boot": "b", "role": "evaluate"}
+            coordinator.run_state.take_status(f"device-{i:03}", status)
+        async with listening(config.broker, topics.control + "/+") as heard:
+            rows = await ask(config, "devices")
+            await eventually(lambda: heard and decoded(heard[-1])["left"] == 0, "all has come")
+        assert [row["device"] for row in rows] == [f"device-{i:03}" for i in range(100)]
+        assert len(heard) > 1
+        assert all(len(bytes(message.payload)) <= messages.MESSAGE_BYTES for message in heard)  # type: ignore[arg-type]
+
+
+async def test_what_is_no_request_is_passed_over(config: Config) -> None:
+    topics = reports.CoordinatorTopics(config.run.name)
+    async with serving(config, devices=0) as coordinator:
+        async with client(config.broker) as session:
+            for payload in (b"", b"\xc1", pack({"request": 1}), pack({"request": 1, "client": "+/#", "command": "x"})):
+                await session.publish(topics.control, payload, qos=1)
+        await eventually(lambda: coordinator.malformed == 4, "all were looked at")
+        with pytest.raises(CoordinatorError, match="unknown command dance; known are devices, drain"):
+            await ask(config, "dance")
+
+
+async def test_nobodys_answer_is_told(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.operator.ANSWER_SECONDS", 0.2)
+    with pytest.raises(CoordinatorError, match="does not answer; is it running, and may this user control it"):
+        await ask(config, "pause")
+    config.broker.port = free_port()
+    for question in (ask(config, "pause"), runs(config.broker)):
+        with pytest.raises(BrokerError, match="no broker answers"):
+            await question
+
+
+# What comes at once
+
+
+async def test_a_flood_is_dropped_and_the_others_are_served(config: Config) -> None:
+    config.guards.rate, config.guards.burst = 1.0, 50
+    topics = reports.CoordinatorTopics(config.run.name)
+    async with serving(config, devices=0) as coordinator:
+        async with client(config.broker) as session:
+            for _ in range(300):
+                await session.publish(topics.device("loud").update(0), b"\xc1", qos=0)
+        await eventually(lambda: coordinator.dropped["flood"] > 200, "the flood is dropped")
+        assert coordinator.malformed < 60
+        status = (await runs(config.broker))[config.run.name]
+        await eventually(lambda: coordinator.dropped["flood"], "it is told")
+        assert status["state"] == "running"
+        async with running_swarm(swarm_spec(config, 2)):
+            await eventually(lambda: coordinator.run_state.updates > 3, "others learn")
+
+
+async def test_a_store_that_is_away_is_waited_for_and_nothing_is_acknowledged(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.journal.RETRY_SECONDS", 0.05)
+    coordinator = Coordinator(config)
+    write = coordinator._store.write
+    away = False
+
+    def maybe(entries: Any) -> None:
+        if away:
+            raise StoreUnavailable("the disk is full")
+        write(entries)
+
+    monkeypatch.setattr(coordinator._store, "write", maybe)
+    acknowledgements = reports.CoordinatorTopics(config.run.name).root + "/device/+/ack"
+    run = asyncio.create_task(coordinator.run())
+    async with running_swarm(swarm_spec(config, 3)):
+        await eventually(lambda: coordinator.run_state.updates > 10 or run.done(), "updates are accepted")
+        away = True
+        await eventually(lambda: coordinator._journal.problem, "the store is away")
+        await asyncio.sleep(0.1)
+        in_store = len(list(coordinator._store.accepted_since(0)))
+        async with listening(config.broker, acknowledgements) as heard:
+            await asyncio.sleep(0.3)
+        assert [decoded(message) for message in heard if decoded(message)["accepted"]] == []
+        await told(config, "problem", "the disk is full")
+        away = False
+        await eventually(lambda: len(list(coordinator._store.accepted_since(0))) > in_store + 5, "it goes on")
+        away = True
+        await eventually(lambda: coordinator._journal.problem, "the store is away again")
+        coordinator.stop()
+        with pytest.raises(StoreUnavailable, match="the disk is full"):
+            await asyncio.wait_for(run, 10)
+        monkeypatch.undo()
+        async with serving(config, devices=0) as again:
+            await eventually(lambda: again.run_state.updates > in_store + 10, "what was not acknowledged came again")
+
+
+async def test_an_operator_of_one_run_does_not_steer_another(broker: Mosquitto, tmp_path: Path) -> None:
+    one, other = run_config(broker, tmp_path), run_config(broker, tmp_path)
+    async with serving(one, devices=0) as first, serving(other, devices=0) as second:
+        await ask(other, "pause")
+        assert not first.run_state.config.run.paused
+        assert second.run_state.config.run.paused
+        assert {one.run.name, other.run.name} <= set(await runs(one.broker))
+
+
+def test_the_client_of_a_request_is_one_topic_level() -> None:
+    with pytest.raises(messages.MessageError):
+        reports.CoordinatorTopics("kitchen").answers("a/b")
