@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import micropython, presence, service, sine, step, wire
+from . import hostile, micropython, presence, service, sine, step, wire
 from .report import Figure, Result, Unavailable, make_console, show, write
 from .report import Progress as Advance
 
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[bool, Advance], Result]] = {
     "sine": sine.run,
     "presence": presence.run,
     "bytes": wire.run,
+    "hostile": hostile.run,
 }
 
 

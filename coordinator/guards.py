@@ -1,6 +1,6 @@
 """What keeps a run from devices that send nonsense, by mistake or on purpose.
 
-Each guard decides from the update alone and from the journal's latest rows, so that a coordinator that starts anew
+Each decides from the update and from the latest before it, as the journal has them: a coordinator that starts anew
 decides as the one before it would have.
 """
 
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from binascii import crc32
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from statistics import median
 
 import numpy as np
 
 from .config import GuardsConfig
-from .entries import Accepted
 from .rules import Weights
 from .work import Refusal
 
 WINDOW = 200  # latest updates whose norms the median is taken of
-FEWEST = 20  # of them until it says anything
+FEWEST = 20  # of them until it says anything; before, this share of the initialization's norm stands for it
+SHARE = 1 / 16
 REMEMBERED = 8  # deltas of each device that are not taken again
 
 # Refusals that an honest device does not earn; the others are bad luck: lateness, a restart.
@@ -34,30 +34,26 @@ class Guards:
         self._norms: deque[float] = deque(maxlen=WINDOW)
         self._deltas: dict[str, deque[tuple[int, int]]] = {}  # of each device: (checksum, version learned from)
 
-    def restore(self, rows: Iterable[Accepted]) -> None:
-        """Take up the latest ``rows`` of the journal, in order."""
-        for row in rows:
-            self.accepted(row.device, row.delta, row.version, row.norm)
-
-    def scale(self, device: str, packed: bytes, version: int, norm: float) -> float:
+    def scale(self, device: str, packed: bytes, version: int, norm: float, weights: Weights) -> float:
         """What the delta of ``norm`` is to be multiplied with, at most 1; raises `Refusal` if it is not to be taken.
 
-        ``packed`` is the delta as it came from ``device``, learned from ``version``.
+        ``packed`` is the delta as it came from ``device``, learned from ``version``; ``weights`` is the present
+        initialization, (parameters,).
         """
         same = crc32(packed)
         if self.config.repeats and any(packed):
             for earlier, learned_from in self._deltas.get(device, ()):
                 if earlier == same and learned_from != version:
                     raise Refusal("repeated delta", "the very delta that it sent before")
-        if len(self._norms) < FEWEST or norm == 0.0:
+        if norm == 0.0:
             return 1.0
-        usual = median(self._norms)
+        usual = median(self._norms) if len(self._norms) >= FEWEST else SHARE * norm_of(weights)
         if self.config.refuse and norm > self.config.refuse * usual:
             raise Refusal("too large", f"a delta of norm {norm:.3g} where {usual:.3g} is usual")
         return min(1.0, self.config.clip * usual / norm) if self.config.clip else 1.0
 
     def accepted(self, device: str, packed: bytes | None, version: int, norm: float) -> None:
-        """An update has been taken."""
+        """An update has been taken; ``packed`` is None if its delta is not known any more."""
         self._norms.append(norm)
         if packed is not None:
             self._deltas.setdefault(device, deque(maxlen=REMEMBERED)).append((crc32(packed), version))

@@ -105,7 +105,8 @@ class Run:
         self.weights: Weights = state.weights
         self.version, self.updates = state.version, state.updates
         self.evaluations.restore(self._store.evaluations())
-        self._guards.restore(self._store.accepted_since(max(0, self.updates - WINDOW)))
+        for row in self._store.accepted_since(max(0, self.updates - WINDOW)):
+            self._guards.accepted(row.device, row.delta, row.version, row.norm)
         for known in self._store.devices():
             self.registry.restore(known)
         self._first_work = self._store.last_work() + ID_GAP
@@ -377,7 +378,7 @@ class Run:
         except DeltaError as error:
             raise Refusal("wrong size", str(error)) from None
         norm = norm_of(delta)
-        bound = self._guards.scale(work.device, packed, report["version"], norm)
+        bound = self._guards.scale(work.device, packed, report["version"], norm, self.weights)
         tau = self.version - report["version"]
         rounds = self.config.run.rounds
         decision = self._meta.weigh(self.updates / rounds if rounds else 0.0, tau)
