@@ -287,7 +287,7 @@ def test_a_delta_out_of_all_proportion_is_scaled_down_and_the_journal_says_so(st
     for count, row in enumerate(rows[FEWEST:], start=FEWEST):
         usual = np.median([earlier.norm for earlier in rows[:count]])
         assert row.scale == pytest.approx(min(1.0, 0.5 * usual / row.norm))
-    assert len({row.scale for row in rows[FEWEST:]}) > 3
+    assert {row.scale for row in rows[FEWEST:]} != {1.0}
     weights = driver.run.weights.tobytes()
     assert start(guards={"clip": 0}).run.weights.tobytes() == weights
 
