@@ -161,7 +161,7 @@ def _safe(name):
     except UnicodeError:
         path = ""
     parts = path.split("/")
-    if not 0 < len(path) <= MAX_NAME or any(part in ("", ".", "..") for part in parts):
+    if not 0 < len(path) <= MAX_NAME or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise SoftwareError("the update has a file named %r" % path)
     return path
 

@@ -148,6 +148,7 @@ def entry(name: bytes, content: bytes = b"", size: int | None = None) -> bytes:
         (entry(b"../slot"), "named '../slot'"),
         (entry(b"/etc/x"), "named '/etc/x'"),
         (entry(b"a/./b"), "named"),
+        (entry(b"a\0b"), "named"),
         (entry(b""), "named ''"),
         (entry(b"x" * (MAX_NAME + 1)), "named"),
         (entry(b"\xff\xfe"), "named ''"),

@@ -1,0 +1,232 @@
+"""What is fuzzed: each target takes bytes, and must neither raise nor contradict itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import chdir, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from coordinator import deltas, service
+from coordinator.config import load_config
+from coordinator.evaluation import check_evaluation
+from coordinator.initialization import decode, encode
+from coordinator.observer import check_run_status
+from simulator.offline import run_now
+from tinyreptile import messages, reports, unpacking
+from tinyreptile.delta import DeltaError
+from tinyreptile.device import ConfigError
+from tinyreptile.messages import MessageError
+from tinyreptile.model import Model, ModelError
+from tinyreptile.mqtt import MQTTClient
+from tinyreptile.msgpack import MessagePackError, unpackb
+from tinyreptile.settings import check_config
+from tinyreptile.software import Image, SoftwareError
+
+SPEC: list[list[Any]] = [["input", 3], ["dense", 5, "relu"], ["dense", 2], ["cross_entropy"]]
+SCHEMAS = (
+    *(messages.MANIFEST, messages.CHUNK, messages.WORK, messages.ACK, messages.LABEL, messages.COMMAND),
+    *(reports.STATUS, reports.UPDATE, reports.REPORT, reports.EVALUATION, reports.REQUEST, reports.ANSWER),
+    *(reports.PREDICTION, reports.LOG),
+)
+LATEST = 100  # entries that a coordinator under fuzzing may keep waiting
+
+
+@cache
+def _model(weights: str = "int16") -> Model:
+    return Model(SPEC, weights)
+
+
+def fuzz_messages(data: bytes) -> None:
+    """A body off the wire against every schema."""
+    with suppress(MessageError):
+        message = service.unpack(data)
+        for schema in SCHEMAS:
+            with suppress(MessageError):
+                messages.check(schema, message)
+        with suppress(MessageError):
+            check_run_status(message)
+        for classes in (0, 2):
+            with suppress(MessageError):
+                check_evaluation(message, classes)
+
+
+@cache
+def _coordinator() -> service.Coordinator:
+    folder = tempfile.mkdtemp(prefix="fuzz-")
+    run = {"name": "fuzz", "model": SPEC, "store": f"{folder}/fuzz.sqlite"}
+    coordinator = service.Coordinator(load_config(None, {"run": run, "guards": {"rate": 0, "strikes": 0}}))
+    for name in ("d0", "d1"):
+        status = {"protocol": messages.PROTOCOL, "state": "online", "boot": "b"}
+        coordinator.run_state.take_status(name, status)
+    return coordinator
+
+
+def fuzz_coordinator(data: bytes) -> None:
+    """A message on one of a coordinator's topics, with work that is open."""
+    coordinator = _coordinator()
+    run = coordinator.run_state
+    if run.publication.version < 0:
+        state = run.checkpoint()
+        run.publication.begin(state.version, run.encoded(state))
+        run.published(state, run.encoded(state))
+    while run.next_work():
+        pass
+    device = run.topics.device("d0")
+    topics = (device.status, device.update(0), device.update(1), run.topics.control, run.topics.root + "/device/x/y")
+    topic, payload = topics[data[0] % len(topics)] if data else "", data[1:]
+    with suppress(MessageError):
+        message = service.unpack(payload)
+        if isinstance(message, dict) and message.get("work") == 1:  # the number of what is open just now
+            message["work"] = next(iter(run.book.open), 1)
+            payload = msgpack.packb(message)
+    coordinator._take(topic, payload)
+    for entry, durable in coordinator._journal._waiting:
+        if durable is not None:
+            durable()
+        assert entry is not None
+    coordinator._journal._waiting.clear()
+    coordinator._journal._devices.clear()
+    while not coordinator._outbox.empty():
+        to, answer = coordinator._outbox.get_nowait()
+        assert to
+        assert answer is None or len(service.pack(answer)) <= messages.MESSAGE_BYTES
+    while not coordinator._requests.empty():
+        coordinator._requests.get_nowait()
+    assert len(run.registry.devices) == 2
+    assert all(abs(run.weights) < 1e6)
+
+
+def fuzz_deltas(data: bytes) -> None:
+    """A packed delta, dense or sparse: the vectorised unpacking against the plain one."""
+    if len(data) < 8:
+        return
+    model = _model()
+    bits, kept = (16, 8, 4)[data[0] % 3], data[1] % (model.parameters + 1) or None
+    gains = [1 + int.from_bytes(data[i : i + 2], "big") for i in range(2, 2 + len(model.tensors))]
+    size = unpacking.packed_size(model.parameters, bits, kept)
+    packed = data[8:][:size].ljust(size, b"\0")
+    try:
+        plain: list[float] | None = unpacking.unpack(model, packed, bits, gains, kept)
+    except DeltaError:
+        plain = None
+    try:
+        quick: list[float] | None = (deltas.unpack(model, packed, bits, gains, kept) * deltas.UNIT).tolist()
+    except DeltaError:
+        quick = None
+    assert plain == quick, f"{plain} is not {quick}"
+
+
+def fuzz_initialization(data: bytes) -> None:
+    """An initialization, and the same encoded again."""
+    for encoding in ("int16", "int8"):
+        with suppress(ValueError):
+            weights = decode(_model(), data, encoding)
+            again = decode(_model(), encode(_model(), weights, encoding), encoding)
+            if encoding == "int16" and b"\x00\x80" not in data:  # -32768 is never written
+                assert (again == weights).all()
+
+
+def fuzz_model(data: bytes) -> None:
+    """A model's list."""
+    with suppress(MessageError, ModelError):
+        spec = service.unpack(data)
+        for weights in ("int16", "int8"):
+            assert Model(spec, weights).ram() > 0
+
+
+def fuzz_msgpack(data: bytes) -> None:
+    """The devices' own MessagePack against the library."""
+    try:
+        value = unpackb(data)
+    except MessagePackError:
+        return
+    theirs = msgpack.unpackb(data, strict_map_key=False)
+    assert repr(_plain(value)) == repr(_plain(theirs))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, memoryview | bytearray):
+        return bytes(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+class _Reader:
+    """A stream that ends."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def readexactly(self, size: int) -> bytes:
+        found, self._data = self._data[:size], self._data[size:]
+        if len(found) < size:
+            raise asyncio.IncompleteReadError(found, size)
+        return found
+
+
+class _Writer:
+    """A stream that takes whatever is written, at once."""
+
+    def __init__(self) -> None:
+        self.transport = self
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def write(self, data: bytes) -> None:
+        assert data == b"\x40\x02" + data[2:4], "only PUBACK"
+
+    async def drain(self) -> None:
+        pass
+
+
+def fuzz_mqtt(data: bytes) -> None:
+    """What a broker sends to a device's client."""
+
+    def hear(topic: str, payload: memoryview, retained: bool) -> None:
+        assert len(topic.encode()) + len(payload) <= 700
+
+    client = MQTTClient("127.0.0.1", 1883, "fuzz", hear, message_bytes=512)
+    client._reader, client._writer = _Reader(data), _Writer()
+    client.connected = True
+    with suppress(OSError):
+        while True:
+            run_now(client._read_packet())
+
+
+def fuzz_software(data: bytes) -> None:
+    """An image of the library, unpacked into a folder: nothing outside it is touched."""
+    with tempfile.TemporaryDirectory() as outside, chdir(outside):
+        Path("slot").mkdir()
+        with suppress(SoftwareError, OSError):  # OSError: a file and a folder of one name
+            image = Image(1, len(data))
+            try:
+                for at in range(0, len(data), messages.CHUNK_BYTES):
+                    image.add(at // messages.CHUNK_BYTES, 1, data[at : at + messages.CHUNK_BYTES])
+                image.unpack("slot")
+            finally:
+                image.close()
+        assert [path.name for path in Path().iterdir()] == ["slot"]
+
+
+def fuzz_settings(data: bytes) -> None:
+    """A device's configuration file."""
+    with suppress(ValueError):
+        given = json.loads(data)
+        with suppress(ConfigError, MessageError):
+            check_config(given, "config.json")
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    name.removeprefix("fuzz_"): target for name, target in list(globals().items()) if name.startswith("fuzz_")
+}
