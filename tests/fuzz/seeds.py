@@ -40,7 +40,7 @@ def seeds(target: str) -> list[bytes]:
     if target == "software":
         return [pack_image({"version": b"7", "a/b.py": b"x = 1", "client.mpy": bytes(2000)})]
     if target == "settings":
-        return [(ROOT / "micropython_client" / "config.example.json").read_bytes()]
+        return [pack(json.loads((ROOT / "micropython_client" / "config.example.json").read_text()))]
     publish = b"tinyreptile/r/init/0/0"
     body = len(publish).to_bytes(2, "big") + publish + b"\x00\x07" + bodies[0]
     size = len(body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Callable
 from contextlib import chdir, suppress
@@ -220,11 +219,9 @@ def fuzz_software(data: bytes) -> None:
 
 
 def fuzz_settings(data: bytes) -> None:
-    """A device's configuration file."""
-    with suppress(ValueError):
-        given = json.loads(data)
-        with suppress(ConfigError, MessageError):
-            check_config(given, "config.json")
+    """What a device's configuration file may hold; as MessagePack, for damaged JSON is mostly none."""
+    with suppress(ConfigError, MessageError):
+        check_config(service.unpack(data), "config.json")
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
