@@ -69,34 +69,30 @@ def norm_of(delta: Weights) -> float:
 
 
 class RateLimit:
-    """A token bucket for each sender: ``rate`` messages a second, ``burst`` at once; without a rate all may pass.
+    """A token bucket for each sender: ``rate`` messages a second, ``burst`` at once; with rate 0 all may pass.
 
-    Senders beyond ``senders`` share one bucket, so that made-up names take no memory.
+    Senders beyond ``devices`` share one bucket, so that made-up names take no memory. ``config`` says what these three
+    are at the moment.
     """
 
-    def __init__(self, rate: float, burst: int, senders: int, clock: Callable[[], float]) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._senders = senders
+    def __init__(self, config: Callable[[], GuardsConfig], clock: Callable[[], float]) -> None:
+        self._config = config
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and when that was so
 
     def admits(self, sender: str) -> bool:
         """Whether a message of ``sender`` may pass now."""
-        if not self._rate:
+        config = self._config()
+        if not config.rate:
             return True
-        if sender not in self._buckets and len(self._buckets) >= self._senders:
+        if sender not in self._buckets and len(self._buckets) >= config.devices:
             sender = ""
         now = self._clock()
-        tokens, then = self._buckets.get(sender, (float(self._burst), now))
-        tokens = min(float(self._burst), tokens + (now - then) * self._rate)
+        tokens, then = self._buckets.get(sender, (float(config.burst), now))
+        tokens = min(float(config.burst), tokens + (now - then) * config.rate)
         admitted = tokens >= 1.0
         self._buckets[sender] = (tokens - admitted, now)
         return admitted
-
-    def forget(self, sender: str) -> None:
-        """``sender`` is gone."""
-        self._buckets.pop(sender, None)
 
 
 def drifted(summaries: list[float], factor: float, window: int) -> bool:

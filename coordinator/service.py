@@ -115,8 +115,7 @@ class Coordinator:
             drain=self.drain,
             clear=lambda topic: self._send(topic, None),
         )
-        guards = config.guards
-        self._limits = RateLimit(guards.rate, guards.burst, guards.devices, time.monotonic)
+        self._limits = RateLimit(lambda: self.run_state.config.guards, time.monotonic)
         self.dropped: Counter[str] = Counter()  # messages that came or were to go and had no place, by why
         self._boot = secrets.token_hex(4)
         self._wake = asyncio.Event()

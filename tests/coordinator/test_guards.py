@@ -83,34 +83,39 @@ class Clock:
         return self.now
 
 
+def limit(rate: float, burst: int, devices: int, clock: Clock) -> RateLimit:
+    config = GuardsConfig(rate=rate, burst=burst, devices=devices)
+    return RateLimit(lambda: config, clock)
+
+
 def test_a_sender_has_its_burst_and_then_its_rate() -> None:
     clock = Clock()
-    limit = RateLimit(2.0, 5, 100, clock)
-    assert [limit.admits("a") for _ in range(7)] == [True] * 5 + [False] * 2
+    limited = limit(2.0, 5, 100, clock)
+    assert [limited.admits("a") for _ in range(7)] == [True] * 5 + [False] * 2
     clock.now += 1.0
-    assert [limit.admits("a") for _ in range(4)] == [True, True, False, False]
+    assert [limited.admits("a") for _ in range(4)] == [True, True, False, False]
     clock.now += 1000.0
-    assert [limit.admits("a") for _ in range(7)] == [True] * 5 + [False] * 2
+    assert [limited.admits("a") for _ in range(7)] == [True] * 5 + [False] * 2
 
 
 def test_one_senders_flood_is_not_the_others_loss() -> None:
-    limit = RateLimit(1.0, 2, 100, Clock())
+    limited = limit(1.0, 2, 100, Clock())
     for _ in range(1000):
-        limit.admits("a")
-    assert limit.admits("b")
+        limited.admits("a")
+    assert limited.admits("b")
 
 
 def test_made_up_names_share_one_bucket() -> None:
-    limit = RateLimit(1.0, 2, 10, Clock())
-    assert all(limit.admits(f"d{i}") for i in range(10))
-    assert sum(limit.admits(f"x{i}") for i in range(1000)) == 2
-    assert len(limit._buckets) == 11
-    assert limit.admits("d1"), "who was there before has its own"
+    limited = limit(1.0, 2, 10, Clock())
+    assert all(limited.admits(f"d{i}") for i in range(10))
+    assert sum(limited.admits(f"x{i}") for i in range(1000)) == 2
+    assert len(limited._buckets) == 11
+    assert limited.admits("d1"), "who was there before has its own"
 
 
 def test_without_a_rate_all_may_pass() -> None:
-    limit = RateLimit(0.0, 1, 10, Clock())
-    assert all(limit.admits("a") for _ in range(100))
+    limited = limit(0.0, 1, 10, Clock())
+    assert all(limited.admits("a") for _ in range(100))
 
 
 @pytest.mark.parametrize(
