@@ -1,0 +1,109 @@
+"""`tinyreptile runs` and `tinyreptile devices`, as an operator types them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ..commands import Popen, tinyreptile, wait_until
+from ..environment import Mosquitto, free_port
+
+
+def said(*arguments: object, cwd: Path) -> str:
+    """What the command prints, on one line; it must not fail."""
+    done = tinyreptile(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
+
+
+@pytest.fixture
+def kitchen(broker: Mosquitto, start: Callable[..., Popen], tmp_path: Path) -> list[object]:
+    """A run with a swarm at work, the options that name it, and its store kitchen.sqlite in the test's folder."""
+    options: list[object] = ["--broker", f"{broker.host}:{broker.port}", "--run", "operated"]
+    start("serve", *options, "--rounds", 0, "--store", "kitchen.sqlite")
+    start("swarm", *options, "-n", 5, "--evaluators", 0, "--think", 0.02)
+    wait_until(lambda: updates(tmp_path) > 20)
+    return options
+
+
+def updates(folder: Path) -> int:
+    path = folder / "kitchen.sqlite"
+    if not path.exists():
+        return 0
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+        try:
+            return int(database.execute("SELECT count(*) FROM accepted").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+
+@pytest.mark.timeout(240)
+def test_a_run_is_steered_while_it_goes_on(kitchen: list[object], tmp_path: Path) -> None:
+    assert "operated │ running" in said("runs", "list", *kitchen[:2], cwd=tmp_path)
+    assert said("runs", "pause", *kitchen, cwd=tmp_path) == "operated is paused"
+    changed = said("runs", "set", "learning.alpha=0.125", "learning.steps=8", *kitchen, cwd=tmp_path)
+    assert "learning.alpha │ 0.125 │ 0.3" in changed
+    assert "run.paused │ True │ False" in changed
+    refused = tinyreptile("runs", "set", "learning.alpha=2", *kitchen, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "learning.alpha: must be less than or equal to 1, not 2" in " ".join(refused.stderr.split())
+    said("runs", "unset", "learning.steps", *kitchen, cwd=tmp_path)
+    assert "learning.steps" not in said("runs", "settings", *kitchen, cwd=tmp_path)
+    assert "│ 0 │ 0 │" in said("runs", "versions", *kitchen, cwd=tmp_path)
+    assert "has the weights of version 7" in said("runs", "rollback", 7, *kitchen, cwd=tmp_path)
+    refused = tinyreptile("runs", "rollback", 10**6, *kitchen, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "error: version 1000000 can't be had any more, or not yet" in " ".join(refused.stderr.split())
+    assert "rollback │ to version 7" in said("runs", "events", *kitchen, cwd=tmp_path)
+    before = updates(tmp_path)
+    assert said("runs", "resume", *kitchen, cwd=tmp_path) == "operated goes on"
+    wait_until(lambda: updates(tmp_path) > before + 5)
+
+    assert "kitchen-copy.sqlite:" in said("runs", "backup", "kitchen.sqlite", "kitchen-copy.sqlite", cwd=tmp_path)
+    assert "each with equal bits" in said("runs", "check", "kitchen-copy.sqlite", cwd=tmp_path)
+    used = tinyreptile("runs", "check", "kitchen.sqlite", cwd=tmp_path)
+    assert "is in use: another coordinator serves this run" in used.stderr
+    again = tinyreptile("runs", "backup", "kitchen.sqlite", "kitchen-copy.sqlite", cwd=tmp_path)
+    assert "kitchen-copy.sqlite exists already" in again.stderr
+
+    assert "5 devices of run operated" in said("devices", "list", *kitchen, cwd=tmp_path)
+    assert said("devices", "quarantine", "sine-3", "--reason", "hot", *kitchen, cwd=tmp_path) == "1 in quarantine"
+    assert "in quarantine: hot" in said("devices", "list", *kitchen, cwd=tmp_path)
+    assert said("devices", "release", "sine-3", *kitchen, cwd=tmp_path) == "1 released"
+    shown = said("devices", "show", "sine-3", *kitchen, cwd=tmp_path)
+    assert "quarantine" not in shown
+    assert "│ role │ train" in shown
+    refused = tinyreptile("devices", "forget", "sine-3", *kitchen, cwd=tmp_path)
+    assert "device sine-3 is online; it would be back at once" in refused.stderr
+    assert "ends when its work is back" in said("runs", "drain", *kitchen, cwd=tmp_path)
+    wait_until(lambda: "operated │ stopped" in said("runs", "list", *kitchen[:2], cwd=tmp_path))
+
+
+MISTAKES: dict[str, tuple[list[object], str]] = {
+    "no setting": (["runs", "set", "learning.alpha"], "'learning.alpha' is not TABLE.KEY=VALUE, as learning.alpha=0.1"),
+    "no broker": (["runs", "pause"], "no broker answers at 127.0.0.1:"),
+    "no broker to list": (["runs", "list"], "no broker answers at 127.0.0.1:"),
+    "no broker for devices": (["devices", "list"], "no broker answers at 127.0.0.1:"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_a_sentence(mistake: str, tmp_path: Path) -> None:
+    arguments, complaint = MISTAKES[mistake]
+    done = tinyreptile(*arguments, "--broker", f"127.0.0.1:{free_port()}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "backup"])
+def test_an_absent_store_is_told(command: str, tmp_path: Path) -> None:
+    more = ["copy.sqlite"] if command == "backup" else []
+    done = tinyreptile("runs", command, "absent.sqlite", *more, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "absent.sqlite" in done.stderr
+    assert list(tmp_path.iterdir()) == []
