@@ -13,7 +13,8 @@ from typing import Any
 from coordinator.config import BrokerConfig
 from coordinator.errors import unreadable_authority
 from tinyreptile import messages
-from tinyreptile.client import Client, DeviceError
+from tinyreptile.client import Client
+from tinyreptile.device import DeviceError
 from tinyreptile.tls import tls_context
 
 from .conditions import Conditions, Network, PacedStream

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from .device import ConfigError
+from .device import ConfigError, DeviceError
 from .portable import const, ticks_diff, ticks_ms
 
 LAST = "config.last"  # the configuration that the device joined with last
@@ -40,7 +40,10 @@ def main(path, run):
                 notice = str(error)
                 print("error: %s; the last good configuration is taken, if there is one" % notice)
         except Exception as error:  # whatever it is: it must not be the board's end
-            _print_exception(error)
+            if isinstance(error, DeviceError):
+                print("error: %s" % error)
+            else:
+                _print_exception(error)
             _pause("%s: %s" % (type(error).__name__, error))
             break
     else:

@@ -7,7 +7,8 @@ import sys
 
 from . import __version__, episodes, messages
 from .assembly import Assembly
-from .connection import wait_for
+from .connection import reason, wait_for
+from .device import DeviceError
 from .learner import Learner, wire_for
 from .messages import CHUNK_BYTES, MessageError
 from .model import Model
@@ -21,11 +22,8 @@ _RESEND_SECONDS = const(5)
 _JOIN_SECONDS = const(60)  # after so many without a session a device that may rest does
 _LINGER_SECONDS = const(10)  # and after so many without work
 _YIELD_MS = const(5)  # the longest a device computes before the network gets its turn
+_MANIFEST_SECONDS = const(5)  # how long a coordinator's word may take until it is said that there is none
 _PROBE_SECONDS = const(3)  # how long a device of the same id may take to speak up
-
-
-class DeviceError(Exception):
-    """The device can't take part; the text says why and what to do."""
 
 
 class Lost(Exception):
@@ -167,7 +165,7 @@ class Client:
             await self._wait(self._is_called, due)
         elif not self.rest:
             await self._wait(lambda: self._is_called() or self._until_turn() is not None, None)
-        elif await self._wait(self._is_ready, _JOIN_SECONDS):
+        elif await self._wait(lambda: self._is_ready() or self._leaving, _JOIN_SECONDS):
             await self._wait(self._is_called, _LINGER_SECONDS)
 
     def _is_called(self):
@@ -202,6 +200,8 @@ class Client:
                 return
         await self.mqtt.subscribe(self._topics.work)
         await self.mqtt.subscribe(self._topics.ack)
+        if self._commands:
+            await self.mqtt.subscribe(self._topics.command)
         await self._read_manifest()
         self._joined = True
         self._joined_at = ticks_ms()
@@ -209,7 +209,6 @@ class Client:
         if self.on_joined:
             self.on_joined()
         if self._commands:
-            await self.mqtt.subscribe(self._topics.command)
             await self.mqtt.subscribe(self._topics.label)
         if self._updates:
             self._updates.confirm()
@@ -222,6 +221,8 @@ class Client:
         """Wait for the manifest, until a coordinator has begun the run, and prepare for its model."""
         self._manifest = None
         await self.mqtt.subscribe(self._run_topics.init)
+        if not await self._wait(lambda: self._manifest or not self.mqtt.connected, _MANIFEST_SECONDS):
+            self._log("connected; run %s has no coordinator yet" % self._run_topics.root)
         while self._manifest is None:
             self._check_session()
             await self._wait(lambda: self._manifest, 30)
@@ -236,6 +237,8 @@ class Client:
             if not self.unfit:
                 await self.mqtt.unsubscribe(self._run_topics.init)
             await self._say_hello()
+            if self.on_joined:
+                self.on_joined()
         except OSError:
             pass  # joining anew does the same
 
@@ -312,8 +315,7 @@ class Client:
             status["library"] = __version__
             status["work"] = self._work["work"] if self._work else 0
             if self._updates:
-                status["software"] = self._updates.version()
-                status["chip"] = self._updates.chip
+                self._updates.describe(status)
             if self._notice:
                 status["notice"] = self._notice[:200]
         if state == "unfit":
@@ -324,7 +326,7 @@ class Client:
 
     def _disconnected(self, error):
         self._joined = False
-        self._log("no connection to the broker: %s" % error)
+        self._log("no connection to the broker: %s" % reason(error))
         self._changed.set()
 
     # What comes in; nothing here waits
@@ -409,6 +411,8 @@ class Client:
         if command == "restart":
             self._log("a restart was asked for")
             self._leaving = True
+            if self._updates:
+                self._updates.offered = None  # breaks an installation off; the offer is retained
         elif command == "log":
             if not self._telling:
                 self._telling = True

@@ -53,6 +53,14 @@ else:
         """Nothing to do: asyncio turns Nagle's algorithm off itself."""
 
 
+def reason(error):
+    """An OSError in words: MicroPython has but a number for some."""
+    text = str(error)
+    if "addrinfo" in text or text[:1] == "-":
+        return "the host's name was not found (%s)" % text
+    return "the connection broke (%s)" % text if text.isdigit() else text
+
+
 async def limit(awaitable, seconds):
     """Await at most ``seconds``; OSError after that."""
     try:

@@ -14,6 +14,10 @@ class ConfigError(Exception):
     """A configuration that can't be used; the text names the key."""
 
 
+class DeviceError(Exception):
+    """The device can't take part; the text says why and what to do."""
+
+
 RESTART = 75  # exit code: a new version waits for the next start
 
 
@@ -60,7 +64,7 @@ def _make(path, board, notice):
 
     def joined():
         _collect_at(-1)
-        if board:
+        if board and not client.unfit:
             board.keep(path)
 
     client.on_joined = joined
@@ -76,10 +80,7 @@ def main(path):
     try:
         return RESTART if run(path) else 0
     except Exception as error:
-        from .client import DeviceError
-        from .messages import MessageError
-
-        if not isinstance(error, (ConfigError, DeviceError, MessageError)):
+        if not isinstance(error, (ConfigError, DeviceError)):
             raise
         print("error: %s" % error)
         return 1

@@ -35,6 +35,7 @@ STATUS = PRESENCE + (
     ("work", int, 0, COUNT, False),  # what it is at, 0 if nothing
     ("software", int, 0, COUNT, False),  # number of the version that it runs, 0 if none was ever sent
     ("chip", str, 0, 16, False),  # what its versions are compiled for
+    ("failed", int, 1, COUNT, False),  # number of a version that it tried in vain, higher than the one that it runs
     ("error", str, 0, TEXT, False),  # why it is unfit
     ("notice", str, 0, TEXT, False),  # what its owner should see to
 )

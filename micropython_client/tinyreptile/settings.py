@@ -6,6 +6,7 @@ A board needs this once, at its start, and forgets it.
 import json
 
 from .device import ConfigError
+from .messages import EVALUATE, TRAIN, MessageError, check_id
 from .model import WEIGHT_BITS
 
 SECRETS = ("password", "key", "wifi")  # never shown
@@ -74,6 +75,16 @@ def check_config(given, path):
         if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
             raise ConfigError("%s: %s lies between %d and %d, not %d" % ((path, key) + RANGES[key] + (value,)))
         config[key] = value
+    try:
+        check_id(config["id"], "id")
+        check_id(config["run"], "run")
+    except MessageError as error:
+        raise ConfigError("%s: %s" % (path, error))
+    if config["role"] not in (TRAIN, EVALUATE):
+        raise ConfigError("%s: role is %s or %s, not %r" % (path, TRAIN, EVALUATE, config["role"]))
+    host = config["host"]
+    if not host or "/" in host or " " in host or host.count(":") == 1:  # an address of IPv6 has more of them
+        raise ConfigError("%s: host is a name or an address alone, with the port in port, not %r" % (path, host))
     if config["weights"] not in WEIGHT_BITS:
         raise ConfigError("%s: weights are int16 or int8, not %r" % (path, config["weights"]))
     wifi = config["wifi"]
@@ -91,8 +102,9 @@ def check_config(given, path):
 def _check_type(path, name, key, value, kind):
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         wanted = " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__
+        article = "an" if wanted[0] in "aeiou" else "a"
         shown = "" if key in SECRETS else ", not %r" % (value,)
-        raise ConfigError("%s: %s is a %s%s" % (path, name, wanted, shown))
+        raise ConfigError("%s: %s is %s %s%s" % (path, name, article, wanted, shown))
 
 
 def _stream_class(kind):
@@ -135,6 +147,11 @@ def make_client(config, log=None, notice=None):
             wifi = Wifi(clock=tls is not None, **config["wifi"])
         except ImportError:
             raise ConfigError("wifi: this board has none, or its MicroPython does not know it")
+    updates = _updates(config["key"], config["run"])
+    if updates and updates.failed:
+        notice = "version %d of the library did not come up; %d runs again" % (updates.failed, updates.version())
+        if log:
+            log(notice)
     options = {}
     if config["predict"]:
         from .predictions import PredictingClient as Client
@@ -157,7 +174,7 @@ def make_client(config, log=None, notice=None):
         tls=tls,
         keepalive=config["keepalive"],
         link=wifi.up if wifi else None,
-        updates=_updates(config["key"], config["run"]),
+        updates=updates,
         **options,
     )
     if config["sleep"]:

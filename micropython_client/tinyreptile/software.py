@@ -1,4 +1,4 @@
-"""A new version of the library over MQTT: an image in chunks, hashed and signed, unpacked into the spare slot.
+"""A new version of the library over MQTT: an image in chunks, hashed and signed, unpacked into the spare folder.
 
 An image is a row of files, each ``name length (1), name, size (4, big-endian), content``. Its manifest says for which
 chip it is compiled, gives its SHA-256, and is signed with the key that the board was given when it was flashed

@@ -1,4 +1,4 @@
-"""New versions of the library, taken from the run's retained topics and installed into the spare slot.
+"""New versions of the library, taken from the run's retained topics and installed into the spare folder.
 
 `software` has the images, and ``slots`` beside `boot.py` the two folders.
 """
@@ -46,7 +46,8 @@ class Updates:
 
     Attributes:
         topic: where versions are offered.
-        offered: the manifest of a version that is to be installed, or None.
+        failed: the number of a version that was tried in vain, higher than the one that runs; or 0.
+        offered: the manifest of a version that is to be installed, or None; its installation ends when this changes.
         image: the `software.Image` that is being put together, or None.
     """
 
@@ -55,6 +56,8 @@ class Updates:
         self.topic = run.software(self.chip)
         self._key = key
         self._slots = slots
+        newest = slots.version()
+        self.failed = newest if newest > slots.running() else 0
         self.offered = None
         self.image = None
 
@@ -62,20 +65,28 @@ class Updates:
         """The number of the version that runs, 0 if it has none."""
         return self._slots.running()
 
+    def describe(self, status):
+        """Add what a device's status says of its version."""
+        status["software"] = self.version()
+        status["chip"] = self.chip
+        if self.failed:
+            status["failed"] = self.failed
+
     def take(self, topic, payload, log):
         """A message on `topic` or below it; raises ValueError for one that makes no sense."""
         if topic != self.topic:
             if self.image:
                 chunk = check(SOFTWARE_CHUNK, unpackb(payload))
                 self.image.add(int(topic[len(self.topic) + 1 :]), chunk["version"], chunk["data"])
-        elif payload:
+        else:
+            self.offered = None  # whatever is said takes the place of the offer before, silence, too
             try:
-                self._offer(check(SOFTWARE, unpackb(payload)))
+                if payload:
+                    self._offer(check(SOFTWARE, unpackb(payload)))
             except ValueError as error:  # SoftwareError and MessageError
                 log("a new version of the library is passed over: %s" % error)
 
     def _offer(self, manifest):
-        self.offered = None
         if manifest["version"] > max(self.version(), self._slots.version()):
             check_manifest(manifest, self._key, self.chip)
             # The message's buffer will be used again.
@@ -88,19 +99,24 @@ class Updates:
 
         ``wait(condition, seconds)`` is a coroutine function that looks again whenever a message has arrived.
         """
-        number = self.offered["version"]
-        log("version %d of the library is offered, %d bytes" % (number, self.offered["bytes"]))
+        offered = self.offered
+        number = offered["version"]
+        log("version %d of the library is offered, %d bytes" % (number, offered["bytes"]))
         chunks = self.topic + "/+"
         try:
-            image = self.image = Image(number, self.offered["bytes"])
+            image = self.image = Image(number, offered["bytes"])
             await mqtt.subscribe(chunks)
             try:
-                await wait(lambda: image.is_whole() or not mqtt.connected, _INSTALL_SECONDS)
+                await wait(
+                    lambda: image.is_whole() or not mqtt.connected or self.offered is not offered, _INSTALL_SECONDS
+                )
             finally:
                 await mqtt.unsubscribe(chunks)
             if not image.is_whole():
+                if self.offered is not offered:
+                    raise OSError("something else was asked for meanwhile")
                 raise OSError("not all of it was to be had in %d s" % _INSTALL_SECONDS)
-            image.check(self.offered["sha256"])
+            image.check(offered["sha256"])
             folder = self._slots.spare()
             image.unpack(folder)
             self._slots.begin(folder, number)
@@ -110,10 +126,12 @@ class Updates:
             log("version %d was not installed: %s" % (number, error))
             return False
         finally:
-            # Whatever came of it, there is nothing to install until another manifest arrives.
+            # Whatever came of it, this is not installed again until its manifest arrives anew.
             if self.image:
                 self.image.close()
-            self.image = self.offered = None
+            self.image = None
+            if self.offered is offered:
+                self.offered = None
 
     def confirm(self):
         """The version that runs has come up."""

@@ -18,7 +18,8 @@ from tests.coordinator.driver import Update
 from tests.environment import Mosquitto, free_port
 from tests.fleet import BIG, SMALL, eventually, hostile_payloads
 from tinyreptile import __version__, evaluation, messages, reports
-from tinyreptile.client import Client, DeviceError
+from tinyreptile.client import Client
+from tinyreptile.device import DeviceError
 from tinyreptile.learner import Learner
 from tinyreptile.messages import MessageError
 from tinyreptile.model import Model
@@ -72,6 +73,17 @@ async def test_a_device_waits_for_a_coordinator_and_joins_when_there_is_one(peer
         assert peer.statuses("d0") == []
         await peer.put(0, DATA)
         assert (await peer.hello("d0"))["state"] == "online"
+
+
+async def test_a_device_without_a_coordinator_says_so_and_hears_commands(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyreptile.client._MANIFEST_SECONDS", 0.2)
+    said: list[str] = []
+    async with living(make_device(peer, log=said.append, commands=True)) as life:
+        await eventually(lambda: said == [f"connected; run {peer.topics.root} has no coordinator yet"], "it says so")
+        await peer.send(peer.topics.device("d0").command, {"command": "restart"})
+        await eventually(life.done, "the device has ended")
 
 
 async def test_a_hello_says_all_that_the_coordinator_needs(peer: Peer) -> None:

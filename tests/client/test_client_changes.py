@@ -46,10 +46,14 @@ async def test_a_device_learns_of_another_model_when_a_fetch_fails(peer: Peer, m
 
 async def test_an_unfit_device_joins_once_the_model_fits(peer: Peer) -> None:
     await peer.put(0, data_of(WIDE), WIDE)
-    async with living(make_device(peer)) as life:
+    device = make_device(peer)
+    joined: list[str | None] = []
+    device.on_joined = lambda: joined.append(device.unfit)
+    async with living(device) as life:
         assert (await peer.hello("d0"))["state"] == "unfit"
         await peer.put(0, data_of(SMALL))
-        await eventually(lambda: peer.states("d0")[-1] == "online", "the device is fit")
+        await eventually(lambda: joined[-1] is None, "the device is fit")
+        assert peer.states("d0")[-1] == "online"
         await peer.ask("d0", 1, data_of(SMALL))
         assert "report" in await peer.update("d0")
         assert not life.done()

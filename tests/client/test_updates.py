@@ -16,7 +16,7 @@ import pytest
 
 from tests.environment import CLIENT, Mosquitto, hear_ctrl_c, need_program
 from tests.fleet import eventually
-from tinyreptile import messages
+from tinyreptile import messages, reports
 from tinyreptile.device import RESTART
 from tinyreptile.software import pack, signature
 from tinyreptile.updates import Updates
@@ -140,6 +140,45 @@ async def test_a_version_that_failed_is_not_taken_again(peer: Peer, slots: Modul
         await peer.ask("d0", 1, DATA)
         await peer.update("d0")
     assert not any("version 5" in text for text in said)
+
+
+@pytest.mark.parametrize("how", ["newer", "withdrawn", "restart"])
+async def test_an_incomplete_version_gives_way(peer: Peer, slots: ModuleType, how: str) -> None:
+    said: list[str] = []
+    packed = pack(FILES)
+    topic = peer.topics.software("py")
+    await peer.put(0, DATA)
+    await peer.send(topic, manifest_of(packed, 5), retain=True)
+    updates = Updates(KEY, slots, peer.topics, "py")
+    async with living(make_device(peer, log=said.append, commands=True, updates=updates)) as life:
+        await eventually(lambda: updates.image, "the device waits for chunks")
+        if how == "newer":
+            await publish(peer, packed, manifest_of(packed, 6))
+            await eventually(life.done, "the device has ended")
+            assert said[-1] == "version 6 is installed, and begins with the next start"
+        elif how == "withdrawn":
+            await peer._session.publish(topic, b"", qos=1, retain=True)
+            await peer.ask("d0", 1, DATA)
+            await peer.update("d0")
+        else:
+            await peer.send(peer.topics.device("d0").command, {"command": "restart"})
+            await eventually(life.done, "the device has ended")
+    assert "version 5 was not installed: something else was asked for meanwhile" in said
+    assert Path("trial").exists() == (how == "newer")
+
+
+async def test_a_version_that_was_given_up_is_told(peer: Peer, slots: ModuleType) -> None:
+    Path("a").mkdir()
+    Path("a", "version").write_text("3")
+    Path("slot").write_text("a")
+    Path("failed").write_text("5")
+    slots.choose()
+    await peer.put(0, DATA)
+    async with living(make_device(peer, updates=Updates(KEY, slots, peer.topics, "py"))):
+        hello = messages.check(reports.STATUS, await peer.hello("d0"))
+    assert (hello["software"], hello["failed"]) == (3, 5)
+    Path("a", "version").write_text("6")
+    assert Updates(KEY, slots, peer.topics, "py").failed == 0
 
 
 async def test_a_micropython_device_installs_and_asks_for_a_restart(peer: Peer, tmp_path: Path) -> None:

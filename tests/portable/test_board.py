@@ -278,11 +278,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ending(monkeypatch: pytest.MonkeyPatch, how: BaseException | None) -> list[str]:
-    """Let clients end as they begin, with ``how`` if that is an error; returns what they log."""
+def ending(monkeypatch: pytest.MonkeyPatch, how: BaseException | None, unfit: str | None = None) -> list[str]:
+    """Let clients end as they have joined, with ``how`` if that is an error; returns what they log."""
     said: list[str] = []
 
     async def run(client: Any) -> None:
+        client.unfit = unfit
         said.extend(client._log.lines())
         if client.on_joined:
             client.on_joined()
@@ -330,12 +331,38 @@ def test_the_last_good_configuration_is_kept_and_taken(
     with pytest.raises(Reset):
         device.main("config.json")
     assert json.loads((folder / "config.last").read_text()) == GOOD
-    for fields, complaint in (({"hots": "x"}, "config.json: unknown key hots"), ({"stream": {}}, "stream: kind is")):
+    for fields, complaint in (
+        ({"hots": "x"}, "config.json: unknown key hots"),
+        ({"stream": {}}, "stream: kind is"),
+        ({"id": "kit chen"}, "config.json: id is made of letters"),
+        ({"role": "trian"}, "config.json: role is train or evaluate"),
+        ({"run": ""}, "config.json: run has 1 to 32 characters"),
+    ):
         (folder / "config.json").write_text(json.dumps(GOOD | fields))
         with pytest.raises(Reset):
             device.main("config.json")
         assert f"error: {complaint}" in capsys.readouterr().out
         assert json.loads((folder / "config.last").read_text()) == GOOD
+
+
+def test_a_configuration_that_does_not_fit_the_run_is_not_kept(
+    folder: Path, machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending(monkeypatch, None, unfit="the stream has 3 inputs and 1 outputs, the model 1 and 1")
+    with pytest.raises(Reset):
+        device.main("config.json")
+    assert not (folder / "config.last").exists()
+
+
+def test_an_id_that_is_taken_is_told_in_a_line(
+    folder: Path, machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending(monkeypatch, device.DeviceError("the id d0 is already online"))
+    with pytest.raises(Reset):
+        device.main("config.json")
+    output = capsys.readouterr()
+    assert output.out.splitlines()[-2:] == ["error: the id d0 is already online", "the board restarts in 0 s"]
+    assert output.err == ""
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tinyreptile.connection import reason
 from tinyreptile.mqtt import MQTTClient, Refused
 from tinyreptile.tls import tls_context
 
@@ -297,6 +298,19 @@ async def test_anybody_else_is_refused(guarded: Mosquitto, user: str | None, pas
 async def test_a_password_beyond_the_buffer_is_refused_before_anything_is_sent(broker: Mosquitto) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         await Client(broker, user="board", password="x" * 2000).connect()
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(32), "the connection broke (32)"),
+        (OSError(-202), "the host's name was not found (-202)"),
+        (OSError("[addrinfo error -2]"), "the host's name was not found ([addrinfo error -2])"),
+        (OSError("no Wi-Fi: home does not answer"), "no Wi-Fi: home does not answer"),
+    ],
+)
+def test_an_error_is_told_in_words(error: OSError, sentence: str) -> None:
+    assert reason(error) == sentence
 
 
 # TLS
