@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from coordinator.config import Config
-from coordinator.errors import CoordinatorError
+from coordinator.errors import BrokerError, CoordinatorError
 from coordinator.observer import Snapshot, look
 
 from .console import configure_logging, loss_text, out
@@ -47,7 +48,11 @@ def command(
         return
     with Live(_view(settings, snapshot, most), console=out) as live:
         while True:
-            live.update(_view(settings, asyncio.run(look(settings)), most))
+            try:
+                live.update(_view(settings, asyncio.run(look(settings)), most))
+            except BrokerError as error:  # it may come back
+                live.update(escape(str(error)))
+                time.sleep(1)
 
 
 def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
@@ -72,7 +77,7 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
     states = Counter(f"{d['state']} {d.get('role', '')}".strip() for d in snapshot.devices.values())
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
     devices = Table(title=f"Devices: {escape(counted)}")
-    for column in ("id", "state", "role", "platform", "RAM for a model", "error"):
+    for column in ("id", "state", "role", "platform", "library", "RAM for a model", "error"):
         devices.add_column(column)
     for device_id, device in sorted(snapshot.devices.items(), key=lambda item: (item[1]["state"], item[0]))[:most]:
         ram = device.get("ram") or 0
@@ -81,6 +86,7 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
             escape(device["state"]),
             escape(device.get("role", "")),
             escape(device.get("platform", "")),
+            escape(" ".join(str(device[name]) for name in ("library", "software") if device.get(name))),
             f"{ram:,} bytes" if ram else "not limited" if device["state"] == "online" else "",
             escape(device.get("error") or device.get("notice", "")),
         )

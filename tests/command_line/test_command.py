@@ -9,6 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from command_line.app import app
+from coordinator.config import Config
+from coordinator.errors import BrokerError
+from coordinator.observer import Snapshot
 
 from ..commands import Popen, tinyreptile, wait_until
 from ..environment import Mosquitto, free_port
@@ -182,3 +188,20 @@ def test_a_demonstration_without_its_broker_says_so(tmp_path: Path) -> None:
     done = tinyreptile("demo", "--broker", f"127.0.0.1:{free_port()}", "--rounds", 10, cwd=tmp_path)
     assert "no broker answers" in done.stderr
     assert done.returncode == 1
+
+
+def test_a_watched_status_stays_when_the_broker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    async def look(config: Config) -> Snapshot:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise BrokerError("no broker answers")
+        if looks == 4:
+            raise KeyboardInterrupt
+        return Snapshot({"state": "running"})
+
+    monkeypatch.setattr("command_line.status.look", look)
+    CliRunner().invoke(app, ["status", "--watch"])
+    assert looks == 4
