@@ -1,13 +1,17 @@
 """A board on the desk: MicroPython's unix port behind a pseudo-terminal, with a prompt, a flash folder and a reset.
 
 The interpreter is real, and so are its compiler, its files and its sockets; prompt and reset stand in for a board's.
+To try `tinyreptile flash` without a board: ``python -m tests.host.desk FOLDER`` is one until Ctrl-C, its flash FOLDER.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
+import sys
 import threading
 import tty
 from pathlib import Path
@@ -33,6 +37,7 @@ class Desk:
         self._heap = heap
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
+        os.set_blocking(self._master, False)
         self.port = os.ttyname(self._slave)
         self._ended = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,6 +55,7 @@ class Desk:
         self._ended = True
         self.cut_power()
         self._life.join(10)
+        self._input.join(10)
         os.close(self._slave)
         os.close(self._master)
 
@@ -80,17 +86,22 @@ class Desk:
         with process:
             assert process.stdout
             while data := os.read(process.stdout.fileno(), 4096):
-                os.write(self._master, data)
+                self._print(data)
         return process.returncode
+
+    def _print(self, data: bytes) -> None:
+        """Write ``data`` to the port; as on a board, what nobody reads is lost."""
+        while data and select.select([], [self._master], [], 1)[1]:
+            with contextlib.suppress(BlockingIOError):
+                data = data[os.write(self._master, data) :]
 
     def _take_input(self) -> None:
         """What the host writes: to the prompt; while a program runs, Ctrl-C interrupts it and the rest waits."""
         waiting = b""
-        while True:
-            try:
-                waiting += os.read(self._master, 4096)
-            except OSError:
-                return
+        while not self._ended:
+            if not select.select([self._master], [], [], 0.1)[0]:
+                continue
+            waiting += os.read(self._master, 4096)
             if not self._prompt:
                 if _CTRL_C not in waiting:
                     waiting = b""  # nobody reads it
@@ -115,3 +126,16 @@ class Desk:
             if self._prompt or self._ended:
                 return
             threading.Event().wait(0.01)
+
+
+def main(folder: Path) -> None:
+    """A board whose flash is ``folder``, which is made if it is absent, until Ctrl-C."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Desk(folder.absolute()) as desk:
+        print(f"a board is at {desk.port}; Ctrl-C takes it away", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

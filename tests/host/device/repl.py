@@ -39,11 +39,11 @@ while True:
         pasted = bytearray()
         while True:
             c = read(1)
-            if c == b"\x04":
+            if c in (b"\x03", b"\x04"):
                 break
             pasted += c
         write(b"\x04")
-        write(b"\x04" + run(bytes(pasted)) + b"\x04>")
+        write(b"\x04" + (run(bytes(pasted)) if c == b"\x04" else b"KeyboardInterrupt") + b"\x04>")
     elif raw and c == b"\x04":
         write(b"OK")
         problem = run(code)
