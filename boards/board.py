@@ -151,10 +151,8 @@ class Board:
 
     def stop(self) -> None:
         """End what runs on the board, and make it ready for commands; raises `BoardError` if it is no MicroPython."""
-        quiet = io.StringIO()  # mpremote prints what it did not expect
         try:
-            with contextlib.redirect_stdout(quiet):
-                self._transport.enter_raw_repl(soft_reset=False)
+            self._interrupt()
             started = self._command("import os\nprint('main.py' in os.listdir('/'))").strip() == "True"
             self._command(_HELPERS.replace("WATCHED", str(started)))
         except (TransportError, OSError, serial.SerialException):
@@ -163,6 +161,9 @@ class Board:
                 f"what is at {self.port} does not answer as MicroPython does; is MicroPython on it, and does nothing "
                 "else hold it? Its reset button may help"
             ) from None
+        except KeyboardInterrupt:
+            self.restart()
+            raise
 
     def about(self) -> About:
         """What the board says of itself; raises `BoardError` for one that can't be used."""
@@ -212,11 +213,18 @@ class Board:
         """Rename file ``path``; a file ``name`` is replaced."""
         self._run(f"_remove({'/' + name!r})\nos.rename({'/' + path!r}, {'/' + name!r})")
 
-    def restart(self) -> None:
-        """Restart the board as its reset button does; `follow` shows what it prints."""
-        with contextlib.suppress(TransportError, OSError, serial.SerialException):
+    def restart(self) -> bool:
+        """Restart the board as its reset button does, whatever it is at; whether it could be told to.
+
+        `follow` shows what it prints.
+        """
+        try:
+            self._interrupt()
             self._transport.exec_raw_no_follow("import machine\nmachine.reset()")
             self._transport.serial.flush()
+        except (TransportError, OSError, serial.SerialException):
+            return False
+        return True
 
     def follow(self, seconds: float | None = None) -> Iterator[str]:
         """The lines that the board prints, as they come; "" now and then while there are none.
@@ -253,6 +261,11 @@ class Board:
                     raise
             else:
                 return
+
+    def _interrupt(self) -> None:
+        """End what runs on the board, a command that was broken off for example, and take it to its raw prompt."""
+        with contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what it did not expect
+            self._transport.enter_raw_repl(soft_reset=False)
 
     def _run(self, code: str) -> str:
         try:
@@ -291,5 +304,7 @@ def _obstacle(port: str) -> str:
             return f"{port} is busy: close the terminal or editor that has it open"
         if "No such file" in text or "FileNotFound" in text:
             return f"there is no {port}; is the board plugged in?"
+        if "ioctl" in text:
+            return f"{port} is no serial port; without --port the one that a board is plugged in at is found"
         return f"{port} can't be opened: {text}"
     return f"{port} could not be opened at first, but can be now; try again"

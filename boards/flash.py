@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from typing import Any
 
 from tinyreptile.device import ConfigError
 from tinyreptile.settings import check_config
+from tinyreptile.tls import tls_context
 
 from .board import About, Board
 from .errors import BoardError
+from .keys import check_key
 from .library import compiled, library, new_number, start_files
 
 CONFIG = "config.json"
@@ -44,17 +47,20 @@ def settings(path: Path, board_id: str | None = None, key: str | None = None) ->
     """(the configuration file ``path`` as it goes on to a board, the files that it names by their names there).
 
     ``board_id`` and ``key`` take the place of the file's. Names are taken from the folder of ``path``; modules of the
-    user's own streams lie there, too. Raises the device's ConfigError, or `BoardError` for a file that is not there.
+    user's own streams lie there, too. Raises the device's ConfigError, or `BoardError` for a file that is not there or
+    is not what it should be.
     """
     try:
-        given = json.loads(path.read_text())
+        given = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin it with a mark
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
     if isinstance(given, dict):
-        given |= {name: value for name, value in (("id", board_id), ("key", key)) if value}
+        given |= {name: value for name, value in (("id", board_id), ("key", key)) if value is not None}
     config: dict[str, Any] = check_config(given, str(path))
+    if config["key"]:
+        check_key(config["key"], f"{path}: key is none")
     files = {}
 
     def take(name: str) -> str:
@@ -73,7 +79,28 @@ def settings(path: Path, board_id: str | None = None, key: str | None = None) ->
     for file in files.values():
         if not file.is_file():
             raise BoardError(f"{path} names {file}, which is not there")
+        if file.suffix == ".py":
+            _check_syntax(file)
+    if config["tls_ca"]:
+        _check_authority(files[config["tls_ca"]])
     return config, files
+
+
+def _check_syntax(file: Path) -> None:
+    """Raises `BoardError` for a module that can't be compiled for any chip."""
+    try:
+        ast.parse(file.read_bytes())
+    except SyntaxError as error:
+        raise BoardError(f"{file}, line {error.lineno}: {error.msg}") from None
+    except (OSError, ValueError) as error:
+        raise BoardError(f"{file} can't be read: {error}") from None
+
+
+def _check_authority(file: Path) -> None:
+    try:
+        tls_context(str(file))
+    except (OSError, ValueError):
+        raise BoardError(f"tls_ca: {file} holds no certificate in PEM form") from None
 
 
 def plan(
@@ -101,7 +128,8 @@ def install(
     """Bring the board to ``plan``; returns how many bytes were written, 0 if it was all there.
 
     The library goes to the folder that is not in use, and is switched to when all of it has arrived. A boot.py or
-    main.py of the owner's own is renamed.
+    main.py of the owner's own is renamed. Until the library is there nothing else changes, and all files are replaced
+    whole: broken off, it leaves a board that starts, and can be done again, for what is left.
     ``progress`` is called with the file at hand, the bytes written so far and those to write. Raises `BoardError`.
     """
     there = board.hashes()
@@ -123,9 +151,6 @@ def install(
         raise BoardError(
             f"{plan.about.machine} has {plan.about.flash:,} bytes of flash free; {total + _SPARE:,} are needed"
         )
-    for name in start_files():
-        if name in there and name in todo and b"tinyreptile" not in (board.read(name) or b"").lower():
-            board.rename(name, name + KEPT)
     # A trial would go on with a folder that is being written to.
     for path in ("trial", "trial.new", *stale):
         if path in there:
@@ -137,7 +162,9 @@ def install(
         done += size
         progress(path, done, total)
 
-    for path, content in todo.items():
+    for path, content in todo.items():  # the library, then what starts it, then its configuration
+        if path in there and path in start_files() and b"tinyreptile" not in (board.read(path) or b"").lower():
+            board.rename(path, path + KEPT)
         board.write(path, content, wrote)
     now = board.hashes()
     damaged = [path for path, content in todo.items() if now.get(path) != _digest(content)]

@@ -25,6 +25,11 @@ def read_key(path: Path, *, create: bool = False) -> str:
         raise BoardError(f"{path}: {error.strerror}") from None
     except UnicodeError:
         raise BoardError(f"{path} holds no key") from None
+    return check_key(key, f"{path} holds no key")
+
+
+def check_key(key: str, complaint: str) -> str:
+    """``key`` if it is one, else `BoardError` that begins with ``complaint``."""
     if len(key) < SHORTEST or len(key.split()) != 1:
-        raise BoardError(f"{path} holds no key: {SHORTEST} or more characters without spaces")
+        raise BoardError(f"{complaint}: {SHORTEST} or more characters without spaces")
     return key

@@ -41,16 +41,21 @@ async def log_of(config: Config, device_id: str, seconds: float = _ANSWER_SECOND
 
 
 async def predictions(config: Config, device_id: str) -> AsyncIterator[dict[str, Any]]:
-    """What the device predicts, message by message, for ever; raises `BrokerError`."""
+    """What the device predicts, message by message, for ever; raises `BrokerError` if there is no broker at first."""
     topic = messages.RunTopics(config.run.name).device(device_id).prediction
-    try:
-        async with client(config.broker) as session:
-            await session.subscribe(topic, qos=1)
-            async for message in session.messages:
-                with contextlib.suppress(MessageError):
-                    yield messages.check(reports.PREDICTION, unpack(message.payload))
-    except aiomqtt.MqttError as error:
-        raise broker_error(config.broker, error) from None
+    connected_once = False
+    while True:
+        try:
+            async with client(config.broker) as session:
+                connected_once = True
+                await session.subscribe(topic, qos=1)
+                async for message in session.messages:
+                    with contextlib.suppress(MessageError):
+                        yield messages.check(reports.PREDICTION, unpack(message.payload))
+        except aiomqtt.MqttError as error:
+            if not connected_once:
+                raise broker_error(config.broker, error) from None
+            await asyncio.sleep(1)
 
 
 async def restart(config: Config, device_id: str, seconds: float = 3 * _ANSWER_SECONDS) -> None:

@@ -29,10 +29,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class State:
-    """Of a board that takes updates: its chip, the number of its version, whether it is online."""
+    """Of a board that takes updates: its chip, the number of its version, of one it tried in vain, is it online."""
 
     chip: str
     number: int
+    failed: int
     online: bool
 
 
@@ -48,7 +49,7 @@ async def boards_of(config: Config) -> dict[str, State]:
     """The boards of the run that take updates, by id; raises the coordinator's `BrokerError`."""
     devices = (await look(config)).devices
     return {
-        name: State(status["chip"], status["software"], status["state"] in ("online", "unfit"))
+        name: State(status["chip"], status["software"], status.get("failed", 0), status["state"] in ("online", "unfit"))
         for name, status in devices.items()
         if status.get("chip") and "software" in status
     }

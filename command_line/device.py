@@ -17,9 +17,10 @@ from boards.errors import BoardError
 from boards.keys import read_key
 from boards.library import compiled, library, new_number
 from coordinator.config import Config
+from coordinator.observer import look
 from tinyreptile.settings import SECRETS
 
-from .console import configure_logging, out
+from .console import configure_logging, err, out
 from .options import (
     BrokerOption,
     ConfigOption,
@@ -49,6 +50,7 @@ def monitor(port: PortOption = None) -> None:
     from boards.board import Board, find_port
 
     with Board(find_port(port)) as board:
+        err.print(f"watching {board.port}; Ctrl-C ends it", highlight=False, markup=False, soft_wrap=True)
         for line in board.follow():
             if line:
                 out.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -67,8 +69,10 @@ def config(port: PortOption = None) -> None:
 
     with Board(find_port(port)) as board:
         board.stop()
-        text = board.read(CONFIG)
-        board.restart()
+        try:
+            text = board.read(CONFIG)
+        finally:
+            board.restart()
     if text is None:
         raise BoardError("this board has no configuration: tinyreptile flash gives it one")
     try:
@@ -126,6 +130,9 @@ def predictions(
     """
     configure_logging(False)
     settings = configuration(config, broker, run, user, password_file, tls_ca)
+    status = asyncio.run(look(settings)).devices.get(device_id, {})
+    told = f"listening to {device_id}, which is {status.get('state', 'not known to the run')}; Ctrl-C ends it"
+    err.print(told, highlight=False, markup=False, soft_wrap=True)
 
     async def show() -> None:
         async for prediction in remote.predictions(settings, device_id):
@@ -199,7 +206,7 @@ def update(
     fleet = asyncio.run(updates.boards_of(settings))
     if not fleet:
         raise BoardError(f"no board of run {settings.run.name} takes updates: flash them with --key-file")
-    number = max(new_number(), *(board.number + 1 for board in fleet.values()))
+    number = max(new_number(), *(max(board.number, board.failed) + 1 for board in fleet.values()))
     wanted = {name for name, board in fleet.items() if board.online}
     with Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), console=out, transient=True
@@ -209,12 +216,17 @@ def update(
             out.print(f"version {number} for {chip}: {size:,} bytes", highlight=False)
         if not wait:
             return
-        done = _watch(settings, bar, number, wanted, wait)
+        done, failed = _watch(settings, bar, number, wanted, wait)
     out.print(f"{len(done & wanted)} of {len(wanted)} boards that are online run version {number}", highlight=False)
     if len(fleet) > len(wanted):
         out.print(f"{len(fleet) - len(wanted)} offline will take it when they are back", highlight=False)
-    if late := sorted(wanted - done):
-        raise BoardError(f"not updated within {wait:g} s: {', '.join(late)}; tinyreptile device logs ID says why")
+    complaints = []
+    if failed:
+        complaints.append(f"it did not come up, and the one before runs again, on {', '.join(sorted(failed))}")
+    if late := sorted(wanted - done - failed):
+        complaints.append(f"not updated within {wait:g} s: {', '.join(late)}")
+    if complaints:
+        raise BoardError(f"{'; '.join(complaints)}; tinyreptile device logs ID says why")
 
 
 def _publish(settings: Config, bar: Progress, chip: str, number: int, key: str) -> int:
@@ -230,14 +242,15 @@ def _publish(settings: Config, bar: Progress, chip: str, number: int, key: str) 
     return len(offer.image)
 
 
-def _watch(settings: Config, bar: Progress, number: int, wanted: set[str], seconds: float) -> set[str]:
-    """The boards that run version ``number`` once all that are ``wanted`` do, or after ``seconds``."""
+def _watch(settings: Config, bar: Progress, number: int, wanted: set[str], seconds: float) -> tuple[set[str], set[str]]:
+    """(boards that run version ``number``, those that gave it up) once that is all ``wanted``, or after ``seconds``."""
     task = bar.add_task("boards that run it", total=len(wanted))
     end = time.monotonic() + seconds
     while True:
         fleet = asyncio.run(updates.boards_of(settings))
         done = {name for name, board in fleet.items() if board.number == number and board.online}
+        failed = {name for name, board in fleet.items() if board.failed == number}
         bar.update(task, completed=len(done & wanted))
-        if wanted <= done or time.monotonic() > end:
-            return done
+        if wanted <= done | failed or time.monotonic() > end:
+            return done, failed
         time.sleep(1)

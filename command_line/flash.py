@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from boards.errors import BoardError
 from boards.keys import read_key
 
-from .console import out
+from .console import err, out
 from .options import PortOption
 
 if TYPE_CHECKING:
@@ -43,47 +43,71 @@ def command(
     Example: [bold]tinyreptile flash kitchen.json --id kitchen-3 --key-file fleet.key[/]
     """
     from boards.board import Board, find_port
-    from boards.flash import install, plan, settings
+    from boards.flash import settings
 
     key = read_key(key_file, create=True) if key_file else None
     chosen, files = settings(config, board_id, key)
     with Board(find_port(port)) as board:
         board.stop()
-        about = board.about()
-        version = ".".join(map(str, about.version))
-        out.print(
-            f"{about.machine} at {board.port}: MicroPython {version}, {about.chip}, "
-            f"{about.flash // 1024:,} KB of flash free, {about.heap // 1024:,} KB of heap",
-            highlight=False,
-            soft_wrap=True,
-        )
-        with Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), DownloadColumn(), console=out, transient=True
-        ) as bar:
-            task = bar.add_task("compiling", total=None)
-            made = plan(about, chosen, files, lambda name: bar.update(task, description=f"compiling {name}"))
-            written = install(
-                board,
-                made,
-                lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
-            )
-        told = f"{written:,} bytes written and verified" if written else "nothing to write, all of it is there"
-        out.print(f"{told}; it starts as {chosen['id']}", highlight=False, soft_wrap=True)
+        try:
+            _bring_up_to_date(board, chosen, files)
+        except BaseException:  # Ctrl-C, too: nobody else would start it again
+            if board.restart():
+                told = "the board was restarted with what it had; flashing it again goes on from here"
+            else:
+                told = "the board may stand still: its reset button starts it; flashing it again goes on from here"
+            err.print(told, highlight=False, soft_wrap=True)
+            raise
         board.restart()
         if wait:
-            _watch_it_join(board, wait)
+            _watch_it_join(board, chosen["id"], wait)
 
 
-def _watch_it_join(board: Board, seconds: float) -> None:
-    """Show what the board says until it has joined; raises `BoardError` if it does not."""
+def _bring_up_to_date(board: Board, config: dict[str, Any], files: dict[str, Path]) -> None:
+    """Put on the board, which is stopped, what it has not yet."""
+    from boards.flash import install, plan
+
+    about = board.about()
+    version = ".".join(map(str, about.version))
+    out.print(
+        f"{about.machine} at {board.port}: MicroPython {version}, {about.chip}, "
+        f"{about.flash // 1024:,} KB of flash free, {about.heap // 1024:,} KB of heap",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), DownloadColumn(), console=out, transient=True
+    ) as bar:
+        task = bar.add_task("compiling", total=None)
+        made = plan(about, config, files, lambda name: bar.update(task, description=f"compiling {name}"))
+        written = install(
+            board,
+            made,
+            lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
+        )
+    told = f"{written:,} bytes written and verified" if written else "nothing to write, all of it is there"
+    out.print(f"{told}; it starts as {config['id']}", highlight=False, soft_wrap=True)
+
+
+def _watch_it_join(board: Board, board_id: str, seconds: float) -> None:
+    """Show what the board says until it has joined as ``board_id``; raises `BoardError` if it does not."""
+    rejected = False  # the configuration, for the last good one
+    said = "nothing"
     for line in board.follow(seconds):
-        if line:
-            out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-        if "joined run" in line:
+        if not line:
+            continue
+        out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        said = line
+        if line.startswith("error: "):
+            rejected = line.endswith("if there is one")
+            if not rejected:
+                raise BoardError(f"the board can't join: {line.removeprefix('error: ')}")
+        name, joined, _ = line.partition(": joined run ")
+        if joined:
+            if rejected or name != board_id:
+                raise BoardError(f"the board did not take this configuration, it goes on as {name}")
             return
-        if line.startswith("error: ") and not line.endswith("if there is one"):
-            raise BoardError("the board can't use its configuration; see above")
     raise BoardError(
-        f"it has not joined within {seconds:g} s; does it reach the broker, and is there a coordinator? "
+        f"it has not joined within {seconds:g} s; the last that it said: {said}. "
         "tinyreptile device monitor goes on watching it"
     )

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from boards.board import Board
+from boards.errors import BoardError
+from boards.library import compiled
+from command_line.app import app
+from coordinator.service import client, pack
 from tests.commands import Popen, lines_until, tinyreptile, wait_until
 from tests.environment import Mosquitto
+from tests.fleet import broker_config
+from tinyreptile import __version__, messages
 
 from .desk import Desk
 
@@ -78,7 +87,35 @@ def test_it_predicts_while_it_works_for_the_fleet(
         joined(desk)
         watching = start("device", "predictions", "desk", *where)
         lines = lines_until(watching, lambda lines: len(lines) > 10)
+    assert lines[0] == "listening to desk, which is online; Ctrl-C ends it"
     assert re.fullmatch(r"-?\d+\.\d{3}; loss of late \d+\.\d{4}; \d+ samples since version \d+", lines[-1])
+
+
+def test_who_watches_predictions_goes_on_when_the_broker_is_back(
+    start_broker: Callable[..., Mosquitto], start: Callable[..., Popen]
+) -> None:
+    broker = start_broker()
+    watching = start("device", "predictions", "desk", "--run", "kitchen", "--broker", f"127.0.0.1:{broker.port}")
+    assert watching.stdout
+    assert watching.stdout.readline() == "listening to desk, which is not known to the run; Ctrl-C ends it\n"
+
+    async def predict() -> None:
+        async with client(broker_config(broker)) as session:
+            topic = messages.RunTopics("kitchen").device("desk").prediction
+            await session.publish(topic, pack({"version": 1, "steps": 2, "outputs": [0.5]}), qos=1)
+
+    def hear() -> None:
+        heard = threading.Thread(target=watching.stdout.readline)
+        heard.start()
+        while heard.is_alive():
+            asyncio.run(predict())
+            heard.join(0.2)
+
+    hear()
+    broker.stop()
+    broker.start()
+    hear()
+    assert watching.poll() is None
 
 
 def test_a_board_that_is_not_there_is_told(where: tuple[str, ...], tmp_path: Path) -> None:
@@ -107,7 +144,8 @@ def test_its_configuration_is_shown_without_secrets(board: Path, tmp_path: Path)
 def test_what_it_prints_can_be_watched(board: Path, start: Callable[..., Popen], run: str) -> None:
     with Desk(board) as desk:
         watching = start("device", "monitor", "--port", desk.port)
-        lines_until(watching, lambda lines: lines[-1] == f"desk: joined run tinyreptile/{run}")
+        lines = lines_until(watching, lambda lines: lines[-1] == f"desk: joined run tinyreptile/{run}")
+        assert lines[0] == f"watching {desk.port}; Ctrl-C ends it"
 
 
 def test_a_corrupt_configuration_gives_way_to_the_last_good_one(
@@ -152,6 +190,29 @@ def test_an_update_over_mqtt_is_taken_and_a_bad_one_given_up(
         after = (board / "slot").read_text()
         assert after != before
         assert desk.starts == 2
+
+
+def test_a_version_that_does_not_come_up_is_told(
+    board: Path, where: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fleet.key").write_text(KEY)
+
+    def broken(files: dict[str, Path], chip: str, progress: Callable[[str], None]) -> dict[str, bytes]:
+        return compiled(files, chip, progress=progress) | {"tinyreptile/device.mpy": b"M\x05of another release"}
+
+    monkeypatch.setattr("command_line.device.compiled", broken)
+    before = int((board / (board / "slot").read_text() / "version").read_text())
+    with Desk(board) as desk:
+        joined(desk)
+        result = CliRunner().invoke(app, ["device", "update", "--key-file", str(tmp_path / "fleet.key"), *where])
+        assert isinstance(result.exception, BoardError), result.output
+        assert str(result.exception).startswith("it did not come up, and the one before runs again, on desk;")
+        number = int((board / "failed").read_text())
+        sentence = f"version {number} of the library did not come up; {before} runs again"
+        assert sentence in tinyreptile("device", "logs", "desk", *where, cwd=tmp_path).stdout
+        status = tinyreptile("status", *where, cwd=tmp_path, COLUMNS="250").stdout
+        assert sentence in status
+        assert f"{__version__} {before}" in status
 
 
 def test_updates_need_a_board_that_takes_them(where: tuple[str, ...], tmp_path: Path) -> None:

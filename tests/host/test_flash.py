@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +18,13 @@ from boards.board import Board, find_port
 from boards.errors import BoardError
 from boards.flash import install, plan, settings
 from boards.keys import read_key
-from tests.commands import tinyreptile
+from tests.certificates import Certificates
+from tests.commands import Popen, tinyreptile, wait_until
+from tests.environment import ROOT, Mosquitto, hear_ctrl_c
 from tinyreptile.device import ConfigError
 
 from .desk import Desk
+from .test_device import joined
 
 
 def hashes_of(folder: Path) -> dict[str, bytes]:
@@ -128,7 +134,7 @@ def test_a_file_that_arrives_damaged_is_not_switched_to(new_flash: Callable[[], 
 
 def test_files_that_the_configuration_names_go_along(write_config: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "certificates").mkdir()
-    (tmp_path / "certificates" / "ca.pem").write_text("-----BEGIN CERTIFICATE-----")
+    Certificates(tmp_path / "certificates")
     (tmp_path / "my_streams.py").write_text("class Mine: pass\n")
     path = write_config(tls_ca="certificates/ca.pem", stream={"kind": "my_streams.Mine"})
     config, files = settings(path)
@@ -146,10 +152,19 @@ def test_files_that_the_configuration_names_go_along(write_config: Callable[...,
         ({"port": 0}, "port lies between 1 and 65535"),
         ({"wifi": {"ssid": "home", "pasword": "geheim"}}, "unknown key pasword of wifi"),
         ({"wifi": {"password": "geheim"}}, "wifi: ssid is missing"),
+        ({"id": ""}, "id has 1 to 32 characters, not ''"),
+        ({"id": "kit chen"}, "id is made of letters, digits, - and _, not 'kit chen'"),
+        ({"run": "k" * 40}, "run has 1 to 32 characters"),
+        ({"run": "my kitchen"}, "run is made of letters"),
+        ({"role": "trian"}, "role is train or evaluate, not 'trian'"),
+        ({"host": ""}, "host is a name or an address alone, with the port in port, not ''"),
+        ({"host": "mqtt://127.0.0.1:1883"}, "host is a name or an address alone"),
+        ({"host": "127.0.0.1:1883"}, "host is a name or an address alone"),
+        ({"keepalive": "30"}, "keepalive is an int, not '30'"),
         ({"wifi": {"ssid": "home", "password": 7}}, "wifi: password is a str$"),
         ({"password": 12345}, "password is a str$"),
         ({"watchdog": 1}, "watchdog is a bool, not 1"),
-        ({"led": True}, "led is a int or str, not True"),
+        ({"led": True}, "led is an int or str, not True"),
     ],
 )
 def test_a_configuration_that_is_wrong_is_told_before_a_board_is_touched(
@@ -169,11 +184,136 @@ def test_a_file_that_is_not_there_is_named(write_config: Callable[..., Path], tm
         settings(tmp_path / "torn.json")
 
 
+def test_an_id_of_the_command_line_is_checked_as_the_files_is(write_config: Callable[..., Path]) -> None:
+    assert settings(write_config(host="::1"), "d-7")[0]["id"] == "d-7"
+    with pytest.raises(ConfigError, match="id has 1 to 32 characters"):
+        settings(write_config(), "")
+
+
+def test_a_key_in_the_configuration_is_checked_as_a_key_file_is(write_config: Callable[..., Path]) -> None:
+    with pytest.raises(BoardError, match=r"board\.json: key is none: 16 or more characters without spaces") as error:
+        settings(write_config(key="geheim"))
+    assert "geheim" not in str(error.value)
+
+
+def test_a_file_that_holds_no_certificate_is_told(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate\n")
+    with pytest.raises(BoardError, match=r"tls_ca: .*ca\.pem holds no certificate in PEM form"):
+        settings(write_config(tls_ca="ca.pem"))
+
+
+def test_a_mark_at_the_beginning_of_the_file_is_passed_over(write_config: Callable[..., Path]) -> None:
+    path = write_config()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert settings(path)[0]["id"] == "desk"
+
+
+def test_a_module_that_can_not_be_compiled_is_told_before_the_board_is_stopped(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "my_streams.py").write_text("class Mine:\n    def sample(self:\n")
+    done = tinyreptile(
+        "flash", write_config(stream={"kind": "my_streams.Mine"}), "--port", tmp_path / "none", cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "my_streams.py, line 2: '(' was never closed" in done.stderr
+
+
+@pytest.fixture
+def member(new_flash: Callable[[], Path], write_config: Callable[..., Path], run: str) -> Path:
+    """The flash of a board that joins the run as kitchen-3."""
+    folder = new_flash()
+    (folder / "config.json").write_text(write_config(run=run, id="kitchen-3").read_text())
+    return folder
+
+
+def test_a_board_that_can_not_be_flashed_goes_on(
+    member: Path, run: str, write_config: Callable[..., Path], tmp_path: Path, broker: Mosquitto
+) -> None:
+    # Python reads it, but no chip of the desk's has this assembler.
+    (tmp_path / "my_streams.py").write_text("@micropython.asm_thumb\ndef f():\n    nop()\n")
+    path = write_config(run=run, stream={"kind": "my_streams.Mine"})
+    with Desk(member) as desk:
+        joined(desk)
+        done = tinyreptile("flash", path, "--port", desk.port, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "my_streams.py does not compile for x64" in done.stderr
+        assert "the board was restarted with what it had; flashing it again goes on from here" in done.stderr
+        where = ("--run", run, "--broker", f"127.0.0.1:{broker.port}")
+        wait_until(lambda: "joined run" in tinyreptile("device", "logs", "kitchen-3", *where, cwd=tmp_path).stdout)
+        assert desk.starts == 2
+
+
+def test_ctrl_c_in_the_middle_of_flashing_lets_the_board_go_on(
+    member: Path, run: str, write_config: Callable[..., Path], tmp_path: Path, start: Callable[..., Popen]
+) -> None:
+    slot = (member / "slot").read_text()
+    (member / slot / "tinyreptile" / "device.mpy").write_bytes(b"")  # so that all of the library is written anew
+    spare = member / {"a": "b", "b": "a"}[slot]
+    path = write_config(run=run)
+    with Desk(member) as desk:
+        flashing = start("flash", path, "--port", desk.port)
+        wait_until(lambda: (spare / "tinyreptile" / "client.mpy").exists())
+        flashing.send_signal(signal.SIGINT)
+        output, _ = flashing.communicate(timeout=30)
+        assert flashing.returncode == 130, output
+        assert "the board was restarted with what it had" in output
+        wait_until(lambda: desk.starts == 2)
+        assert (member / "slot").read_text() == slot
+        written = {file: file.stat().st_mtime_ns for file in (spare / "tinyreptile").glob("*.mpy")}
+        done = tinyreptile("flash", path, "--port", desk.port, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert all(file.stat().st_mtime_ns == at for file, at in written.items())
+
+
+@pytest.mark.parametrize("board_id", ["kitchen-3", "kitchen-4"])
+def test_a_configuration_that_only_the_board_can_refuse_is_told(
+    member: Path, run: str, write_config: Callable[..., Path], tmp_path: Path, board_id: str
+) -> None:
+    path = write_config(run=run, stream={"kind": "sine"})
+    with Desk(member) as desk:
+        joined(desk)
+        done = tinyreptile("flash", path, "--port", desk.port, "--id", board_id, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert "the board did not take this configuration, it goes on as kitchen-3" in done.stderr
+
+
+def test_a_run_without_a_coordinator_is_told(
+    member: Path, write_config: Callable[..., Path], tmp_path: Path, broker: Mosquitto
+) -> None:
+    with Desk(member) as desk:
+        done = tinyreptile("flash", write_config(run="kichen"), "--port", desk.port, "--wait", "20", cwd=tmp_path)
+        assert done.returncode == 1
+        assert "the last that it said: desk: connected; run tinyreptile/kichen has no coordinator yet" in done.stderr
+        where = ("--run", "kichen", "--broker", f"127.0.0.1:{broker.port}")
+        logs = tinyreptile("device", "logs", "desk", *where, cwd=tmp_path)
+    assert "connected; run tinyreptile/kichen has no coordinator yet" in logs.stdout
+
+
+def test_an_id_that_another_board_has_is_told(
+    member: Path, new_flash: Callable[[str], Path], run: str, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    with Desk(member) as first, Desk(new_flash("second")) as second:
+        joined(first)
+        done = tinyreptile(
+            "flash", write_config(run=run), "--id", "kitchen-3", "--port", second.port, "--wait", "20", cwd=tmp_path
+        )
+    assert done.returncode == 1
+    assert "the board can't join: the id kitchen-3 is already online; give each device an id of its own" in done.stderr
+    assert "Traceback" not in done.stdout
+
+
 def test_no_port_and_no_board_are_told(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     done = tinyreptile("flash", write_config(), "--port", tmp_path / "ttyNONE", cwd=tmp_path)
     assert done.returncode == 1
     assert "is the board plugged in?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_is_no_port(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine\n")
+    with pytest.raises(BoardError, match=r"notes\.txt is no serial port"):
+        Board(str(tmp_path / "notes.txt"))
 
 
 def test_several_boards_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,3 +399,18 @@ def test_a_key_is_made_once_and_checked(tmp_path: Path) -> None:
     path.write_text("short\n")
     with pytest.raises(BoardError, match="holds no key: 16 or more"):
         read_key(path)
+
+
+def test_there_is_a_board_to_try_it_with(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.host.desk", str(tmp_path / "flash")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c) as process:
+        lines = process.stdout
+        assert lines
+        port = lines.readline().split()[4].rstrip(";")
+        with Board(port) as board:
+            board.stop()
+            assert board.about().chip == "x64"
+            board.write("notes.txt", b"mine")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    assert (tmp_path / "flash" / "notes.txt").read_bytes() == b"mine"
