@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deployment.fleet import load
 from tinyreptile.device import ConfigError
-from tinyreptile.settings import check_config
+from tinyreptile.settings import TLS_FILES, check_config
 from tinyreptile.tls import tls_context
 
 from .board import About, Board
@@ -43,12 +44,15 @@ class Plan:
     beside: dict[str, bytes]
 
 
-def settings(path: Path, board_id: str | None = None, key: str | None = None) -> tuple[dict[str, Any], dict[str, Path]]:
+def settings(
+    path: Path, board_id: str | None = None, key: str | None = None, fleet: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
     """(the configuration file ``path`` as it goes on to a board, the files that it names by their names there).
 
-    ``board_id`` and ``key`` take the place of the file's. Names are taken from the folder of ``path``; modules of the
-    user's own streams lie there, too. Raises the device's ConfigError, or `BoardError` for a file that is not there or
-    is not what it should be.
+    ``board_id``, ``key`` and what the folder ``fleet`` has for the board take the place of the file's. Names are taken
+    from the folder of ``path``; modules of the user's own streams lie there, too. Raises the device's ConfigError,
+    `BoardError` for a file that is not there or is not what it should be, or DeploymentError where ``fleet`` does not
+    know the board.
     """
     try:
         given = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin it with a mark
@@ -58,6 +62,8 @@ def settings(path: Path, board_id: str | None = None, key: str | None = None) ->
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
     if isinstance(given, dict):
         given |= {name: value for name, value in (("id", board_id), ("key", key)) if value is not None}
+        if fleet:
+            given |= load(fleet).credentials_of(str(given.get("id")))
     config: dict[str, Any] = check_config(given, str(path))
     if config["key"]:
         check_key(config["key"], f"{path}: key is none")
@@ -67,8 +73,9 @@ def settings(path: Path, board_id: str | None = None, key: str | None = None) ->
         files[Path(name).name] = path.parent / name
         return Path(name).name
 
-    if config["tls_ca"]:
-        config["tls_ca"] = take(config["tls_ca"])
+    for name in TLS_FILES:
+        if config[name]:
+            config[name] = take(config[name])
     stream = config["stream"] = dict(config["stream"])
     if isinstance(stream.get("path"), str):
         stream["path"] = take(stream["path"])

@@ -10,7 +10,21 @@ from rich.markup import escape
 from coordinator.errors import CoordinatorError
 from tinyreptile import __version__
 
-from . import data, demo, device, devices, export, flash, reproduce, runs, serve, status, swarm
+from . import (
+    data,
+    demo,
+    device,
+    devices,
+    export,
+    flash,
+    provision,
+    reproduce,
+    revoke,
+    runs,
+    serve,
+    status,
+    swarm,
+)
 from .console import err
 
 app = typer.Typer(
@@ -36,7 +50,7 @@ def options(
     """Options before a subcommand."""
 
 
-for module in (demo, serve, swarm, status, export, reproduce, flash):
+for module in (demo, serve, swarm, status, export, reproduce, flash, provision, revoke):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(data.group, name="data")
 app.add_typer(device.group, name="device")

@@ -17,12 +17,14 @@ from .console import RunProgress, configure_logging, err, out
 from .options import (
     TASK_HELP,
     BrokerOption,
+    CertificateOption,
+    Connection,
     DataOption,
+    KeyOption,
     PasswordOption,
     RunOption,
     TlsOption,
     UserOption,
-    configuration,
 )
 
 # What suits a demonstration: enough updates for a good picture in about a minute and a half, few of them stale.
@@ -50,6 +52,8 @@ def command(
     user: UserOption = None,
     password_file: PasswordOption = None,
     tls_ca: TlsOption = None,
+    tls_cert: CertificateOption = None,
+    tls_key: KeyOption = None,
     data: DataOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")] = False,
 ) -> None:
@@ -66,9 +70,13 @@ def command(
     wanted = rounds or ROUNDS.get(task, OTHER_ROUNDS)
     settings["run"] |= {"rounds": wanted, "seed": seed, "name": run or "demo"}
     settings["evaluation"] = settings.get("evaluation", {}) | {"every": max(1, wanted // EVALUATIONS)}
-    if (user or password_file or tls_ca) and not broker:
-        raise ConfigError("--user, --password-file and --tls-ca belong to a broker of yours: name it with --broker")
-    given = configuration(None, broker, run, user, password_file, tls_ca).broker if broker else None
+    if any((user, password_file, tls_ca, tls_cert, tls_key)) and not broker:
+        raise ConfigError("--user, --password-file and --tls-... belong to a broker of yours: name it with --broker")
+    given = (
+        Connection(None, broker, run, user, password_file, tls_ca, tls_cert, tls_key).settings().broker
+        if broker
+        else None
+    )
 
     def make_config(at: BrokerConfig, folder: Path) -> Config:
         broker_table = at.model_dump()

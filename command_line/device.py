@@ -22,14 +22,9 @@ from tinyreptile.settings import SECRETS
 
 from .console import configure_logging, err, out
 from .options import (
-    BrokerOption,
-    ConfigOption,
-    PasswordOption,
+    Connection,
     PortOption,
-    RunOption,
-    TlsOption,
-    UserOption,
-    configuration,
+    connected,
 )
 
 group = typer.Typer(
@@ -95,41 +90,33 @@ def _without_secrets(given: dict[str, Any]) -> dict[str, Any]:
 
 
 @group.command()
+@connected
 def logs(
+    connection: Connection,
     device_id: IdArgument,
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    run: RunOption = None,
-    user: UserOption = None,
-    password_file: PasswordOption = None,
-    tls_ca: TlsOption = None,
 ) -> None:
     """Show the newest lines of a board's log, with the seconds since it started.
 
     Example: [bold]tinyreptile device logs kitchen-3 --run kitchen[/]
     """
     configure_logging(False)
-    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    settings = connection.settings()
     for line in asyncio.run(remote.log_of(settings, device_id)):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @group.command()
+@connected
 def predictions(
+    connection: Connection,
     device_id: IdArgument,
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    run: RunOption = None,
-    user: UserOption = None,
-    password_file: PasswordOption = None,
-    tls_ca: TlsOption = None,
 ) -> None:
     """Show what a board predicts, until Ctrl-C; its configuration says how often it does.
 
     Example: [bold]tinyreptile device predictions kitchen-3 --run kitchen[/]
     """
     configure_logging(False)
-    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    settings = connection.settings()
     status = asyncio.run(look(settings)).devices.get(device_id, {})
     told = f"listening to {device_id}, which is {status.get('state', 'not known to the run')}; Ctrl-C ends it"
     err.print(told, highlight=False, markup=False, soft_wrap=True)
@@ -152,17 +139,13 @@ def _in_words(prediction: dict[str, Any]) -> str:
 
 
 @group.command()
+@connected
 def reset(
+    connection: Connection,
     device_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="The device's id; without one, the board on the cable.")
     ] = None,
     port: PortOption = None,
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    run: RunOption = None,
-    user: UserOption = None,
-    password_file: PasswordOption = None,
-    tls_ca: TlsOption = None,
 ) -> None:
     """Restart a board: one that is online by its id, or the one on the cable.
 
@@ -177,22 +160,18 @@ def reset(
             board.restart()
         out.print("restarted")
         return
-    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    settings = connection.settings()
     with out.status(f"{escape(device_id)} restarts"):
         asyncio.run(remote.restart(settings, device_id))
     out.print(f"{device_id} is online again", highlight=False)
 
 
 @group.command()
+@connected
 def update(
+    connection: Connection,
     key_file: Annotated[Path, typer.Option("--key-file", help="The key that the boards were flashed with.")],
     wait: Annotated[float, typer.Option(help="Seconds to watch the boards take it; 0: do not wait.", min=0)] = 600,
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    run: RunOption = None,
-    user: UserOption = None,
-    password_file: PasswordOption = None,
-    tls_ca: TlsOption = None,
 ) -> None:
     """Send this version of the library to every board of a run that was flashed with a key.
 
@@ -201,7 +180,7 @@ def update(
     Example: [bold]tinyreptile device update --key-file fleet.key --run kitchen[/]
     """
     configure_logging(False)
-    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    settings = connection.settings()
     key = read_key(key_file)
     fleet = asyncio.run(updates.boards_of(settings))
     if not fleet:

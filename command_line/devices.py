@@ -10,11 +10,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from coordinator.config import Config
 from coordinator.operator import ask
 
-from .console import out
-from .options import connected
+from .console import configure_logging, out
+from .options import Connection, connected
 
 group = typer.Typer(
     name="devices",
@@ -27,13 +26,13 @@ IdsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of 
 
 @group.command("list")
 @connected
-def list_devices(settings: Config) -> None:
+def list_devices(connection: Connection) -> None:
     """List all devices that ever joined, with what came of their work.
 
     Example: [bold]tinyreptile devices list --run kitchen[/]
     """
-    rows = asyncio.run(ask(settings, "devices"))
-    table = Table(title=f"{len(rows)} devices of run {settings.run.name}")
+    rows = _ask(connection, "devices")
+    table = Table(title=f"{len(rows)} devices of the run")
     for column in ("id", "state", "role", "accepted", "refused", "expired", "last heard of", "note"):
         table.add_column(column)
     for row in rows:
@@ -46,12 +45,12 @@ def list_devices(settings: Config) -> None:
 
 @group.command()
 @connected
-def show(ids: IdsArgument, settings: Config) -> None:
+def show(ids: IdsArgument, connection: Connection) -> None:
     """Show all that is known of devices.
 
     Example: [bold]tinyreptile devices show kitchen-3 --run kitchen[/]
     """
-    for row in asyncio.run(ask(settings, "devices", {"ids": ids})):
+    for row in _ask(connection, "devices", {"ids": ids}):
         table = Table(title=row.pop("device"), show_header=False)
         row["seen"] = _when(row)
         for name, value in row.items():
@@ -61,12 +60,12 @@ def show(ids: IdsArgument, settings: Config) -> None:
 
 @group.command()
 @connected
-def forget(ids: IdsArgument, settings: Config) -> None:
+def forget(ids: IdsArgument, connection: Connection) -> None:
     """Forget devices that will not come back, and clear what they left at the broker.
 
     Example: [bold]tinyreptile devices forget kitchen-3 --run kitchen[/]
     """
-    asyncio.run(ask(settings, "forget", {"ids": ids}))
+    _ask(connection, "forget", {"ids": ids})
     out.print(f"{len(ids)} forgotten", highlight=False)
 
 
@@ -74,26 +73,31 @@ def forget(ids: IdsArgument, settings: Config) -> None:
 @connected
 def quarantine(
     ids: IdsArgument,
-    settings: Config,
+    connection: Connection,
     reason: Annotated[str, typer.Option(help="Why; it is shown with the device.")] = "an operator's decision",
 ) -> None:
     """Give devices no more work, and take none of it, until they are released.
 
     Example: [bold]tinyreptile devices quarantine kitchen-3 --reason "a broken sensor" --run kitchen[/]
     """
-    asyncio.run(ask(settings, "quarantine", {"ids": ids, "reason": reason}))
+    _ask(connection, "quarantine", {"ids": ids, "reason": reason})
     out.print(f"{len(ids)} in quarantine", highlight=False)
 
 
 @group.command()
 @connected
-def release(ids: IdsArgument, settings: Config) -> None:
+def release(ids: IdsArgument, connection: Connection) -> None:
     """Let devices learn again that were in quarantine.
 
     Example: [bold]tinyreptile devices release kitchen-3 --run kitchen[/]
     """
-    asyncio.run(ask(settings, "release", {"ids": ids}))
+    _ask(connection, "release", {"ids": ids})
     out.print(f"{len(ids)} released", highlight=False)
+
+
+def _ask(connection: Connection, command: str, arguments: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    configure_logging(False)
+    return asyncio.run(ask(connection.settings(), command, arguments))
 
 
 def _when(row: dict[str, Any]) -> str:

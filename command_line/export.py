@@ -14,17 +14,16 @@ from coordinator.errors import CoordinatorError
 from coordinator.observer import fetch
 
 from .console import configure_logging, out
-from .options import BrokerOption, ConfigOption, PasswordOption, RunOption, TlsOption, UserOption, configuration
+from .options import (
+    Connection,
+    connected,
+)
 
 
+@connected
 def command(
+    connection: Connection,
     files: Annotated[list[Path], typer.Argument(help="Files to write; .npz or .json says the format.")],
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    run: RunOption = None,
-    user: UserOption = None,
-    password_file: PasswordOption = None,
-    tls_ca: TlsOption = None,
 ) -> None:
     """Write the newest initialization of a run, as devices receive it: floats that are whole multiples of 2^-12.
 
@@ -36,7 +35,7 @@ def command(
     for path in files:
         if path.suffix not in (".npz", ".json"):
             raise CoordinatorError(f"{path}: the file's name must end in .npz or .json")
-    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    settings = connection.settings()
     model, version, weights = asyncio.run(fetch(settings))
     tensors = {
         name: weights[offset : offset + int(np.prod(shape))].reshape(shape) for name, offset, shape in model.tensors

@@ -12,7 +12,7 @@ from boards.errors import BoardError
 from boards.keys import read_key
 
 from .console import err, out
-from .options import PortOption
+from .options import CredentialsOption, PortOption
 
 if TYPE_CHECKING:
     from boards.board import Board
@@ -26,6 +26,7 @@ def command(
     board_id: Annotated[
         str | None, typer.Option("--id", help="The board's id, in place of the file's.", show_default=False)
     ] = None,
+    fleet: CredentialsOption = None,
     key_file: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +47,7 @@ def command(
     from boards.flash import settings
 
     key = read_key(key_file, create=True) if key_file else None
-    chosen, files = settings(config, board_id, key)
+    chosen, files = settings(config, board_id, key, fleet)
     with Board(find_port(port)) as board:
         board.stop()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,6 @@ import typer
 
 from coordinator.config import Config, load_config
 from coordinator.errors import ConfigError
-
-from .console import configure_logging
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; see docs/configuration.md.", show_default=False)
@@ -36,10 +35,23 @@ TlsOption = Annotated[
         "--tls-ca", help="PEM file of the authority of the broker's certificate; turns TLS on.", show_default=False
     ),
 ]
+CertificateOption = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", help="PEM file of the certificate that this client shows.", show_default=False),
+]
+KeyOption = Annotated[
+    Path | None, typer.Option("--tls-key", help="PEM file of that certificate's private key.", show_default=False)
+]
 PortOption = Annotated[
     str | None,
     typer.Option(
         "--port", help="Serial port of the board \\[default: the one that is plugged in].", show_default=False
+    ),
+]
+CredentialsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--credentials", metavar="FOLDER", help="Fleet's folder, of tinyreptile provision.", show_default=False
     ),
 ]
 DataOption = Annotated[
@@ -49,30 +61,40 @@ TASK_HELP = "What is learned: sine, presence, omniglot, keywords, or a class of 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")]
 
 
-def configuration(
-    config: Path | None,
-    broker: str | None,
-    run: str | None,
-    user: str | None,
-    password_file: Path | None,
-    tls_ca: Path | None,
-    *,
-    defaults: dict[str, dict[str, Any]] | None = None,
-    tables: dict[str, dict[str, Any]] | None = None,
-) -> Config:
-    """The configuration of a command: ``defaults``, the file, the environment, then the options that were given.
+@dataclass(frozen=True)
+class Connection:
+    """The options by which a command finds a run, as they were given."""
 
-    ``tables`` are further values by table; None values are options that were not given. Raises `ConfigError`.
-    """
-    host, port = split_address(broker) if broker else (None, None)
-    given: dict[str, dict[str, Any]] = {
-        "run": {"name": run},
-        "broker": {"host": host, "port": port, "user": user, "password_file": password_file, "tls_ca": tls_ca},
-    }
-    for table, values in (tables or {}).items():
-        given[table] = given.get(table, {}) | values
-    overrides = {t: {k: v for k, v in values.items() if v is not None} for t, values in given.items()}
-    return load_config(config, {table: values for table, values in overrides.items() if values}, defaults)
+    config: Path | None = None
+    broker: str | None = None
+    run: str | None = None
+    user: str | None = None
+    password_file: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def settings(
+        self,
+        *,
+        defaults: dict[str, dict[str, Any]] | None = None,
+        tables: dict[str, dict[str, Any]] | None = None,
+    ) -> Config:
+        """The command's configuration: ``defaults``, the file, the environment, then the options that were given.
+
+        ``tables`` are further values by table; None values are options that were not given. Raises `ConfigError`.
+        """
+        host, port = split_address(self.broker) if self.broker else (None, None)
+        account = {"user": self.user, "password_file": self.password_file}
+        files = {"tls_ca": self.tls_ca, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
+        given: dict[str, dict[str, Any]] = {
+            "run": {"name": self.run},
+            "broker": {"host": host, "port": port, **account, **files},
+        }
+        for table, values in (tables or {}).items():
+            given[table] = given.get(table, {}) | values
+        overrides = {t: {k: v for k, v in values.items() if v is not None} for t, values in given.items()}
+        return load_config(self.config, {table: values for table, values in overrides.items() if values}, defaults)
 
 
 def split_address(text: str) -> tuple[str, int | None]:
@@ -87,30 +109,31 @@ def split_address(text: str) -> tuple[str, int | None]:
     return host, int(port) if colon else None
 
 
-CONNECTION: dict[str, Any] = {
+_CONNECTION: dict[str, Any] = {
     "config": ConfigOption,
     "broker": BrokerOption,
     "run": RunOption,
     "user": UserOption,
     "password_file": PasswordOption,
     "tls_ca": TlsOption,
+    "tls_cert": CertificateOption,
+    "tls_key": KeyOption,
 }
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with the options of a connection to a run in the place of its parameter ``settings``, a `Config`."""
+    """``command`` with the options of a `Connection` in the place of its parameter ``connection``."""
     signature = inspect.signature(command, eval_str=True)
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-        for name, kind in CONNECTION.items()
+        for name, kind in _CONNECTION.items()
     ]
-    parameters = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
+    parameters = [*(p for name, p in signature.parameters.items() if name != "connection"), *options]
 
-    def with_options(*values: Any, **given: Any) -> None:
-        configure_logging(False)
-        command(*values, settings=configuration(**{name: given.pop(name) for name in CONNECTION}), **given)
+    def with_options(**given: Any) -> None:
+        command(connection=Connection(**{name: given.pop(name) for name in _CONNECTION}), **given)
 
     with_options.__doc__, with_options.__name__ = command.__doc__, command.__name__
-    with_options.__signature__ = inspect.Signature(parameters + options)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters + options}
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_options

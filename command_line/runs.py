@@ -12,15 +12,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from coordinator import replay
-from coordinator.config import Config, value_of
+from coordinator.config import value_of
 from coordinator.databases import copy_sqlite
 from coordinator.errors import ConfigError, CoordinatorError
 from coordinator.operator import ask, runs
 from coordinator.store import Store
 from tinyreptile.model import Model
 
-from .console import loss_text, out
-from .options import connected
+from .console import configure_logging, loss_text, out
+from .options import Connection, connected
 
 group = typer.Typer(
     name="runs", help="See the runs at a broker, and steer one.", no_args_is_help=True, rich_markup_mode="rich"
@@ -29,11 +29,12 @@ group = typer.Typer(
 
 @group.command("list")
 @connected
-def list_runs(settings: Config) -> None:
+def list_runs(connection: Connection) -> None:
     """List the runs at a broker.
 
     Example: [bold]tinyreptile runs list --broker localhost:1883[/]
     """
+    settings = connection.settings()
     found = asyncio.run(runs(settings.broker))
     if not found:
         raise CoordinatorError(f"no run has ever been at {settings.broker.host}:{settings.broker.port}")
@@ -56,42 +57,42 @@ def list_runs(settings: Config) -> None:
 
 @group.command()
 @connected
-def pause(settings: Config) -> None:
+def pause(connection: Connection) -> None:
     """Hand out no more work, also after a restart, until it is resumed; what is out is still taken.
 
     Example: [bold]tinyreptile runs pause --run kitchen[/]
     """
-    _ask(settings, "pause")
-    out.print(f"{settings.run.name} is paused", highlight=False)
+    run, _ = _ask(connection, "pause")
+    out.print(f"{run} is paused", highlight=False)
 
 
 @group.command()
 @connected
-def resume(settings: Config) -> None:
+def resume(connection: Connection) -> None:
     """Hand out work again.
 
     Example: [bold]tinyreptile runs resume --run kitchen[/]
     """
-    _ask(settings, "resume")
-    out.print(f"{settings.run.name} goes on", highlight=False)
+    run, _ = _ask(connection, "resume")
+    out.print(f"{run} goes on", highlight=False)
 
 
 @group.command()
 @connected
-def drain(settings: Config) -> None:
+def drain(connection: Connection) -> None:
     """End the coordinator once the work that is out has come back; started again it goes on.
 
     Example: [bold]tinyreptile runs drain --run kitchen[/]
     """
-    _ask(settings, "drain")
-    out.print(f"{settings.run.name} ends when its work is back", highlight=False)
+    run, _ = _ask(connection, "drain")
+    out.print(f"{run} ends when its work is back", highlight=False)
 
 
 @group.command("set")
 @connected
 def set_(
     values: Annotated[list[str], typer.Argument(metavar="TABLE.KEY=VALUE...", help="As in the configuration file.")],
-    settings: Config,
+    connection: Connection,
 ) -> None:
     """Change settings of a run that is going on; they stand until they are unset, also after a restart.
 
@@ -103,63 +104,64 @@ def set_(
         if not equals:
             raise ConfigError(f"{text!r} is not TABLE.KEY=VALUE, as learning.alpha=0.1")
         changes[name] = value_of(value)
-    _show_settings(_ask(settings, "set", changes))
+    _show_settings(_ask(connection, "set", changes)[1])
 
 
 @group.command()
 @connected
 def unset(
     names: Annotated[list[str], typer.Argument(metavar="TABLE.KEY...", help="Settings that were changed.")],
-    settings: Config,
+    connection: Connection,
 ) -> None:
     """Give settings back to the configuration file.
 
     Example: [bold]tinyreptile runs unset learning.alpha --run kitchen[/]
     """
-    _show_settings(_ask(settings, "set", dict.fromkeys(names)))
+    _show_settings(_ask(connection, "set", dict.fromkeys(names))[1])
 
 
 @group.command("settings")
 @connected
-def changed_settings(settings: Config) -> None:
+def changed_settings(connection: Connection) -> None:
     """Show the settings that were changed while the run was going on.
 
     Example: [bold]tinyreptile runs settings --run kitchen[/]
     """
-    _show_settings(_ask(settings, "settings"))
+    _show_settings(_ask(connection, "settings")[1])
 
 
 @group.command()
 @connected
-def versions(settings: Config) -> None:
+def versions(connection: Connection) -> None:
     """Show the checkpoints: these versions can be gone back to, and all that lie between the latest of them.
 
     Example: [bold]tinyreptile runs versions --run kitchen[/]
     """
-    _show(_ask(settings, "versions"), "version", "updates")
+    _show(_ask(connection, "versions")[1], "version", "updates")
 
 
 @group.command()
 @connected
 def rollback(
-    version: Annotated[int, typer.Argument(metavar="VERSION", min=0, help="An earlier version.")], settings: Config
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=0, help="An earlier version.")],
+    connection: Connection,
 ) -> None:
     """Go back to an earlier version: its weights become a new version, which all devices learn from next.
 
     Example: [bold]tinyreptile runs rollback 1200 --run kitchen[/]
     """
-    rows = _ask(settings, "rollback", {"version": version})
+    _, rows = _ask(connection, "rollback", {"version": version})
     out.print(f"version {rows[0]['version']} has the weights of version {version}", highlight=False)
 
 
 @group.command()
 @connected
-def events(settings: Config) -> None:
+def events(connection: Connection) -> None:
     """Show what operators and guards did to the run.
 
     Example: [bold]tinyreptile runs events --run kitchen[/]
     """
-    rows = _ask(settings, "events")
+    _, rows = _ask(connection, "events")
     for row in rows:
         row["at"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"]))
     _show(rows, "at", "version", "kind", "text")
@@ -203,8 +205,13 @@ def check(
     )
 
 
-def _ask(settings: Config, command: str, arguments: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    return asyncio.run(ask(settings, command, arguments))
+def _ask(
+    connection: Connection, command: str, arguments: dict[str, Any] | None = None
+) -> tuple[str, list[dict[str, Any]]]:
+    """(the run's name, the rows with which its coordinator answers)."""
+    configure_logging(False)
+    settings = connection.settings()
+    return settings.run.name, asyncio.run(ask(settings, command, arguments))
 
 
 def _show_settings(rows: list[dict[str, Any]]) -> None:

@@ -16,24 +16,15 @@ from coordinator.service import Coordinator
 from .console import RunProgress, configure_logging, loss_text, out
 from .options import (
     TASK_HELP,
-    BrokerOption,
-    ConfigOption,
-    PasswordOption,
-    RunOption,
-    TlsOption,
-    UserOption,
+    Connection,
     VerboseOption,
-    configuration,
+    connected,
 )
 
 
+@connected
 def command(
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    run: RunOption = None,
-    user: UserOption = None,
-    password_file: PasswordOption = None,
-    tls_ca: TlsOption = None,
+    connection: Connection,
     task: Annotated[
         str | None, typer.Option(help=f"Take model and settings from it. {TASK_HELP}", show_default=False)
     ] = None,
@@ -55,13 +46,7 @@ def command(
     from simulator.tasks import task_settings
 
     configure_logging(verbose)
-    settings = configuration(
-        config,
-        broker,
-        run,
-        user,
-        password_file,
-        tls_ca,
+    settings = connection.settings(
         defaults=task_settings(task) if task else None,
         tables={"run": {"rounds": rounds, "store": store}},
     )

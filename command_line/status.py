@@ -18,16 +18,15 @@ from coordinator.errors import BrokerError, CoordinatorError
 from coordinator.observer import Snapshot, look
 
 from .console import configure_logging, loss_text, out
-from .options import BrokerOption, ConfigOption, PasswordOption, RunOption, TlsOption, UserOption, configuration
+from .options import (
+    Connection,
+    connected,
+)
 
 
+@connected
 def command(
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    run: RunOption = None,
-    user: UserOption = None,
-    password_file: PasswordOption = None,
-    tls_ca: TlsOption = None,
+    connection: Connection,
     watch: Annotated[bool, typer.Option(help="Keep showing, until Ctrl-C.")] = False,
     most: Annotated[int, typer.Option("--devices", min=0, help="Devices to list at most.")] = 20,
 ) -> None:
@@ -36,7 +35,7 @@ def command(
     Example: [bold]tinyreptile status --broker localhost:1883 --run kitchen[/]
     """
     configure_logging(False)
-    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    settings = connection.settings()
     snapshot = asyncio.run(look(settings))
     if snapshot.coordinator is None:
         raise CoordinatorError(

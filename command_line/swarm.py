@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -16,33 +17,29 @@ from coordinator.observer import watch
 from .console import RunProgress, configure_logging, out
 from .options import (
     TASK_HELP,
-    BrokerOption,
-    ConfigOption,
+    Connection,
+    CredentialsOption,
     DataOption,
-    PasswordOption,
-    RunOption,
-    TlsOption,
-    UserOption,
     VerboseOption,
-    configuration,
+    connected,
 )
 
 
+@connected
 def command(
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    run: RunOption = None,
-    user: UserOption = None,
-    password_file: PasswordOption = None,
-    tls_ca: TlsOption = None,
+    connection: Connection,
     devices: Annotated[int, typer.Option("--devices", "-n", min=0, max=100_000, help="Training devices.")] = 50,
     evaluators: Annotated[int, typer.Option(min=0, max=10_000, help="Held-out devices for evaluation.")] = 10,
     task: Annotated[str, typer.Option(help=TASK_HELP)] = "sine",
     seed: Annotated[int, typer.Option(min=0, help="Makes the fleet: the same seed, the same devices.")] = 1,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Processes to spread them over.")] = 1,
     data: DataOption = None,
+    fleet: CredentialsOption = None,
     prefix: Annotated[
-        str | None, typer.Option(help="Of the devices' ids \\[default: the task].", show_default=False)
+        str | None,
+        typer.Option(
+            help="Of the devices' ids \\[default: the task]; --credentials has names of its own.", show_default=False
+        ),
     ] = None,
     think: Annotated[float, typer.Option(min=0, help="Mean seconds that a piece of training takes.")] = 0.0,
     latency: Annotated[float, typer.Option(min=0, help="Seconds that messages from the broker are late.")] = 0.0,
@@ -60,12 +57,15 @@ def command(
 
     Example: [bold]tinyreptile swarm -n 200 --task sine --broker localhost:1883 --run kitchen[/]
     """
+    from deployment.fleet import load
     from simulator.conditions import Conditions
     from simulator.processes import SwarmProcesses
     from simulator.swarm import SwarmSpec
 
     configure_logging(verbose)
-    settings = configuration(config, broker, run, user, password_file, tls_ca)
+    if fleet and connection.config is None:  # what the observer may see is what is watched here
+        connection = replace(connection, config=load(fleet).observer(connection.run))
+    settings = connection.settings()
     spec = SwarmSpec(
         run=settings.run.name,
         broker=settings.broker,
@@ -76,6 +76,7 @@ def command(
         data=data,
         ram=ram,
         prefix=prefix,
+        fleet=fleet,
         conditions=Conditions(think=think, latency=latency, drop_out=drop_out),
     )
     swarm = SwarmProcesses(spec, processes)

@@ -67,6 +67,8 @@ class BrokerConfig(_Table):
     user: str | None = None
     password_file: Path | None = Field(None, description="a file whose first line is the password")
     tls_ca: Path | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
+    tls_cert: Path | None = Field(None, description="PEM file of the certificate that this client shows")
+    tls_key: Path | None = Field(None, description="PEM file of that certificate's private key")
     keepalive: int = Field(30, ge=5, le=3600, description="seconds")
 
     def password(self) -> str | None:
@@ -208,6 +210,7 @@ def load_config(
             raise ConfigError(f"configuration file {path}: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from None
+        _locate(from_file, path.parent)
     merged: dict[str, Any] = {}
     sources = [
         ("defaults", defaults or {}),
@@ -223,6 +226,15 @@ def load_config(
                 merged[table] = values
         _validate(name, merged)
     return _validate("configuration", merged)
+
+
+def _locate(tables: dict[str, Any], folder: Path) -> None:
+    """Have the credentials that a file's ``tables`` name lie in its ``folder``: they are moved about together."""
+    broker = tables.get("broker")
+    if isinstance(broker, dict):
+        for key in ("password_file", "tls_ca", "tls_cert", "tls_key"):
+            if isinstance(broker.get(key), str):
+                broker[key] = folder / broker[key]
 
 
 def _environment() -> dict[str, dict[str, Any]]:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .config import BrokerConfig
-
 
 class CoordinatorError(Exception):
     """Base of the coordinator's own errors; the text says what was wrong, what was expected, and what to do."""
@@ -18,11 +13,6 @@ class ConfigError(CoordinatorError):
 
 class BrokerError(CoordinatorError):
     """The broker is not there, or refuses this client."""
-
-
-def unreadable_authority(broker: BrokerConfig, error: Exception) -> BrokerError:
-    """The sentence for a ``tls_ca`` that can't be read."""
-    return BrokerError(f"broker.tls_ca: {broker.tls_ca} is no readable PEM file of certificates: {error}")
 
 
 class StoreError(CoordinatorError):

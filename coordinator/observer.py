@@ -95,7 +95,7 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
     end = loop.time() + seconds
     try:
         async with client(config.broker) as session:
-            await session.subscribe(topics.init + "/#", qos=1)
+            await session.subscribe([(topics.init, 1), (topics.chunks(0), 1), (topics.chunks(1), 1)])
             manifest: dict[str, Any] | None = None
             chunks: dict[str, dict[str, Any]] = {}
             async for topic, message in retained(session, seconds, quiet=seconds):

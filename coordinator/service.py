@@ -9,7 +9,6 @@ import math
 import random
 import secrets
 import socket
-import ssl
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -22,9 +21,10 @@ from aiomqtt.exceptions import MqttConnectError
 from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 
+from . import tls
 from .config import BrokerConfig, Config
 from .control import Control
-from .errors import BrokerError, CoordinatorError, unreadable_authority
+from .errors import BrokerError, CoordinatorError
 from .guards import RateLimit
 from .journal import Journal
 from .run import Run
@@ -43,20 +43,14 @@ MAX_BACKOFF = 30.0
 
 
 def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
-    """An aiomqtt client for ``broker``; raises `BrokerError` if its files can't be read."""
-    tls = None
-    if broker.tls_ca is not None:
-        try:
-            tls = ssl.create_default_context(cafile=str(broker.tls_ca))
-        except (OSError, ssl.SSLError) as error:
-            raise unreadable_authority(broker, error) from None
+    """An aiomqtt client for ``broker``; raises `CoordinatorError` if its files can't be used."""
     return aiomqtt.Client(
         broker.host,
         broker.port,
         username=broker.user,
         password=broker.password(),
         keepalive=broker.keepalive,
-        tls_context=tls,
+        tls_context=tls.context(broker),
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # else delayed acknowledgements cost 40 ms each
         **options,
     )
@@ -68,8 +62,11 @@ def broker_error(broker: BrokerConfig, error: BaseException) -> BrokerError:
     where = f"{broker.host}:{broker.port}"
     if isinstance(error, MqttConnectError):
         return BrokerError(f"the broker at {where} refused the connection ({text}); check --user and --password-file")
+    if (obstacle := tls.obstacle(broker)) is not None:
+        return BrokerError(f"no session with the broker at {where}: {obstacle}")
+    or_tls = "" if broker.tls_ca else ", or its authority with --tls-ca if it speaks TLS"
     return BrokerError(
-        f"no broker answers at {where} ({text}); start Mosquitto or name another with --broker HOST:PORT"
+        f"no broker answers at {where} ({text}); start Mosquitto or name another with --broker HOST:PORT{or_tls}"
     )
 
 

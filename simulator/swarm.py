@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coordinator import tls
 from coordinator.config import BrokerConfig
-from coordinator.errors import unreadable_authority
+from deployment.errors import DeploymentError
+from deployment.fleet import load
 from tinyreptile import messages
 from tinyreptile.client import Client
 from tinyreptile.device import DeviceError
-from tinyreptile.tls import tls_context
 
 from .conditions import Conditions, Network, PacedStream
 from .tasks import TaskError, make_task
@@ -40,6 +41,7 @@ class SwarmSpec:
     data: Path | None = None
     ram: int | None = None
     prefix: str | None = None
+    fleet: Path | None = None  # folder of credentials: the devices are those that it has for the run
     conditions: Conditions = field(default_factory=Conditions)
 
     def split(self, processes: int) -> list[SwarmSpec]:
@@ -94,10 +96,15 @@ class Swarm:
         ):
             if limit is not None and count > limit:
                 raise TaskError(f"the task {spec.task} has data for {limit} {what} devices, not {count}")
-        try:
-            self._tls = tls_context(str(spec.broker.tls_ca)) if spec.broker.tls_ca else None
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise unreadable_authority(spec.broker, error) from None
+        self._fleet = load(spec.fleet) if spec.fleet else None
+        self._members = self._fleet.devices_of(spec.run) if self._fleet else []
+        wanted = spec.first + spec.devices + spec.first_evaluator + spec.evaluators
+        if self._fleet and wanted > len(self._members):
+            raise DeploymentError(
+                f"the fleet in {spec.fleet} has {len(self._members)} devices of run {spec.run}, not {wanted}; "
+                "tinyreptile provision adds more, -n and --evaluators take fewer"
+            )
+        self._tls = tls.context(spec.broker)
         self._clients = [self._client(spec.first + i, messages.TRAIN) for i in range(spec.devices)]
         self._clients += [self._client(spec.first_evaluator + i, messages.EVALUATE) for i in range(spec.evaluators)]
 
@@ -110,6 +117,11 @@ class Swarm:
         if training and (spec.conditions.think or spec.conditions.drop_out):
             stream = PacedStream(stream, spec.conditions, network, seed)
         name = f"{spec.prefix or self._task.name}-{'' if training else 'unseen-'}{index}"
+        broker, context = spec.broker, self._tls
+        if self._fleet:
+            name = self._members[index if training else -1 - index]
+            broker = self._fleet.broker_of(name)
+            context = tls.context(broker)
         return Client(
             name,
             spec.run,
@@ -117,12 +129,12 @@ class Swarm:
             role=role,
             ram=spec.ram,
             log=lambda text: _log.info("device %s: %s", name, text),
-            host=spec.broker.host,
-            port=spec.broker.port,
-            user=spec.broker.user,
-            password=spec.broker.password(),
-            keepalive=spec.broker.keepalive,
-            tls=self._tls,
+            host=broker.host,
+            port=broker.port,
+            user=broker.user,
+            password=broker.password(),
+            keepalive=broker.keepalive,
+            tls=context,
             open_connection=network.open,
         )
 

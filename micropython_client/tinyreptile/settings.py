@@ -12,6 +12,8 @@ from .model import WEIGHT_BITS
 SECRETS = ("password", "key", "wifi")  # never shown
 RANGES = {"port": (1, 65535), "keepalive": (1, 65535), "predict": (0, 86400), "sleep": (0, 86400)}
 
+TLS_FILES = ("tls_ca", "tls_cert", "tls_key")
+
 # key: (type, default); None: the key is required
 KEYS = {
     "id": (str, None),
@@ -22,6 +24,8 @@ KEYS = {
     "user": (str, ""),
     "password": (str, ""),
     "tls_ca": (str, ""),
+    "tls_cert": (str, ""),
+    "tls_key": (str, ""),
     "keepalive": (int, 30),
     "weights": (str, "int16"),
     "key": (str, ""),
@@ -92,6 +96,8 @@ def check_config(given, path):
         if key not in WIFI_KEYS:
             raise ConfigError("%s: unknown key %s of wifi; known are %s" % (path, key, ", ".join(sorted(WIFI_KEYS))))
         _check_type(path, "wifi: " + key, "wifi", wifi[key], WIFI_KEYS[key])
+    if not bool(config["tls_cert"]) == bool(config["tls_key"]) <= bool(config["tls_ca"]):
+        raise ConfigError("%s: tls_cert, tls_key and tls_ca go together" % path)
     if config["sleep"] and config["predict"]:
         raise ConfigError("%s: sleep: a device that predicts stays awake" % path)
     if wifi.get("password") and not wifi.get("ssid"):
@@ -137,9 +143,10 @@ def make_client(config, log=None, notice=None):
         from .tls import tls_context
 
         try:
-            tls = tls_context(config["tls_ca"])
+            tls = tls_context(config["tls_ca"], config["tls_cert"], config["tls_key"])
         except (OSError, ValueError):
-            raise ConfigError("tls_ca: no certificate in %s" % config["tls_ca"])
+            names = [config[name] for name in TLS_FILES if config[name]]
+            raise ConfigError("tls_ca, tls_cert, tls_key: not what they should be in %s" % ", ".join(names))
     if config["wifi"].get("ssid"):
         from .wifi import Wifi
 

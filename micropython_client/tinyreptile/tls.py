@@ -1,39 +1,50 @@
-"""TLS where the platform has it: a context that checks the broker's certificate."""
+"""TLS where the platform has it: a context that checks the broker's certificate, and shows this client's."""
 
 import sys
 
 
-def _certificates(pem):
-    """The DER of each certificate in the text ``pem``: not every MicroPython reads PEM."""
+def _der(path, kind):
+    """The DER of each part of the PEM file ``path`` whose heading ends in ``kind``: not every MicroPython reads PEM."""
     import binascii
 
-    parts = pem.split("-----BEGIN CERTIFICATE-----")[1:]
-    found = [binascii.a2b_base64(part.split("-----END")[0].strip()) for part in parts]
+    with open(path) as file:
+        parts = file.read().split("-----BEGIN ")[1:]
+    found = []
+    for part in parts:
+        heading, _, rest = part.partition("-----")
+        if heading.endswith(kind):
+            found.append(binascii.a2b_base64(rest.split("-----END")[0].strip()))
     if not found:
-        raise ValueError("no certificate in PEM form")
+        raise ValueError("no %s in PEM form" % kind.lower())
     return found
 
 
-def tls_context(ca_file=None):
-    """A TLS context that checks the broker's certificate against ``ca_file`` (PEM), or the platform's own store.
+def tls_context(ca_file=None, cert_file=None, key_file=None):
+    """A TLS context, 1.2 or later, that checks the broker's certificate against ``ca_file``, or the platform's store.
 
-    MicroPython has no store of its own: there ``ca_file`` is needed. Raises OSError or ValueError for a file without a
-    certificate.
+    It shows the certificate of ``cert_file``, whose key is in ``key_file``, where they are given. All files are PEM.
+    MicroPython has no store of its own: there ``ca_file`` is needed. Raises OSError or ValueError for a file that does
+    not hold what it should.
     """
     if sys.implementation.name == "micropython":
         import tls
 
         context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
         context.verify_mode = tls.CERT_REQUIRED
-        with open(ca_file) as file:
-            for der in _certificates(file.read()):
-                context.load_verify_locations(der)
+        for der in _der(ca_file, "CERTIFICATE"):
+            context.load_verify_locations(der)
+        if cert_file:
+            context.load_cert_chain(_der(cert_file, "CERTIFICATE")[0], _der(key_file, "PRIVATE KEY")[0])
         return context
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file:
         context.load_verify_locations(ca_file)
     else:
         context.load_default_certs()
+    if cert_file:
+        # A password to try, so that nobody is asked for one.
+        context.load_cert_chain(cert_file, key_file, password="")
     return context

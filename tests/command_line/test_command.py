@@ -19,7 +19,7 @@ from coordinator.observer import Snapshot
 from ..commands import Popen, tinyreptile, wait_until
 from ..environment import Mosquitto, free_port
 
-COMMANDS = ("demo", "serve", "swarm", "status", "export")
+COMMANDS = ("demo", "serve", "swarm", "status", "export", "provision", "revoke")
 # Help
 
 

@@ -70,7 +70,7 @@ def test_a_run_is_steered_while_it_goes_on(kitchen: list[object], tmp_path: Path
     again = tinyreptile("runs", "backup", "kitchen.sqlite", "kitchen-copy.sqlite", cwd=tmp_path)
     assert "kitchen-copy.sqlite exists already" in again.stderr
 
-    assert "5 devices of run operated" in said("devices", "list", *kitchen, cwd=tmp_path)
+    assert "5 devices of the run" in said("devices", "list", *kitchen, cwd=tmp_path)
     assert said("devices", "quarantine", "sine-3", "--reason", "hot", *kitchen, cwd=tmp_path) == "1 in quarantine"
     assert "in quarantine: hot" in said("devices", "list", *kitchen, cwd=tmp_path)
     assert said("devices", "release", "sine-3", *kitchen, cwd=tmp_path) == "1 released"

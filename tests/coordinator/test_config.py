@@ -27,6 +27,8 @@ EXAMPLES = {
     ("broker", "user"): None,
     ("broker", "password_file"): None,
     ("broker", "tls_ca"): None,
+    ("broker", "tls_cert"): None,
+    ("broker", "tls_key"): None,
     ("evaluation", "beta"): None,
 }
 
@@ -82,7 +84,7 @@ def complaint(path: Path | None = None, **overrides: Any) -> str:
 def test_the_documented_example_loads(tmp_path: Path) -> None:
     config = load_config(file(tmp_path, EXAMPLE))
     assert config.run.name == "kitchen"
-    assert config.broker.password_file == Path("password.txt")
+    assert config.broker.password_file == tmp_path / "password.txt"
 
 
 def test_the_documented_example_names_every_key_and_no_other() -> None:
@@ -269,7 +271,7 @@ def test_a_mistake_on_the_command_line_names_it() -> None:
 
 def test_an_unknown_key_is_told_with_the_known_ones() -> None:
     text = complaint(broker={"hots": "x"})
-    known = "host, port, user, password_file, tls_ca, keepalive"
+    known = "host, port, user, password_file, tls_ca, tls_cert, tls_key, keepalive"
     assert text == f"command line: unknown key broker.hots; known here are {known}"
 
 

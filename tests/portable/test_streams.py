@@ -219,8 +219,8 @@ def test_what_is_not_given_has_its_default(tmp_path: Path) -> None:
         ({"id": "a", "stream": {}}, "host is missing"),
         ({"id": "a", "host": "h"}, "stream is missing"),
         (GOOD | {"id": None}, "id is missing"),
-        (GOOD | {"port": "1883"}, "port is a int, not '1883'"),
-        (GOOD | {"port": True}, "port is a int, not True"),
+        (GOOD | {"port": "1883"}, "port is an int, not '1883'"),
+        (GOOD | {"port": True}, "port is an int, not True"),
         (GOOD | {"port": 0}, "port lies between 1 and 65535, not 0"),
         (GOOD | {"port": 65536}, "port lies between"),
         (GOOD | {"keepalive": 0}, "keepalive lies between"),
@@ -276,6 +276,14 @@ def test_a_stream_of_a_bad_file_is_refused(tmp_path: Path) -> None:
     path = str(rows(tmp_path, "1,x\n"))
     with pytest.raises(ConfigError, match="not a number"):
         make_stream({"kind": "rows", "path": path, "inputs": 1, "outputs": 1})
+
+
+@pytest.mark.parametrize(
+    "given", [{"tls_cert": "c"}, {"tls_key": "k"}, {"tls_ca": "a", "tls_cert": "c"}, {"tls_cert": "c", "tls_key": "k"}]
+)
+def test_a_certificate_goes_with_its_key_and_an_authority(tmp_path: Path, given: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="tls_cert, tls_key and tls_ca go together"):
+        load_config(config(tmp_path, GOOD | given))
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

@@ -1,0 +1,120 @@
+"""`tinyreptile provision`: the credentials of a fleet and the files of its broker, made or added to."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from coordinator.errors import BrokerError
+
+from .console import configure_logging, err, out
+from .options import RunOption
+
+if TYPE_CHECKING:
+    from deployment.fleet import Fleet
+
+FolderArgument = Annotated[Path, typer.Argument(help="The fleet's folder.")]
+
+
+def command(
+    folder: FolderArgument,
+    devices: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Devices that the run gets.")] = None,
+    run: RunOption = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or address of the broker; once for each, the first for the clients.", show_default=False
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Its port \\[default: 8883].", show_default=False)
+    ] = None,
+    passwords: Annotated[bool, typer.Option("--passwords", help="Passwords in place of certificates.")] = False,
+    dynamic_security: Annotated[
+        bool,
+        typer.Option("--dynamic-security", help="Rights in Mosquitto's plugin, which takes changes while it runs."),
+    ] = False,
+    plugin: Annotated[
+        Path | None, typer.Option(help="Where the broker has that plugin \\[default: found].", show_default=False)
+    ] = None,
+    broker_user: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="System user that Mosquitto runs as \\[default: you].", show_default=False),
+    ] = None,
+    broker_folder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where the folder broker will lie on the broker's machine \\[default: where it is].",
+            show_default=False,
+        ),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long new certificates are valid.")] = 1095,
+    renew: Annotated[
+        int | None,
+        typer.Option(metavar="DAYS", min=0, help="Make certificates anew that end within so many days."),
+    ] = None,
+) -> None:
+    """Make the credentials of a fleet and its broker's files, or add a run or devices to them.
+
+    What is there stays as it is, so the same command may be given again, after an interruption for example.
+
+    Example: [bold]tinyreptile provision fleet --host broker.example --run kitchen kitchen-1 kitchen-2[/]
+    """
+    from deployment.fleet import load
+    from deployment.provision import Wish, provision
+
+    configure_logging(False)
+    wish = Wish(
+        hosts=host or [],
+        port=port,
+        passwords=passwords,
+        plugin=str(plugin) if plugin else "" if dynamic_security else None,
+        broker_user=broker_user,
+        broker_folder=broker_folder,
+        run=run,
+        devices=devices or [],
+        days=days,
+        renew=renew,
+    )
+    with _bar() as bar:
+        task = bar.add_task("credentials", total=None)
+        new = provision(folder, wish, lambda done, total: bar.update(task, completed=done, total=total))
+    fleet = load(folder)
+    runs, count = ", ".join(fleet.description.runs), len(fleet.description.devices)
+    out.print(f"{folder}: {count} devices of {runs}; credentials made for {len(new)}", highlight=False, soft_wrap=True)
+    if fleet.description.plugin:
+        try:
+            tell_plugin(fleet)
+        except BrokerError as error:
+            err.print(f"The broker does not know of this yet: {error}", highlight=False, soft_wrap=True)
+            err.print("When it runs, the same command tells it.", highlight=False)
+    elif new:
+        out.print(RELOAD, highlight=False, soft_wrap=True)
+    out.print(f"Broker: mosquitto -c {fleet.broker / 'mosquitto.conf'}", highlight=False, soft_wrap=True)
+    for name in fleet.description.runs:
+        path = fleet.run_folder(name) / "coordinator.toml"
+        out.print(f"Coordinator: tinyreptile serve --config {path}", highlight=False, soft_wrap=True)
+
+
+RELOAD = "A broker that runs already reads its new files upon kill -HUP PID, or systemctl reload mosquitto."
+
+
+def tell_plugin(fleet: Fleet) -> None:
+    """Tell the dynamic-security plugin of the running broker who is in ``fleet``, and who not; raises `BrokerError`."""
+    from deployment.dynamic_security import apply
+
+    with _bar() as bar:
+        task = bar.add_task("telling the broker", total=None)
+        asyncio.run(apply(fleet, lambda done, total: bar.update(task, completed=done, total=total)))
+    out.print("The broker knows of it.")
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), console=out, transient=True
+    )

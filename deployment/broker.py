@@ -1,0 +1,127 @@
+"""The broker's files of a fleet: Mosquitto's configuration from the template, the access control list, the names."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from . import passwords
+from .errors import DeploymentError
+from .files import make_folder, read, write, write_changed
+from .fleet import Description, Fleet, Member
+from .roles import ADMINISTRATOR, rights
+
+TEMPLATE = "secured.conf"
+_TEMPLATE_FOLDER = "/etc/mosquitto/fleet"
+_TEMPLATE_PLUGIN = "/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so"
+_PLUGIN_FOLDERS = ("/usr/lib", "/usr/local/lib", "/opt/homebrew/lib")
+_PLUGIN = "mosquitto_dynamic_security.so"
+_WRITTEN = (
+    "# Written by tinyreptile provision and tinyreptile revoke: what is added by hand is lost with the next change.\n"
+)
+
+
+def template() -> str:
+    """The configuration that a fleet's is filled in from, as it lies in ``broker_config``."""
+    folder = Path(__file__).parent.parent / "broker_config"
+    return ((folder if folder.exists() else Path(__file__).parent) / TEMPLATE).read_text()
+
+
+def find_plugin() -> str:
+    """Where the dynamic-security plugin is on this machine; raises `DeploymentError`."""
+    for folder in map(Path, _PLUGIN_FOLDERS):
+        for path in (folder / _PLUGIN, *sorted(folder.glob(f"*/{_PLUGIN}"))):
+            if path.exists():
+                return str(path)
+    raise DeploymentError(f"there is no {_PLUGIN} on this machine; name where the broker has it with --plugin PATH")
+
+
+def configuration(wanted: Description) -> str:
+    """Mosquitto's configuration for the fleet that is ``wanted``."""
+    chosen = {
+        "passwords" if wanted.passwords else "certificates",
+        "dynamic-security" if wanted.plugin else "acl",
+    }
+    if wanted.passwords and wanted.plugin:
+        chosen.remove("passwords")  # the plugin has them
+    blocks = [
+        block for block in template().split("\n\n") if not (way := re.match(r"# \[(.+)\]", block)) or way[1] in chosen
+    ]
+    text = "\n\n".join(blocks)
+    if wanted.plugin:
+        text = text.replace(_TEMPLATE_PLUGIN, wanted.plugin)
+    text = text.replace(_TEMPLATE_FOLDER, wanted.broker_folder)
+    text = re.sub(r"(?m)^listener .*$", f"listener {wanted.port}", text)
+    return re.sub(r"(?m)^user .*$", f"user {wanted.broker_user}", text)
+
+
+def access_list(members: Iterable[Member]) -> str:
+    """Mosquitto's access control list: every member by name with all that it may do."""
+    parts = [_WRITTEN]
+    for member in members:
+        lines = (f"topic {right.access} {right.topics}\n" for right in rights(member.role, member.run, member.user))
+        parts.append(f"user {member.user}\n{''.join(lines)}")
+    return "\n".join(parts)
+
+
+def write_files(fleet: Fleet) -> None:
+    """Bring the broker's files up to the fleet's members; what is right already is not touched."""
+    wanted = fleet.description
+    make_folder(fleet.broker / "data")
+    if not (path := fleet.broker / "mosquitto.conf").exists():
+        write(path, configuration(wanted))
+    if wanted.plugin:
+        if not (path := fleet.broker / "dynamic-security.json").exists():
+            write(path, json.dumps(_first_state(fleet), indent=1) + "\n")
+        return
+    write_changed(fleet.broker / "acl", access_list(fleet.members()))
+    if wanted.passwords:
+        _write_passwords(fleet)
+
+
+def _write_passwords(fleet: Fleet) -> None:
+    """A line for each member; those that are there and right stay, for each new one would have another salt."""
+    path = fleet.broker / "passwords"
+    there = {}
+    if path.exists():
+        there = {line.partition(":")[0]: line for line in read(path).decode().splitlines()}
+    lines = [passwords.line(member.user, password_of(member), there.get(member.user, "")) for member in fleet.members()]
+    write_changed(path, "".join(f"{line}\n" for line in lines))
+
+
+def password_of(member: Member) -> str:
+    """The password in the file of ``member``."""
+    return read(member.password).decode().strip()
+
+
+def _first_state(fleet: Fleet) -> dict[str, Any]:
+    """What the plugin knows at its first start: the administrator, who tells it the rest. All else is denied."""
+    admin = next(member for member in fleet.members() if member.role == "administrator")
+    client: dict[str, Any] = {"username": ADMINISTRATOR, "roles": [{"rolename": ADMINISTRATOR}]}
+    if fleet.description.passwords:
+        made = passwords.hashed(password_of(admin))
+        client |= {"password": made.digest, "salt": made.salt, "iterations": passwords.ITERATIONS}
+    return {
+        "defaultACLAccess": {
+            "publishClientSend": False,
+            "publishClientReceive": False,
+            "subscribe": False,
+            "unsubscribe": True,
+        },
+        "clients": [client],
+        "groups": [],
+        "roles": [{"rolename": ADMINISTRATOR, "acls": plugin_rights(admin)}],
+    }
+
+
+def plugin_rights(member: Member) -> list[dict[str, Any]]:
+    """What ``member`` may do, as the dynamic-security plugin has it."""
+    kinds = {"read": ("publishClientReceive", "subscribePattern"), "write": ("publishClientSend",)}
+    return [
+        {"acltype": kind, "topic": right.topics, "priority": 0, "allow": True}
+        for right in rights(member.role, member.run, member.user)
+        for kind in kinds[right.access]
+    ]

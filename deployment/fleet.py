@@ -1,0 +1,170 @@
+"""A fleet's folder: what was asked for it, whose accounts that makes, and where the files of each lie.
+
+fleet.json      what was asked for; no secrets
+authority/      the authority's key: needed to add or revoke certificates, else better kept elsewhere
+broker/         all that the broker needs
+runs/RUN/       all that coordinator, operator and observer of a run need
+devices/        all that the devices need
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coordinator.config import BrokerConfig, complaint
+from tinyreptile.settings import TLS_FILES
+
+from .errors import DeploymentError
+from .files import read, write_changed
+from .roles import ADMINISTRATOR, RUN_ROLES, Role, user_name
+
+FILE = "fleet.json"
+
+
+class Account(BaseModel):
+    """A device, or what is left of one: its run, and the serial numbers of all certificates that it was given."""
+
+    model_config = ConfigDict(extra="forbid")
+    run: str
+    serials: list[str] = Field(default_factory=list, description="in hexadecimal")
+
+
+class Description(BaseModel):
+    """What was asked for a fleet: the content of its file."""
+
+    model_config = ConfigDict(extra="forbid")
+    hosts: list[str] = Field(min_length=1, description="names and addresses of the broker, the first for clients")
+    port: int = Field(8883, ge=1, le=65535)
+    passwords: bool = Field(False, description="accounts have passwords, not certificates")
+    plugin: str | None = Field(None, description="path of the dynamic-security plugin, if it holds the rights")
+    broker_user: str = Field(description="the system's user that Mosquitto runs as")
+    broker_folder: str = Field(description="where the broker's files are on its machine")
+    runs: list[str] = Field(default_factory=list)
+    devices: dict[str, Account] = Field(default_factory=dict)
+    revoked: dict[str, Account] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """Who may connect: ``user`` with ``role`` in ``run``, and its files, which are ``stem`` with a suffix each."""
+
+    user: str
+    role: Role
+    run: str
+    stem: Path
+
+    @property
+    def certificate(self) -> Path:
+        """Its certificate."""
+        return self.stem.with_name(self.stem.name + ".pem")
+
+    @property
+    def key(self) -> Path:
+        """The key of its certificate."""
+        return self.stem.with_name(self.stem.name + ".key")
+
+    @property
+    def password(self) -> Path:
+        """Its password."""
+        return self.stem.with_name(self.stem.name + ".password")
+
+    @property
+    def configuration(self) -> Path:
+        """What a command, or a board, is configured with."""
+        return self.stem.with_name(self.stem.name + (".json" if self.role == "device" else ".toml"))
+
+
+class Fleet:
+    """The fleet in ``folder`` as ``description`` wants it."""
+
+    def __init__(self, folder: Path, description: Description) -> None:
+        self.folder = folder
+        self.description = description
+        self.broker = folder / "broker"
+        self.ca = self.broker / "ca.pem"
+        self.ca_key = folder / "authority" / "ca.key"
+        self.revocations = self.broker / "revoked.pem"
+
+    def members(self) -> Iterator[Member]:
+        """Everybody who may connect."""
+        wanted = self.description
+        if wanted.plugin:
+            yield Member(ADMINISTRATOR, "administrator", "", self.folder / "authority" / "administrator")
+        for run in wanted.runs:
+            for role in RUN_ROLES:
+                yield Member(user_name(role, run), role, run, self.run_folder(run) / role)
+        for name, account in wanted.devices.items():
+            yield self.device_of(name, account)
+
+    def device(self, name: str) -> Member:
+        """The device ``name``; raises `DeploymentError` if there is none, or it was revoked."""
+        account = self.description.devices.get(name)
+        if account is None:
+            why = "was revoked" if name in self.description.revoked else f"is no device of the fleet in {self.folder}"
+            raise DeploymentError(f"{name} {why}; tinyreptile provision {self.folder} NEW-ID makes one")
+        return self.device_of(name, account)
+
+    def device_of(self, name: str, account: Account) -> Member:
+        """The device ``name`` with its ``account``, even if that was revoked."""
+        return Member(name, "device", account.run, self.folder / "devices" / name)
+
+    def devices_of(self, run: str) -> list[str]:
+        """The devices of ``run``, in the order in which they were named."""
+        return [name for name, account in self.description.devices.items() if account.run == run]
+
+    def run_folder(self, run: str) -> Path:
+        """Where the files of coordinator, operator and observer are."""
+        return self.folder / "runs" / run
+
+    def observer(self, run: str | None) -> Path:
+        """The observer's configuration for ``run``, or for the only one; raises `DeploymentError`."""
+        run = run or self.only_run()
+        if run not in self.description.runs:
+            known = ", ".join(self.description.runs)
+            raise DeploymentError(f"--run: the fleet in {self.folder} has the runs {known}; name one of them")
+        return self.run_folder(run) / "observer.toml"
+
+    def only_run(self) -> str | None:
+        """The fleet's run, if it has one and no more."""
+        return self.description.runs[0] if len(self.description.runs) == 1 else None
+
+    def broker_of(self, name: str) -> BrokerConfig:
+        """The broker as the device ``name`` reaches it, with its credentials; raises `DeploymentError`."""
+        member = self.device(name)
+        way: dict[str, Any] = {"tls_cert": member.certificate, "tls_key": member.key}
+        if self.description.passwords:
+            way = {"user": name, "password_file": member.password}
+        host, port = self.description.hosts[0], self.description.port
+        return BrokerConfig(host=host, port=port, tls_ca=member.stem.with_name("ca.pem"), **way)
+
+    def credentials_of(self, name: str) -> dict[str, Any]:
+        """What the configuration of the device ``name`` holds, with its files' paths; raises `DeploymentError`."""
+        path = self.device(name).configuration
+        try:
+            given: dict[str, Any] = json.loads(read(path))
+        except ValueError:
+            raise DeploymentError(f"{path} is damaged; delete it to have it made anew") from None
+        return given | {key: str((path.parent / given[key]).resolve()) for key in TLS_FILES if key in given}
+
+    def save(self) -> None:
+        """Write the description."""
+        write_changed(self.folder / FILE, self.description.model_dump_json(indent=1) + "\n")
+
+
+def load(folder: Path) -> Fleet:
+    """The fleet in ``folder``; raises `DeploymentError` if there is none, or a damaged one."""
+    path = folder / FILE
+    if not path.exists():
+        raise DeploymentError(f"{folder} holds no fleet; make one with: tinyreptile provision {folder} --host HOST")
+    try:
+        return Fleet(folder, Description(**json.loads(read(path))))
+    except ValidationError as error:
+        raise DeploymentError(f"{path}: {complaint(error.errors()[0])}") from None
+    except (ValueError, TypeError):
+        raise DeploymentError(f"{path} is damaged; restore it from a backup of the folder") from None

@@ -1,0 +1,261 @@
+"""Making a fleet's folder, or adding to it: after an interruption the same call goes on, and what is there stays."""
+
+from __future__ import annotations
+
+import getpass
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from tinyreptile import messages
+
+from . import broker
+from .authority import Authority, ends_within, load_certificate, pem
+from .errors import DeploymentError
+from .files import make_folder, read, remove, write
+from .fleet import FILE, Account, Description, Fleet, Member, load
+from .passwords import new_password
+
+DAYS = 1095
+
+
+@dataclass
+class Wish:
+    """What is asked of `provision`; None and empty stand for "as it was", or the default."""
+
+    hosts: list[str] = field(default_factory=list)
+    port: int | None = None
+    passwords: bool = False
+    plugin: str | None = None
+    broker_user: str | None = None
+    broker_folder: str | None = None
+    run: str | None = None
+    devices: list[str] = field(default_factory=list)
+    days: int = DAYS
+    renew: int | None = None  # days: certificates that end within so many are made anew
+
+
+def provision(folder: Path, wish: Wish, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """Make or complete the fleet in ``folder``; returns the users whose credentials are new.
+
+    ``progress`` is called with the members that are done and all there are. Raises `DeploymentError`, or the
+    protocol's MessageError for an illegal name.
+    """
+    fleet = load(folder) if (folder / FILE).exists() else _new(folder, wish)
+    _check_unchanged(fleet, wish)
+    _add(fleet, wish)
+    make_folder(folder)
+    _note_serials(fleet)
+    fleet.save()
+    authority = _Lazy(fleet)
+    new = _make_server(fleet, authority, wish)
+    members = list(fleet.members())
+    for done, member in enumerate(members):
+        progress(done, len(members))
+        if _make(fleet, authority, member, wish):
+            new.append(member.user)
+    progress(len(members), len(members))
+    _note_serials(fleet)
+    fleet.save()
+    broker.write_files(fleet)
+    _write_revocations(fleet, authority)
+    return new
+
+
+def revoke(folder: Path, names: list[str]) -> None:
+    """Take the devices ``names`` out of the fleet for ever; doing so again completes what was interrupted.
+
+    Raises `DeploymentError`. Without the authority's key the rights go, and only then it is raised.
+    """
+    fleet = load(folder)
+    wanted = fleet.description
+    for name in names:
+        if name not in wanted.devices and name not in wanted.revoked:
+            raise DeploymentError(f"{folder} has no device {name}; its file {FILE} lists them")
+    members = []
+    for name in names:
+        account = wanted.devices.pop(name, None) or wanted.revoked[name]
+        members.append(fleet.device_of(name, account))
+        wanted.revoked[name] = account
+    _note_serials(fleet)
+    fleet.save()
+    broker.write_files(fleet)
+    _write_revocations(fleet, _Lazy(fleet))
+    for member in members:
+        for path in (member.certificate, member.key, member.password, member.configuration):
+            remove(path)
+
+
+class _Lazy:
+    """The fleet's authority, loaded when something has to be signed: its key may be kept elsewhere until then."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._authority: Authority | None = None
+
+    def get(self) -> Authority:
+        fleet = self._fleet
+        if self._authority is None and fleet.ca.exists():
+            if not fleet.ca_key.exists():
+                raise DeploymentError(f"{fleet.ca_key} is not there: bring the authority's key back to sign with it")
+            self._authority = Authority.load(fleet.ca, fleet.ca_key)
+        if self._authority is None:
+            self._authority = Authority.create(f"authority of {fleet.description.hosts[0]}"[:64])
+            make_folder(fleet.ca_key.parent)
+            make_folder(fleet.broker)
+            write(fleet.ca_key, self._authority.key_pem())
+            write(fleet.ca, pem(self._authority.certificate))
+        return self._authority
+
+
+def _new(folder: Path, wish: Wish) -> Fleet:
+    if not wish.hosts:
+        raise DeploymentError(f"{folder} holds no fleet yet; name the broker for a new one with --host")
+    for host in wish.hosts:
+        _check_host(host)
+    if wish.plugin == "":
+        wish.plugin = broker.find_plugin()
+    made = Description(
+        hosts=wish.hosts,
+        passwords=wish.passwords,
+        plugin=wish.plugin,
+        broker_user=wish.broker_user or getpass.getuser(),
+        broker_folder=wish.broker_folder or str((folder / "broker").resolve()),
+    )
+    if wish.port:
+        made.port = wish.port
+    return Fleet(folder, made)
+
+
+def _check_unchanged(fleet: Fleet, wish: Wish) -> None:
+    """A wish that the fleet was not made for is an error: its certificates and files are out in the field."""
+    wanted = fleet.description
+    for option, asked, have in (
+        ("--host", wish.hosts, wanted.hosts),
+        ("--port", wish.port, wanted.port),
+        ("--passwords", wish.passwords, wanted.passwords),
+        ("--broker-user", wish.broker_user, wanted.broker_user),
+        ("--broker-folder", wish.broker_folder, wanted.broker_folder),
+        ("--dynamic-security", wish.plugin is not None, wanted.plugin is not None),
+        ("--plugin", wish.plugin, wanted.plugin),
+    ):
+        if asked and asked != have:
+            was = " ".join(map(str, have)) if isinstance(have, list) else have
+            raise DeploymentError(
+                f"{option}: the fleet in {fleet.folder} was made {f'with {was}' if was else 'without it'}, "
+                "and its files are in use; leave the option out, or make another folder"
+            )
+
+
+def _check_host(host: str) -> None:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", host):
+            raise DeploymentError(f"--host: {host!r} is no host name and no IP address") from None
+
+
+def _add(fleet: Fleet, wish: Wish) -> None:
+    """Take the run and the devices that are wished for into the description."""
+    wanted = fleet.description
+    run = wish.run or fleet.only_run()
+    if run is None:
+        if wish.devices or not wanted.runs:
+            raise DeploymentError("name the run with --run")
+        return
+    messages.check_id(run, "a run's name")
+    if run not in wanted.runs:
+        wanted.runs.append(run)
+    for name in wish.devices:
+        messages.check_id(name, "a device id")
+        if name in wanted.revoked:
+            raise DeploymentError(f"{name} was revoked, and whoever has its key may still use it; take another id")
+        there = wanted.devices.setdefault(name, Account(run=run))
+        if there.run != run:
+            raise DeploymentError(f"{name} is a device of run {there.run}, not {run}; take another id")
+
+
+def _make_server(fleet: Fleet, authority: _Lazy, wish: Wish) -> list[str]:
+    """The broker's certificate, if it is needed; returns its name then."""
+    certificate, key = fleet.broker / "server.pem", fleet.broker / "server.key"
+    if certificate.exists() and key.exists() and not _is_due(certificate, wish):
+        return []
+    _issue(authority.get(), certificate, key, fleet.description.hosts[0], wish.days, fleet.description.hosts)
+    return [f"the broker, {fleet.description.hosts[0]}"]
+
+
+def _make(fleet: Fleet, authority: _Lazy, member: Member, wish: Wish) -> bool:
+    """The credentials and the configuration of ``member``, where they are missing; returns whether any were."""
+    wanted = fleet.description
+    make_folder(member.stem.parent)
+    ca = member.stem.with_name("ca.pem")
+    if not ca.exists():
+        write(ca, read(fleet.ca))
+    new = False
+    if wanted.passwords:
+        if not member.password.exists():
+            if member.role == "device":
+                remove(member.configuration)  # it holds the password
+            write(member.password, new_password() + "\n")
+            new = True
+    elif not (member.certificate.exists() and member.key.exists()) or _is_due(member.certificate, wish):
+        _issue(authority.get(), member.certificate, member.key, member.user, wish.days)
+        new = True
+    if not member.configuration.exists():
+        write(member.configuration, _configuration(wanted, member))
+        new = True
+    return new
+
+
+def _issue(authority: Authority, certificate: Path, key: Path, name: str, days: int, hosts: Iterable[str] = ()) -> None:
+    made, private = authority.issue(name, days, hosts)
+    remove(certificate)  # a certificate beside a key that is not its own would be taken for complete
+    write(key, private)
+    write(certificate, made)
+
+
+def _is_due(certificate: Path, wish: Wish) -> bool:
+    return wish.renew is not None and ends_within(load_certificate(certificate), wish.renew)
+
+
+def _configuration(wanted: Description, member: Member) -> str:
+    """What configures ``member``: a board's JSON, or a command's TOML; files are named as they lie beside it."""
+    way: dict[str, Any] = {"host": wanted.hosts[0], "port": wanted.port}
+    if member.role == "device":
+        if wanted.passwords:
+            way |= {"user": member.user, "password": broker.password_of(member), "tls_ca": "ca.pem"}
+        else:
+            way |= {"tls_ca": "ca.pem", "tls_cert": member.certificate.name, "tls_key": member.key.name}
+        return json.dumps({"id": member.user, "run": member.run, **way}, indent=1) + "\n"
+    if wanted.passwords:
+        way |= {"user": member.user, "password_file": member.password.name, "tls_ca": "ca.pem"}
+    else:
+        way |= {"tls_ca": "ca.pem", "tls_cert": member.certificate.name, "tls_key": member.key.name}
+    lines = [f'[run]\nname = "{member.run}"\n\n'] if member.run else []
+    return "".join([*lines, "[broker]\n", *(f"{name} = {json.dumps(value)}\n" for name, value in way.items())])
+
+
+def _note_serials(fleet: Fleet) -> None:
+    """Take note of the certificates that the devices have: revoking one means all that it ever had."""
+    for name, account in (*fleet.description.devices.items(), *fleet.description.revoked.items()):
+        certificate = fleet.device_of(name, account).certificate
+        if certificate.exists():
+            serial = f"{load_certificate(certificate).serial_number:x}"
+            if serial not in account.serials:
+                account.serials.append(serial)
+
+
+def _write_revocations(fleet: Fleet, authority: _Lazy) -> None:
+    """The list of revoked certificates, if it is not what it should be."""
+    if fleet.description.passwords:
+        return
+    wanted = {int(serial, 16) for account in fleet.description.revoked.values() for serial in account.serials}
+    before = read(fleet.revocations) if fleet.revocations.exists() else None
+    if before is None or {entry.serial_number for entry in x509.load_pem_x509_crl(before)} != wanted:
+        write(fleet.revocations, authority.get().revocation_list(sorted(wanted), before))

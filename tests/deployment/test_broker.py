@@ -1,0 +1,120 @@
+"""The broker's files: what Mosquitto makes of them, and that they are the template's, filled in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from coordinator import tls
+from coordinator.service import client
+from deployment.broker import configuration, template
+from deployment.fleet import Description
+from tinyreptile.messages import MESSAGE_BYTES
+
+from ..environment import ROOT
+from .fleets import FleetBroker
+
+KITCHEN = Description(hosts=["broker.example"], port=8884, broker_user="mosquitto", broker_folder="/srv/fleet")
+
+
+def settings(text: str) -> dict[str, str]:
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return {key: value for key, _, value in (line.partition(" ") for line in lines)}
+
+
+@pytest.mark.parametrize(
+    ("ways", "present"),
+    [
+        ({}, {"require_certificate", "use_identity_as_username", "crlfile", "acl_file"}),
+        ({"passwords": True}, {"password_file", "acl_file"}),
+        ({"plugin": "/p.so"}, {"require_certificate", "use_identity_as_username", "crlfile", "plugin",
+                               "plugin_opt_config_file"}),
+        ({"plugin": "/p.so", "passwords": True}, {"plugin", "plugin_opt_config_file"}),
+    ],
+)  # fmt: skip
+def test_a_configuration_holds_the_way_that_was_chosen_and_no_other(ways: dict[str, object], present: set[str]) -> None:
+    whole = settings(template())
+    alternatives = {"require_certificate", "use_identity_as_username", "crlfile", "password_file", "acl_file", "plugin",
+                    "plugin_opt_config_file"}  # fmt: skip
+    made = settings(configuration(KITCHEN.model_copy(update=ways)))
+    assert made.keys() == (whole.keys() - alternatives) | present
+    assert made["allow_anonymous"] == "false"
+    assert made["listener"] == "8884"
+    assert made["tls_version"] == "tlsv1.2"
+    paths = {key: value for key, value in made.items() if value.startswith("/") and key != "plugin"}
+    assert len(paths) > 3
+    assert all(value.startswith("/srv/fleet/") for value in paths.values())
+
+
+def test_development_and_production_share_what_a_fleet_needs() -> None:
+    development = settings((ROOT / "broker_config" / "mosquitto.conf").read_text())
+    production = settings(template())
+    for key in ("max_inflight_messages", "max_queued_messages", "max_packet_size", "set_tcp_nodelay", "max_keepalive"):
+        assert production[key] == development[key]
+    assert int(production["max_packet_size"]) > 2 * MESSAGE_BYTES
+
+
+@pytest.mark.parametrize(("version", "accepted"), [("TLSv1_1", False), ("TLSv1_2", True), ("TLSv1_3", True)])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+def test_the_broker_speaks_tls_of_today_only(
+    provisioned: Callable[..., FleetBroker], version: str, accepted: bool
+) -> None:
+    broker = provisioned()
+    made = tls.context(broker.device("kitchen-1"))
+    assert made is not None
+    made.set_ciphers("DEFAULT:@SECLEVEL=0")
+    made.minimum_version = made.maximum_version = ssl.TLSVersion[version]
+    with (
+        contextlib.nullcontext() if accepted else pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
+        socket.create_connection(("localhost", broker.port), 5) as plain,
+        made.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        assert secure.version() == version.replace("_", ".")
+
+
+def test_our_clients_speak_tls_of_today_only(tmp_path: Path) -> None:
+    made = tls.context(FleetBroker(tmp_path / "fleet").device("kitchen-1"))
+    assert made is not None
+    assert made.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert made.verify_mode == ssl.CERT_REQUIRED
+    assert made.check_hostname
+
+
+async def test_a_packet_longer_than_any_of_the_protocol_ends_the_connection(
+    provisioned: Callable[..., FleetBroker],
+) -> None:
+    broker = await asyncio.to_thread(provisioned)
+    topic = "tinyreptile/kitchen/device/kitchen-1/update/0"
+    with contextlib.suppress(aiomqtt.MqttError):  # at its end there is nobody to say good-bye to
+        async with client(broker.device("kitchen-1"), timeout=2) as session:
+            await session.publish(topic, b"x" * MESSAGE_BYTES, qos=1)
+            with pytest.raises(aiomqtt.MqttError):
+                await session.publish(topic, b"x" * 70_000, qos=1)
+    assert "oversize" in broker.log.read_text()
+    async with client(broker.device("kitchen-2")) as session:
+        await session.publish("tinyreptile/kitchen/device/kitchen-2/status", b"", qos=1)
+
+
+async def test_a_device_can_not_pass_itself_off_as_the_broker(tmp_path: Path) -> None:
+    """With its own certificate it serves TLS under the broker's name; clients see whose it is."""
+    fleet = FleetBroker(tmp_path / "fleet")
+    device = fleet.device("kitchen-1")
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(str(device.tls_cert), str(device.tls_key))
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", fleet.port, ssl=serving)
+    async with server:
+        text = await asyncio.to_thread(tls.obstacle, fleet.role("observer"))
+    assert text is not None
+    assert re.search("its certificate is not accepted: (unsuitable certificate purpose|Hostname mismatch)", text)

@@ -1,0 +1,81 @@
+"""The plugin of a running broker is brought to what the fleet's folder says, whatever it knew before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coordinator.config import load_config
+from coordinator.service import client
+from deployment import dynamic_security
+from deployment.dynamic_security import _Plugin
+from deployment.errors import DeploymentError
+from tinyreptile import messages
+
+from ..commands import tinyreptile
+from ..environment import Mosquitto, free_port
+from ..fleet import listening
+from .fleets import FleetBroker, need_plugin
+
+MODE = "passwords and plugin"
+
+
+def test_accounts_wait_until_the_broker_runs(tmp_path: Path) -> None:
+    made = ["provision", "fleet", "a", "--dynamic-security", "--plugin", need_plugin(), "--passwords"]
+    done = tinyreptile(*made, "--host", "localhost", "--port", free_port(), "--run", "kitchen", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "The broker does not know of this yet: no broker answers at localhost" in done.stderr
+    assert "When it runs, the same command tells it." in done.stderr
+    revoked = tinyreptile("revoke", "fleet", "a", cwd=tmp_path)  # it must not look as if that had happened
+    assert "error: no broker answers at localhost" in revoked.stderr
+    assert revoked.returncode == 1
+    broker = FleetBroker(tmp_path / "fleet")
+    Mosquitto.start(broker)  # without a word to its plugin
+    try:
+        again = tinyreptile("provision", "fleet", "b", cwd=tmp_path)
+        assert "The broker knows of it." in again.stdout
+
+        async def joins() -> None:
+            async with client(broker.device("b"), timeout=3):
+                pass
+
+        asyncio.run(joins())
+    finally:
+        broker.stop()
+
+
+async def test_rights_that_someone_changed_are_put_right(provisioned: Callable[..., FleetBroker]) -> None:
+    broker = await asyncio.to_thread(provisioned, MODE)
+    stolen = "tinyreptile/kitchen/init"
+    async with client(load_config(broker.folder / "authority" / "administrator.toml").broker) as session:
+        plugin = _Plugin(session)
+        await session.subscribe("$CONTROL/dynamic-security/v1/response")
+        right = {"acltype": "publishClientSend", "topic": stolen, "allow": True, "priority": 1}
+        await plugin.tell([{"command": "addRoleACL", "rolename": "kitchen-1"} | right])
+        with pytest.raises(DeploymentError, match="the dynamic-security plugin refused deleteRole: Role not found"):
+            await plugin.tell([{"command": "deleteRole", "rolename": "nobody"}])
+    async with listening(broker.role("observer"), stolen) as seen:
+
+        async def try_it(text: str) -> None:
+            async with client(broker.device("kitchen-1")) as session:
+                await session.publish(stolen, text, qos=1)
+            async with client(broker.role("coordinator")) as session:
+                await session.publish(stolen, b"end", qos=1)
+
+        await try_it("stolen")
+        await dynamic_security.apply(broker.fleet)
+        await try_it("stolen again")
+        async with asyncio.timeout(5):
+            while sum(message.payload == b"end" for message in seen) < 2:
+                await asyncio.sleep(0.01)
+    assert [message.payload for message in seen] == [b"stolen", b"end", b"end"]
+
+
+async def test_telling_a_broker_what_it_knows_disconnects_nobody(provisioned: Callable[..., FleetBroker]) -> None:
+    broker = await asyncio.to_thread(provisioned, MODE)
+    async with client(broker.device("kitchen-1")) as session:
+        await dynamic_security.apply(broker.fleet)
+        await session.publish(messages.RunTopics("kitchen").device("kitchen-1").status, b"", qos=1)
