@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-out = Console()
-err = Console(stderr=True)
+WIDTH = 160  # where there is no terminal: a table's rows are lines for grep and awk
+
+
+def _console(stream: TextIO) -> Console:
+    wide = not stream.isatty() and "COLUMNS" not in os.environ
+    return Console(stderr=stream is sys.stderr, width=WIDTH if wide else None)
+
+
+out = _console(sys.stdout)
+err = _console(sys.stderr)
 
 LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
 

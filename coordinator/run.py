@@ -75,6 +75,7 @@ class Run:
         self._published_at = -1e9
         self._on_the_wire: Checkpoint | None = None
         self.evaluations = Evaluations(self)
+        self._gone_back = False  # to a version that is not on the wire yet
         self.draining = False  # no more work is handed out until the service ends
         self.to_roll_back: int | None = None  # a version that is to be gone back to, once the journal is written
         self._restore()
@@ -280,6 +281,7 @@ class Run:
         self.to_roll_back = None
         self.weights = state.weights
         self.version += 1
+        self._gone_back = True
         self._record(self.checkpoint(), None)
         self._note("rollback", f"to version {version}")
 
@@ -433,13 +435,18 @@ class Run:
 
     def publish_at(self) -> float | None:
         """When the current version may go on the wire; None if it is there already."""
-        if not self.lagging:
+        if not self.lagging or self._held():
             return None
         now = self._clock()
         at = self.publication.free_at(now)
         if self.config.learning.mode == "asynchronous" and self.rounds_left != 0 and not self._lags():
             at = max(at, self._published_at + self.config.learning.publish_interval)
         return at
+
+    def _held(self) -> bool:
+        """Whether what is on the wire is to stay: a paused run puts nothing there but a version gone back to."""
+        there = self.publication.version >= 0
+        return self.config.run.paused and there and self.rounds_left != 0 and not self._gone_back
 
     def _lags(self) -> bool:
         """Whether what is on the wire is so old that nothing should be learned from it."""
@@ -453,6 +460,7 @@ class Run:
         """``state``, encoded as ``data``, is on the wire; returns its manifest."""
         self._published_at = self._clock()
         self._on_the_wire = state
+        self._gone_back = False
         manifest = self.publication.finish(state.version, data, self.model, self.config.learning.encoding)
         return manifest | {"beta": self.config.evaluation.beta or self.config.learning.beta}
 

@@ -137,6 +137,21 @@ def test_a_paused_run_takes_what_is_out_and_hands_out_nothing(start: StartRun) -
     assert len(again.requests("d0")) == 1
 
 
+def test_a_paused_run_publishes_nothing_newer_but_what_is_gone_back_to(start: StartRun) -> None:
+    driver = start(devices=1)
+    train(driver, 3)
+    driver.advance()
+    driver.run.change({"run.paused": True})
+    driver.answer("d0", seed=9)
+    driver.advance()
+    assert (driver.run.version, driver.run.publication.version) == (4, 3)
+    driver.commit()
+    driver.run.roll_back(2)
+    driver.advance()
+    assert driver.run.publication.version == driver.run.version == 5
+    assert driver.published[5] == driver.published[2]
+
+
 # Going back
 
 
