@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.markup import escape
 
 from coordinator.errors import CoordinatorError
 from tinyreptile import __version__
@@ -25,7 +24,7 @@ from . import (
     status,
     swarm,
 )
-from .console import err
+from .console import tell_error
 
 app = typer.Typer(
     name="tinyreptile",
@@ -74,5 +73,5 @@ def run() -> None:
         *(CoordinatorError, TaskError, DataError, AlgorithmError, StudyError),
         *(BoardError, ConfigError, MessageError),
     ) as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        tell_error(error)
         sys.exit(1)

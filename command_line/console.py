@@ -1,4 +1,4 @@
-"""What the commands share on the terminal: the two consoles, and a run's progress."""
+"""What the commands share on the terminal: the two consoles, logs, mistakes, and the progress of runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from coordinator.logs import JsonFormatter, RunFilter, TextFormatter
+
+_log = logging.getLogger(__name__)
 
 WIDTH = 160  # where there is no terminal: a table's rows are lines for grep and awk
 
@@ -27,14 +32,26 @@ err = _console(sys.stderr)
 LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
 
 
-def configure_logging(verbose: bool) -> None:
-    """Warnings to standard error, with ``verbose`` everything of ours."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
-    )
+def configure_logging(verbose: bool, *, as_json: bool = False, runs: int = 1) -> None:
+    """Warnings to standard error, with ``verbose`` everything of ours.
+
+    They are text, after the run's name where there are several ``runs``, or JSON objects, one a line.
+    """
+    handler = logging.StreamHandler() if as_json else RichHandler(console=err, show_path=False)
+    handler.addFilter(RunFilter())
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter() if runs > 1 else logging.Formatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if verbose:
         for name in ("coordinator", "simulator", "command_line"):
             logging.getLogger(name).setLevel(logging.INFO)
+
+
+def tell_error(error: Exception) -> None:
+    """A mistake of the user on standard error, where the logs go: a sentence, or a JSON object if they are such."""
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers):
+        _log.error("%s", error)
+    else:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
 
 
 def loss_text(evaluation: dict[str, Any]) -> str:
@@ -49,9 +66,12 @@ def loss_text(evaluation: dict[str, Any]) -> str:
 
 
 class RunProgress:
-    """A run's progress as a bar on a terminal, or as a line every few seconds elsewhere; a context manager."""
+    """The progress of runs, a bar for each on a terminal, or a line every few seconds elsewhere; a context manager.
 
-    def __init__(self, rounds: int) -> None:
+    ``rounds`` are those of each run, by its name; 0: it never ends.
+    """
+
+    def __init__(self, rounds: dict[str, int]) -> None:
         self._rounds = rounds
         self._bar = Progress(
             SpinnerColumn(),
@@ -62,8 +82,12 @@ class RunProgress:
             console=out,
             transient=True,
         )
-        self._task = self._bar.add_task("waiting for devices", total=rounds or None)
-        self._printed = 0.0
+        self._names = {run: f"{run}: " if len(rounds) > 1 else "" for run in rounds}
+        self._tasks = {
+            run: self._bar.add_task(f"{self._names[run]}waiting for devices", total=count or None)
+            for run, count in rounds.items()
+        }
+        self._printed = dict.fromkeys(rounds, 0.0)
 
     def __enter__(self) -> Self:
         if out.is_terminal:
@@ -88,8 +112,10 @@ class RunProgress:
         if status["unfit"]:
             text += f", {status['unfit']} unfit for the model (tinyreptile status says why)"
         text += note
-        self._bar.update(self._task, completed=status["updates"], description=text)
-        if not out.is_terminal and time.monotonic() - self._printed > LINE_SECONDS:
-            self._printed = time.monotonic()
-            of = f"/{self._rounds}" if self._rounds else ""
-            out.print(f"{status['updates']}{of} updates: {text}", soft_wrap=True, highlight=False)
+        run = status["run"]
+        name = self._names[run]
+        self._bar.update(self._tasks[run], completed=status["updates"], description=name + text)
+        if not out.is_terminal and time.monotonic() - self._printed[run] > LINE_SECONDS:
+            self._printed[run] = time.monotonic()
+            of = f"/{self._rounds[run]}" if self._rounds[run] else ""
+            out.print(f"{name}{status['updates']}{of} updates: {text}", soft_wrap=True, highlight=False)

@@ -89,7 +89,7 @@ def command(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        with RunProgress(wanted) as progress:
+        with RunProgress({settings["run"]["name"]: wanted}) as progress:
             result = await run_demo(
                 make_config,
                 task_name=task,

@@ -97,15 +97,26 @@ class Connection:
         return load_config(self.config, {table: values for table, values in overrides.items() if values}, defaults)
 
 
-def split_address(text: str) -> tuple[str, int | None]:
-    """(host, port or None) of ``HOST``, ``HOST:PORT``, ``[IPV6]`` or ``[IPV6]:PORT``; raises `ConfigError`."""
+def metrics_address(text: str) -> tuple[str, int]:
+    """(host, port) of ``PORT``, which is one of 127.0.0.1, or ``HOST:PORT``; raises `ConfigError`."""
+    host, port = split_address(f"127.0.0.1:{text}" if text.isdecimal() else text, "--metrics", "PORT")
+    if port is None:
+        raise ConfigError(f"--metrics: {text!r} names no port; write PORT or HOST:PORT")
+    return host, port
+
+
+def split_address(text: str, option: str = "--broker", short: str = "HOST") -> tuple[str, int | None]:
+    """(host, port or None) of ``HOST``, ``HOST:PORT``, ``[IPV6]`` or ``[IPV6]:PORT``; raises `ConfigError`.
+
+    ``option`` is whose value it is, ``short`` how else than as HOST:PORT that may be written.
+    """
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         colon, port = rest[:1], rest[1:]
     else:
         host, colon, port = text.partition(":")
     if not host or (colon and not (port.isdigit() and 1 <= int(port) <= 65535)):
-        raise ConfigError(f"--broker: {text!r} is not HOST or HOST:PORT, with a port from 1 to 65535")
+        raise ConfigError(f"{option}: {text!r} is not {short} or HOST:PORT, with a port from 1 to 65535")
     return host, int(port) if colon else None
 
 
@@ -122,16 +133,20 @@ _CONNECTION: dict[str, Any] = {
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with the options of a `Connection` in the place of its parameter ``connection``."""
+    """``command`` with the options of a `Connection` in the place of its parameter ``connection``.
+
+    One that it declares itself, as a list say, is its own affair.
+    """
     signature = inspect.signature(command, eval_str=True)
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
         for name, kind in _CONNECTION.items()
+        if name not in signature.parameters
     ]
     parameters = [*(p for name, p in signature.parameters.items() if name != "connection"), *options]
 
     def with_options(**given: Any) -> None:
-        command(connection=Connection(**{name: given.pop(name) for name in _CONNECTION}), **given)
+        command(connection=Connection(**{option.name: given.pop(option.name) for option in options}), **given)
 
     with_options.__doc__, with_options.__name__ = command.__doc__, command.__name__
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -96,7 +96,7 @@ async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
         loop.add_signal_handler(number, stop.set)
     last: dict[str, Any] = {}
     finished_before = False
-    with RunProgress(0) as progress:
+    with RunProgress({spec.run: 0}) as progress:
 
         def show(status: dict[str, Any], retained: bool) -> None:
             first = not last
@@ -119,7 +119,7 @@ async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
                     break
                 note = f"; here {counts.online} online, {counts.accepted} accepted"
                 if "devices" in last:
-                    progress.show(last, note)
+                    progress.show(last | {"run": spec.run}, note)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.5):
                         await stop.wait()

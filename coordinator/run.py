@@ -25,6 +25,7 @@ from .entries import Accepted, Checkpoint, Closed, Entry, Event, Forgotten, Issu
 from .errors import CoordinatorError
 from .evaluation import Evaluations
 from .guards import STRIKES, WINDOW, Guards, norm_of
+from .histogram import Histogram
 from .initialization import Publication, encode, random_weights
 from .registry import Device, Registry
 from .replay import State, replay
@@ -38,6 +39,9 @@ CHECKPOINT_EVERY = 500  # updates
 MAX_LAG = 4  # times in_flight versions may be missing on the wire before work waits for the newest
 REMEMBERED = 10_000  # outcomes of closed work kept in memory, to answer what is sent again
 _PENDING = "pending"
+# Bounds of the histograms.
+VERSIONS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 Send = Callable[[str, dict[str, Any]], None]
 Record = Callable[[Entry, Callable[[], None] | None], None]
@@ -61,6 +65,8 @@ class Run:
         self.topics = reports.CoordinatorTopics(config.run.name)
         self.registry = Registry()
         self.refusals: Counter[str] = Counter()
+        self.events: Counter[str] = Counter()  # what was done to the run, by kind, since this start
+        self.staleness, self.round_trip = Histogram(VERSIONS), Histogram(SECONDS)  # of all updates since this start
         self.losses: deque[float] = deque(maxlen=200)  # mean training loss of the latest updates
         self.round_trips: deque[float] = deque(maxlen=2000)  # seconds from request to accepted update
         self.taus: deque[int] = deque(maxlen=200)
@@ -295,6 +301,7 @@ class Run:
 
     def _note(self, kind: str, text: str) -> None:
         _log.warning("%s: %s", kind, text)
+        self.events[kind] += 1
         self._record(Event(time.time(), self.updates, self.version, kind, text), None)
 
     def drifted(self, text: str, best: int) -> None:
@@ -411,7 +418,10 @@ class Run:
         self.version += moves
         self.losses.append(row.loss)
         self.taus.append(tau)
-        self.round_trips.append(self._clock() - work.issued)
+        self.staleness.add(tau)
+        seconds = self._clock() - work.issued
+        self.round_trips.append(seconds)
+        self.round_trip.add(seconds)
         self.book.close(work)
         self.publication.unpin(work.id)
         self._remember(work, True, _PENDING)
@@ -419,7 +429,7 @@ class Run:
         device.accepted += 1
         device.failures = 0
         device.strikes = max(0, device.strikes - 1)
-        device.round_trip = self._clock() - work.issued
+        device.round_trip = seconds
         self._keep(device)
 
         def durable() -> None:

@@ -26,9 +26,11 @@ from .config import BrokerConfig, Config
 from .control import Control
 from .errors import BrokerError, CoordinatorError
 from .guards import RateLimit
+from .histogram import Histogram
 from .journal import Journal
 from .run import Run
 from .store import Store
+from .traffic import Flow, counting_queue, kind_of
 from .work import Refusal
 
 _log = logging.getLogger(__name__)
@@ -114,6 +116,9 @@ class Coordinator:
         )
         self._limits = RateLimit(lambda: self.run_state.config.guards, time.monotonic)
         self.dropped: Counter[str] = Counter()  # messages that came or were to go and had no place, by why
+        self.received, self.sent = Flow(), Flow()
+        self.reconnections = 0
+        self._connected: aiomqtt.Client | None = None
         self._boot = secrets.token_hex(4)
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -125,6 +130,41 @@ class Coordinator:
         """End `run` soon: nothing new is handed out, all that was taken is kept."""
         self._stopping.set()
         self._wake.set()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session with the broker."""
+        return self._connected is not None
+
+    @property
+    def store_problem(self) -> str:
+        """Why nothing can be written just now; empty if it can."""
+        return self._journal.problem
+
+    @property
+    def obstacle(self) -> str:
+        """What stands in the way of work, in a sentence; empty if nothing does."""
+        if not self.connected:
+            return f"there is no connection to the broker at {self.config.broker.host}:{self.config.broker.port}"
+        if self.store_problem:
+            return self.store_problem
+        return "" if self.run_state.publication.version >= 0 else "no version is on the wire yet"
+
+    @property
+    def queues(self) -> dict[str, tuple[int, int | None]]:
+        """(messages or entries that wait, how many may) of each queue; None where other bounds see to that."""
+        incoming = len(self._connected.messages) if self._connected else 0
+        return {
+            "incoming": (incoming, INCOMING),
+            "outgoing": (self._outbox.qsize(), OUTGOING),
+            "requests": (self._requests.qsize(), REQUESTS),
+            "journal": (self._journal.waiting, None),
+        }
+
+    @property
+    def commits(self) -> tuple[Histogram, Histogram]:
+        """Of the store's transactions: seconds, entries."""
+        return self._journal.seconds, self._journal.entries
 
     def drain(self) -> None:
         """End `run` once the work that is out has been answered, or its time is up."""
@@ -170,9 +210,11 @@ class Coordinator:
                     ),
                     max_inflight_messages=200,
                     max_queued_incoming_messages=INCOMING,
+                    queue_type=counting_queue(lambda: self._drop("incoming")),
                 ) as session:
                     if not connected_once:
                         await self._check_alone(session)
+                    self.reconnections += connected_once
                     connected_once, backoff = True, 0.5
                     await self._session(session)
             except aiomqtt.MqttError as error:
@@ -213,6 +255,7 @@ class Coordinator:
         run = self.run_state
         self._outbox = asyncio.Queue()
         run.disconnected()
+        self._connected = session
         try:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(self._send_forever(session), name=f"sender{i}") for i in range(SENDERS)]
@@ -232,6 +275,8 @@ class Coordinator:
                 await self._report(session, "finished" if run.finished else "stopped")
         except* (aiomqtt.MqttError, TimeoutError) as group:
             raise aiomqtt.MqttError(str(_first(group))) from None
+        finally:
+            self._connected = None
 
     async def _dispatch(self, session: aiomqtt.Client) -> None:
         """Publish versions, hand out work and mind the deadlines until the run is done."""
@@ -263,8 +308,20 @@ class Coordinator:
         await self._journal.flush()
         slot, chunks = run.publication.begin(state.version, data)
         for index, chunk in enumerate(chunks):
-            await _put(session, self._topics.chunk(slot, index), chunk, retain=True)
-        await _put(session, self._topics.init, run.published(state, data), retain=True)
+            await self._put(session, self._topics.chunk(slot, index), chunk, retain=True)
+        await self._put(session, self._topics.init, run.published(state, data), retain=True)
+
+    async def _put(
+        self, session: aiomqtt.Client, topic: str, message: dict[str, Any] | None, *, retain: bool = False
+    ) -> None:
+        """Publish at QoS 1 and wait for the broker; no ``message`` is an empty one.
+
+        Without a limit of its own: keep-alive finds a dead broker, and aiomqtt's limit costs a task for every message
+        and, under Python 3.11, may swallow a cancellation.
+        """
+        payload = b"" if message is None else pack(message)
+        await session.publish(topic, payload, qos=1, retain=retain, timeout=math.inf)
+        self.sent.add(kind_of(self._topics, topic), len(payload))
 
     # Messages
 
@@ -273,7 +330,10 @@ class Coordinator:
         if self._outbox.qsize() < OUTGOING:
             self._outbox.put_nowait((topic, message))
         else:
-            self.dropped["outgoing"] += 1
+            self._drop("outgoing")
+
+    def _drop(self, why: str) -> None:
+        self.dropped[why] += 1
 
     def _record(self, entry: Any, durable: Callable[[], None] | None) -> None:
         if durable is None:
@@ -291,12 +351,14 @@ class Coordinator:
         while True:
             topic, message = await outbox.get()
             try:
-                await _put(session, topic, message, retain=message is None)
+                await self._put(session, topic, message, retain=message is None)
             finally:
                 outbox.task_done()
 
     async def _receive_forever(self, session: aiomqtt.Client) -> None:
         async for message in session.messages:
+            size = len(message.payload) if isinstance(message.payload, bytes) else 0
+            self.received.add(kind_of(self._topics, message.topic.value), size)
             if message.topic.value == self._topics.coordinator:
                 continue  # left over from `_check_alone`
             self._take(message.topic.value, message.payload)
@@ -310,7 +372,7 @@ class Coordinator:
             if kind == "control":
                 self._take_request(messages.check(reports.REQUEST, unpack(payload)))
             elif not self._limits.admits(device_id):
-                self.dropped["flood"] += 1
+                self._drop("flood")
                 return
             elif kind == "status":
                 if payload:
@@ -334,7 +396,7 @@ class Coordinator:
         try:
             self._requests.put_nowait(request)
         except asyncio.QueueFull:
-            self.dropped["requests"] += 1
+            self._drop("requests")
 
     async def _answer_forever(self) -> None:
         while True:
@@ -354,7 +416,7 @@ class Coordinator:
         status = self._status_message(state)
         if self._on_status:
             self._on_status(status)
-        await _put(session, self._topics.coordinator, status, retain=True)
+        await self._put(session, self._topics.coordinator, status, retain=True)
 
     def _status_message(self, state: str) -> dict[str, Any]:
         now = time.monotonic()
@@ -370,15 +432,6 @@ class Coordinator:
 
     def _status(self) -> dict[str, Any]:
         return self._status_message("finished" if self.run_state.finished else "stopped")
-
-
-async def _put(session: aiomqtt.Client, topic: str, message: dict[str, Any] | None, *, retain: bool = False) -> None:
-    """Publish at QoS 1 and wait for the broker; no ``message`` is an empty one.
-
-    Without a limit of its own: keep-alive finds a dead broker, and aiomqtt's limit costs a task for every message and,
-    under Python 3.11, may swallow a cancellation.
-    """
-    await session.publish(topic, b"" if message is None else pack(message), qos=1, retain=retain, timeout=math.inf)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,0 +1,57 @@
+"""What passes between a coordinator and its broker, counted by kind; and the bounded queue that it comes in by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from tinyreptile.reports import CoordinatorTopics
+
+RECEIVED = ("status", "update", "control", "coordinator")  # the last: other coordinators of the run, at the start
+SENT = ("init", "chunk", "work", "ack", "answer", "coordinator", "status")  # the last: of devices that are forgotten
+
+
+def kind_of(topics: CoordinatorTopics, topic: str) -> str:
+    """What is said on ``topic`` of a run: one of `RECEIVED` or `SENT`, or "other"."""
+    levels = topic[len(topics.root) + 1 :].split("/", 3)
+    if levels[0] == "device":
+        kind = levels[2] if len(levels) > 2 else ""
+    else:
+        kind = levels[0] if len(levels) == 1 else {"init": "chunk", "control": "answer"}.get(levels[0], "")
+    return kind if kind in _KINDS else "other"
+
+
+_KINDS = frozenset(RECEIVED + SENT)
+
+
+class Flow:
+    """Messages in one direction.
+
+    Attributes:
+        messages: how many, by kind; bytes: of their bodies, by kind.
+    """
+
+    def __init__(self) -> None:
+        self.messages: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def add(self, kind: str, size: int) -> None:
+        """Count a message with a body of ``size`` bytes."""
+        self.messages[kind] += 1
+        self.bytes[kind] += size
+
+
+def counting_queue(dropped: Callable[[], None]) -> type[asyncio.Queue[Any]]:
+    """A kind of queue that calls ``dropped`` for what it has no place for."""
+
+    class CountingQueue(asyncio.Queue[Any]):
+        def put_nowait(self, item: Any) -> None:
+            try:
+                super().put_nowait(item)
+            except asyncio.QueueFull:
+                dropped()
+                raise
+
+    return CountingQueue

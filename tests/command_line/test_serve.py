@@ -1,0 +1,177 @@
+"""`tinyreptile serve` as an operator runs it: several runs, metrics, logs for a collector, a service manager."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..commands import COMMAND, Popen, tinyreptile, wait_until
+from ..environment import Mosquitto, free_port, hear_ctrl_c
+
+Start = Callable[..., Popen]
+
+
+def write_run(folder: Path, broker: Mosquitto, name: str, rounds: int = 0, **run: object) -> Path:
+    """A configuration file for the run ``name``."""
+    settings = {"name": name, "rounds": rounds, **run}
+    lines = ["[run]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
+    lines += ["[broker]", f"port = {broker.port}", "[learning]", "steps = 4", "[evaluation]", "every = 0"]
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def get(port: int, path: str) -> str:
+    """What the service answers; empty if it does not, or not well."""
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
+    return ""
+
+
+def begin(folder: Path, *arguments: object, **environment: str) -> Popen:
+    """The command in the background, its standard output and error apart."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
+    )
+
+
+# Mistakes
+
+
+def test_a_metrics_address_that_is_none_or_taken_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        complaints = {
+            "0": "--metrics: '127.0.0.1:0' is not PORT or HOST:PORT, with a port from 1 to 65535",
+            "x": "--metrics: 'x' names no port; write PORT or HOST:PORT",
+            "": "--metrics: '' is not PORT or HOST:PORT, with a port from 1 to 65535",
+            "a:b": "--metrics: 'a:b' is not PORT or HOST:PORT, with a port from 1 to 65535",
+            taken: f"metrics can't be served at 127.0.0.1:{taken} (",
+        }
+        for value, complaint in complaints.items():
+            done = tinyreptile("serve", "--broker", "127.0.0.1:1", "--metrics", value, cwd=tmp_path)
+            assert done.stderr.startswith(f"error: {complaint}"), value
+            assert (done.returncode, list(tmp_path.iterdir())) == (1, []), "nothing was begun"
+
+
+def test_configurations_that_do_not_go_together_are_told(broker: Mosquitto, tmp_path: Path) -> None:
+    one = write_run(tmp_path, broker, "one", store="same.sqlite")
+    two = write_run(tmp_path, broker, "two", store="same.sqlite")
+    complaints = {
+        (one, one): "two of the configurations are of run one; a service has each run once",
+        (one, two): "runs one and two have the same store, same.sqlite; each needs one of its own",
+        (one, two, "--run", "three"): "--run and --store are of one run; of several, each file says its own",
+    }
+    for (first, second, *more), complaint in complaints.items():
+        done = tinyreptile("serve", "--config", first, "--config", second, *more, cwd=tmp_path)
+        assert done.stderr.strip() == f"error: {complaint}"
+        assert done.returncode == 1
+    assert not (tmp_path / "same.sqlite").exists()
+
+
+def test_a_mistake_is_a_record_where_logs_are_records(tmp_path: Path) -> None:
+    done = tinyreptile("serve", "--log-format", "json", "--config", "none.toml", cwd=tmp_path)
+    record = json.loads(done.stderr)
+    assert record["level"] == "error"
+    assert "none.toml: No such file or directory" in record["message"]
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+# Several runs
+
+
+@pytest.mark.timeout(240)
+def test_several_runs_are_served_watched_and_stopped_together(broker: Mosquitto, tmp_path: Path, start: Start) -> None:
+    for name in ("kitchen", "hall"):
+        write_run(tmp_path, broker, name)
+    port = free_port()
+    files = ["--config", "kitchen.toml", "--config", "hall.toml"]
+    service = begin(tmp_path, "serve", *files, "--metrics", port)
+    wait_until(lambda: get(port, "/readyz") == "ready\n")
+    assert get(port, "/healthz") == "alive\n"
+    start("swarm", "-n", 4, "--evaluators", 0, "--config", "kitchen.toml")
+
+    def updates(name: str) -> float:
+        lines = get(port, "/metrics").splitlines()
+        return next((float(v) for n, _, v in (line.partition(" ") for line in lines) if n == name), 0.0)
+
+    wait_until(lambda: updates('tinyreptile_updates_total{run="kitchen"}') > 20)
+    assert updates('tinyreptile_updates_total{run="hall"}') == 0
+    service.send_signal(signal.SIGINT)
+    text, errors = service.communicate(timeout=60)
+    assert (service.returncode, errors) == (0, "")
+    for name in ("kitchen", "hall"):
+        assert f"Run {name} at version 0, store {name}.sqlite" in text
+        assert f"Run {name}: stopped" in text
+    assert "hall: 0 updates: waiting for devices" in text
+    assert text.count("the same command goes on from there") == 2
+
+
+@pytest.mark.timeout(240)
+def test_one_that_fails_is_told_while_the_other_goes_to_its_end(
+    broker: Mosquitto, tmp_path: Path, start: Start
+) -> None:
+    write_run(tmp_path, broker, "good", rounds=30)
+    write_run(tmp_path, broker, "bad", store="good.toml")
+    service = begin(tmp_path, "serve", "--config", "bad.toml", "--config", "good.toml")
+    start("swarm", "-n", 4, "--evaluators", 0, "--config", "good.toml")
+    text, errors = service.communicate(timeout=100)
+    assert service.returncode == 1
+    assert errors == "error: run bad: the store good.toml is damaged or no store at all: file is not a database\n"
+    assert "Run good: finished" in text
+
+
+# Logs, and the service manager
+
+
+@pytest.mark.timeout(240)
+def test_a_service_for_machines_writes_records_only_and_tells_its_manager(
+    start_broker: Callable[..., Mosquitto], tmp_path: Path
+) -> None:
+    broker = start_broker()
+    write_run(tmp_path, broker, "kitchen")
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(60)
+    service = begin(
+        tmp_path,
+        *("serve", "--config", "kitchen.toml", "--log-format", "json"),
+        NOTIFY_SOCKET=str(tmp_path / "notify"),
+        WATCHDOG_USEC="1000000",
+    )
+    heard = ""
+    while "READY=1" not in heard or heard.count("WATCHDOG=1") < 4:
+        heard += manager.recv(4096).decode() + "\n"
+    assert "STATUS=kitchen at version 0, 0 updates" in heard
+    broker.stop()
+    while "STATUS=run kitchen: there is no connection to the broker" not in heard:
+        heard += manager.recv(4096).decode() + "\n"
+    service.terminate()
+    text, errors = service.communicate(timeout=60)
+    while "STOPPING=1" not in heard:
+        heard += manager.recv(4096).decode() + "\n"
+    manager.close()
+    assert (service.returncode, text) == (0, "")
+    records: list[dict[str, Any]] = [json.loads(line) for line in errors.splitlines()]
+    assert all(datetime.fromisoformat(record["time"]).tzinfo for record in records)
+    assert {record["run"] for record in records} == {"kitchen"}
+    assert records[0]["message"].startswith("begun at version 0, store kitchen.sqlite, broker 127.0.0.1:")
+    assert records[-1]["message"] == "stopped at version 0 after 0 updates"
+    assert [record["level"] for record in records if "trying again" in record["message"]][:1] == ["warning"]

@@ -1,0 +1,59 @@
+"""What is said on a topic is known by its kind, and what finds no place is counted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coordinator.traffic import RECEIVED, SENT, Flow, counting_queue, kind_of
+from tinyreptile.reports import CoordinatorTopics
+
+TOPICS = CoordinatorTopics("kitchen")
+DEVICE = TOPICS.device("update")  # a device may be called so
+KINDS = {
+    TOPICS.coordinator: "coordinator",
+    TOPICS.control: "control",
+    TOPICS.answers("work"): "answer",
+    TOPICS.init: "init",
+    TOPICS.chunk(1, 12): "chunk",
+    DEVICE.status: "status",
+    DEVICE.work: "work",
+    DEVICE.ack: "ack",
+    DEVICE.update(0): "update",
+}
+
+
+@pytest.mark.parametrize("topic", KINDS)
+def test_a_topic_has_a_kind(topic: str) -> None:
+    assert kind_of(TOPICS, topic) == KINDS[topic]
+
+
+def test_every_kind_has_a_topic() -> None:
+    assert set(KINDS.values()) == {*RECEIVED, *SENT}
+
+
+@pytest.mark.parametrize("rest", ["", "x", "device", "device/a", "device/a/secret", "software/rp2"])
+def test_any_other_topic_is_other(rest: str) -> None:
+    assert kind_of(TOPICS, f"{TOPICS.root}/{rest}") == "other"
+    assert kind_of(TOPICS, rest) == "other"
+
+
+def test_messages_and_their_bytes_are_counted() -> None:
+    flow = Flow()
+    flow.add("work", 100)
+    flow.add("work", 20)
+    flow.add("ack", 7)
+    assert dict(flow.messages) == {"work": 2, "ack": 1}
+    assert dict(flow.bytes) == {"work": 120, "ack": 7}
+
+
+def test_a_full_queue_counts_what_it_has_no_place_for() -> None:
+    drops = []
+    queue = counting_queue(lambda: drops.append(1))(maxsize=2)
+    queue.put_nowait("a")
+    queue.put_nowait("b")
+    for _ in range(3):
+        with pytest.raises(asyncio.QueueFull):
+            queue.put_nowait("c")
+    assert (queue.qsize(), len(drops)) == (2, 3)
