@@ -114,7 +114,7 @@ class Run:
         now, today = self._clock(), time.time()
         closed = []
         for issued in self._store.open_work():
-            left = issued.deadline - today
+            left = min(issued.deadline - today, self.config.learning.deadline)  # today's clock may have gone back
             if issued.kind == messages.TRAIN and left > 0:
                 work = Work(issued.work, issued.device, issued.kind, issued.version, issued.bits, now, now + left)
                 work.kept = issued.kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -751,6 +752,19 @@ def test_what_is_known_of_devices_outlives_a_crash(start: StartRun) -> None:
 
 def test_open_work_of_an_earlier_start_expires(start: StartRun) -> None:
     start(devices=1)
+    again = start(devices=2)
+    assert again.requests("d1") == []
+    again.now += 61
+    again.advance()
+    assert len(again.requests("d1")) == 1
+
+
+def test_open_work_of_an_earlier_start_expires_even_if_the_wall_clock_has_gone_back(
+    start: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(devices=1)
+    yesterday = time.time() - 86_400
+    monkeypatch.setattr(time, "time", lambda: yesterday)
     again = start(devices=2)
     assert again.requests("d1") == []
     again.now += 61

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from contextlib import closing
+from typing import Any, ClassVar
 
 from .. import hostile
 from ..bench import RUN, Bench, Fleet
@@ -22,6 +23,7 @@ class HostileDevices(Scenario):
     name = "hostile"
     rounds = (4_000, 1_200)
     fleets = (Fleet(20, 2),)
+    settings: ClassVar[dict[str, dict[str, Any]]] = {"guards": {"strikes": 3}}  # else it takes a quarter of an hour
     faults = ((kill_coordinator, (3, 1)),)
 
     async def inject(self, bench: Bench) -> None:
