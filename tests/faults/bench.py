@@ -25,18 +25,20 @@ from .proxy import HOST, Proxy
 from .witness import Witness
 
 RUN = "faults"
+COMMAND_SECONDS = 120.0
 END_SECONDS = 60.0  # after a run's end, until all of its devices have ended, too
-_ACCEPTED = re.compile(r"accepted\s*│\s*(\d+)")
+_COUNTS = re.compile(r"(\w+)\s*│\s*(\d+)")
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Simulated devices in one process: ``think`` seconds a piece of training takes."""
+    """Simulated devices in one process: ``think`` seconds a piece of training takes; ``direct``: past the proxy."""
 
     devices: int = 16
     evaluators: int = 2
     think: float = 0.0
     drop_out: float = 0.0
+    direct: bool = False
 
 
 @dataclass
@@ -47,13 +49,17 @@ class Swarm:
     fleet: Fleet
     process: Process
 
+    def counts(self) -> dict[str, int]:
+        """What its devices count, as it says at its end; empty if it did not get there."""
+        text = self.process.log.read_text()
+        return {name: int(count) for name, count in _COUNTS.findall(text[text.rfind("Swarm of run") :])}
+
     def counted(self) -> int | None:
-        """Updates that its devices heard were accepted, as it says at its end; None if it did not get there."""
-        found = _ACCEPTED.findall(self.process.log.read_text())
-        return int(found[-1]) if found else None
+        """Updates that its devices heard were accepted; None if it ended without saying so."""
+        return self.counts().get("accepted")
 
 
-@dataclass
+@dataclass(eq=False)
 class Bench:
     """All parts of one scenario.
 
@@ -110,8 +116,9 @@ class Bench:
 
     def _swarm(self, index: int, fleet: Fleet) -> Swarm:
         prefix = f"fleet{index}"
+        port = self.broker.port if fleet.direct else self.devices_line.port
         command = [
-            *(*COMMAND, "swarm", "--config", self.config, "--broker", f"{HOST}:{self.devices_line.port}"),
+            *(*COMMAND, "swarm", "--config", self.config, "--broker", f"{HOST}:{port}"),
             *("-n", fleet.devices, "--evaluators", fleet.evaluators, "--prefix", prefix, "--seed", self.seed + index),
             *("--think", fleet.think, "--drop-out", fleet.drop_out),
         ]
@@ -137,6 +144,18 @@ class Bench:
         await asyncio.gather(waiting, ended, return_exceptions=True)
         return reached
 
+    async def steer(self, *arguments: object) -> None:
+        """A command of `tinyreptile runs` for this run; raises RuntimeError if it is refused."""
+        address = f"{HOST}:{self.broker.port}"
+        code, printed = await self.command("runs", *arguments, "--run", RUN, "--broker", address)
+        if code:
+            raise RuntimeError(printed.strip())
+
+    async def end_after(self, updates: int) -> None:
+        """Have the run end once so many more updates have been accepted."""
+        self.rounds = len(self.witness.acknowledged) + updates
+        await self.steer("set", f"run.rounds={self.rounds}")
+
     async def to_the_end(self, seconds: float) -> None:
         """Wait until the run and its devices have ended by themselves; raises TimeoutError."""
         async with asyncio.timeout(seconds):
@@ -151,12 +170,14 @@ class Bench:
         return [self.coordinator, *(swarm.process for swarm in self.swarms), *self.extras]
 
     async def command(self, *arguments: object) -> tuple[int, str]:
-        """(exit code, what it printed) of a tinyreptile command."""
+        """(exit code, what it printed) of a tinyreptile command; what does not end is killed."""
         process = await asyncio.create_subprocess_exec(
             *map(str, (*COMMAND, *arguments)), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
-        async with asyncio.timeout(120):
-            printed, _ = await process.communicate()
+        talk = asyncio.ensure_future(process.communicate())
+        if not (await asyncio.wait([talk], timeout=COMMAND_SECONDS))[0]:
+            process.kill()
+        printed, _ = await talk
         assert process.returncode is not None
         return process.returncode, printed.decode()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,12 +85,14 @@ class Service(Process):
 
     Attributes:
         starts: how often it was started.
+        started_at: when it was started last, by the monotonic clock.
         gave_up: how often it ended by itself with an error, a missing broker for example.
     """
 
     def __init__(self, command: Sequence[object], log: Path) -> None:
         super().__init__(command, log)
         self.starts = 0
+        self.started_at = 0.0
         self.gave_up = 0
         self._life: asyncio.Task[None] | None = None
 
@@ -98,6 +101,7 @@ class Service(Process):
         self._life = asyncio.create_task(self._live())
 
     async def _begin(self) -> None:
+        self.started_at = time.monotonic()
         await super().start()
         self.starts += 1
 

@@ -51,16 +51,20 @@ def read(path: Path) -> Journal:
 
 
 def replay(path: Path) -> Iterator[tuple[int, Array]]:
-    """(version, weights) of every version of the run in ``path`` whose journal goes back to its beginning."""
+    """(version, weights) of the run in ``path``, from its first checkpoint on that has all later deltas."""
     with closing(_open(path)) as database:
         model = json.loads(database.execute("SELECT value FROM property WHERE name = 'model'").fetchone()[0])
-        (first,) = database.execute("SELECT weights FROM checkpoint WHERE version = 0").fetchone()
+        (dropped,) = database.execute("SELECT max(updates) FROM accepted WHERE delta IS NULL").fetchone()
+        query = "SELECT version, updates, weights FROM checkpoint WHERE updates > ? ORDER BY version LIMIT 1"
+        version, updates, first = database.execute(query, (-1 if dropped is None else dropped,)).fetchone()
         weights = np.frombuffer(first, "<f8").copy()
         sizes = _tensors(model)
-        version, batch = 0, []
+        batch: list[Array] = []
         yield version, weights
-        query = "SELECT delta, gains, bits, weight, scale, moved, combine FROM accepted ORDER BY updates"
-        for delta, gains, bits, weight, scale, moved, combine in database.execute(query):
+        query = (
+            "SELECT delta, gains, bits, weight, scale, moved, combine FROM accepted WHERE updates >= ? ORDER BY updates"
+        )
+        for delta, gains, bits, weight, scale, moved, combine in database.execute(query, (updates,)):
             assert bits == 8, "the bench's runs have deltas of 8 bits"
             assert combine == "mean", "the bench's runs take means"
             steps = np.frombuffer(delta, np.int8) * 65536.0

@@ -16,7 +16,6 @@ from .guarantees import broken
 
 Tell = Callable[[str], None]
 LIMIT = 3600.0  # seconds that a run may take: far more than any does; what hangs is told
-FIRST, LAST = 0.02, 0.95  # of the run, between which faults are injected
 
 
 @dataclass
@@ -46,6 +45,7 @@ class Scenario:
     Attributes:
         rounds: accepted updates of the run: of the whole, and of the quick version.
         faults: each with how often it comes: in the whole, and in the quick version.
+        first, last: shares of the run between which they come.
     """
 
     name: ClassVar[str]
@@ -53,6 +53,8 @@ class Scenario:
     faults: ClassVar[Sequence[tuple[Fault, tuple[int, int]]]] = ()
     fleets: ClassVar[tuple[Fleet, ...]] = (Fleet(),)
     settings: ClassVar[dict[str, dict[str, Any]]] = {}
+    first: ClassVar[float] = 0.02
+    last: ClassVar[float] = 0.95
     limit: ClassVar[float] = LIMIT
 
     def __init__(self, *, quick: bool, tell: Tell) -> None:
@@ -72,7 +74,7 @@ class Scenario:
     def moments(self, chance: random.Random, rounds: int) -> list[tuple[int, Fault]]:
         """When which fault comes: after so many accepted updates, in order."""
         wanted = [fault for fault, counts in self.faults for _ in range(counts[self.quick])]
-        times = [round(chance.uniform(FIRST, LAST) * rounds) for _ in wanted]
+        times = [round(chance.uniform(self.first, self.last) * rounds) for _ in wanted]
         return sorted(zip(times, wanted, strict=True), key=lambda pair: pair[0])
 
     async def inject(self, bench: Bench) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from typing import Any
 
 import msgpack
 
@@ -19,12 +21,16 @@ class Witness:
             that it is accepted.
         heard: the same, of those whose word went to the device.
         problems: what the run's status said stood in its way.
+        status: the run's newest status.
+        last: when the coordinator last sent work (``"work"``) and said that it runs (``"running"``), monotonic.
     """
 
     def __init__(self) -> None:
         self.acknowledged: dict[int, str] = {}
         self.heard: dict[int, str] = {}
         self.problems: set[str] = set()
+        self.status: dict[str, Any] = {}
+        self.last = {"work": 0.0, "running": 0.0}
         self._kinds: dict[int, str] = {}
         self._grown = asyncio.Event()
 
@@ -44,13 +50,17 @@ class Witness:
         if levels[-1] == "work":
             work = msgpack.unpackb(payload)
             self._kinds[work["work"]] = work["kind"]
+            self.last["work"] = time.monotonic()
         elif levels[-1] == "ack":
             ack = msgpack.unpackb(payload)
             if ack["accepted"] and self._kinds.get(ack["work"]) != messages.EVALUATE:
                 accepted[ack["work"]] = levels[-2]
                 self._grown.set()
         elif levels[-1] == "coordinator":
-            self.problems.update(filter(None, [msgpack.unpackb(payload).get("problem")]))
+            self.status = msgpack.unpackb(payload)
+            self.problems.update(filter(None, [self.status.get("problem")]))
+            if self.status["state"] == "running":
+                self.last["running"] = time.monotonic()
 
     async def reached(self, count: int) -> None:
         """Return once ``count`` updates have been acknowledged."""

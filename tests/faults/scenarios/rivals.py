@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..bench import Bench
+from ..bench import Bench, Fleet
 from ..faults import kill_coordinator
 from ..scenario import Scenario
 
@@ -31,5 +31,7 @@ class Rivals(Scenario):
     """Second coordinators, on the same store and at the same broker, while the first works, and after it was killed."""
 
     name = "rivals"
-    rounds = (4_000, 1_000)
+    rounds = (3_000, 600)
+    last = 0.5  # the run must outlast what it takes a rival to find out
+    fleets = (Fleet(16, 2, think=0.5),)
     faults = ((rival_on_the_store, (5, 1)), (rival_at_the_broker, (5, 1)), (kill_coordinator, (3, 0)))
