@@ -523,6 +523,7 @@ class Run:
         for work in self.book.expired(self._clock()):
             device = self.registry.devices[work.device]
             device.expired += 1
+            self.registry.failed(device, self._clock())
             self._keep(device)
             self._close(work, device, "late", "the deadline has passed")
 

@@ -265,8 +265,8 @@ def test_a_repeated_update_is_acknowledged_again_and_not_applied_twice(start: St
 
 def test_outcomes_in_memory_are_limited(start: StartRun) -> None:
     driver = start(devices=1, learning={"deadline": 1})
-    for _ in range(REMEMBERED + 5):
-        driver.now += 2
+    for _ in range(2 * REMEMBERED + 10):  # every other time the device rests
+        driver.now += 61
         driver.run.expire()
         driver.run.next_work()
     assert len(driver.run._outcomes) == REMEMBERED
@@ -476,6 +476,20 @@ def test_expired_work_frees_its_device_and_its_place(start: StartRun) -> None:
 
 
 # Staleness
+
+
+def test_a_device_that_lets_its_deadlines_pass_rests_longer_each_time(start: StartRun) -> None:
+    driver = start(devices=1)
+    rests = []
+    for number in range(4):
+        driver.now += 61
+        driver.advance()
+        begun = driver.now
+        while len(driver.requests("d0")) == number + 1:
+            driver.now += 0.5
+            driver.advance()
+        rests.append(driver.now - begun)
+    assert rests == [0, 1, 3, 7]
 
 
 def test_a_stale_update_is_discounted(start: StartRun) -> None:

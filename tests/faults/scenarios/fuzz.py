@@ -27,8 +27,8 @@ class Fuzzing(Scenario):
     rounds = (1_000_000, 1_000_000)  # told when it is to end
     windows = (10, 1)
     # The devices that are meant as victims are past the proxy: what they hear may be forged.
-    fleets = (Fleet(16, 2, think=0.2), Fleet(2, 1, think=0.2, direct=True))
-    settings: ClassVar[dict[str, dict[str, Any]]] = {"learning": {"in_flight": 18}, "evaluation": {"every": 1000}}
+    fleets = (Fleet(60, 2, think=1.0), Fleet(2, 1, think=1.0, direct=True))
+    settings: ClassVar[dict[str, dict[str, Any]]] = {"learning": {"in_flight": 62}, "evaluation": {"every": 1000}}
 
     async def inject(self, bench: Bench) -> None:
         await bench.reached(WARM // 10 if self.quick else WARM)
