@@ -41,11 +41,11 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
     outcomes = []
-    for name in arguments.only or SCENARIOS:
-        if name not in arguments.skip:
-            outcomes.append(_play(name, arguments.seed, arguments.quick, console))
-            OUT.parent.mkdir(exist_ok=True)
-            OUT.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
+    usual = [name for name, kind in SCENARIOS.items() if kind.brief or not arguments.quick]
+    for name in arguments.only or [name for name in usual if name not in arguments.skip]:
+        outcomes.append(_play(name, arguments.seed, arguments.quick, console))
+        OUT.parent.mkdir(exist_ok=True)
+        OUT.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
     console.print(_table(outcomes))
     console.print(f"raw results: {OUT}")
     absent = os.environ.get("CI") == "true" and any(outcome.absent for outcome in outcomes)

@@ -26,6 +26,7 @@ class Outcome:
         injected: faults by name.
         broken: what was promised and did not hold.
         figures: what was measured, by name.
+        samples: what it was measured from, where that is much.
         absent: what the machine lacks for it; then nothing was tried.
     """
 
@@ -36,6 +37,7 @@ class Outcome:
     injected: dict[str, int] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    samples: dict[str, list[float]] = field(default_factory=dict)
     absent: str = ""
 
 
@@ -46,6 +48,7 @@ class Scenario:
         rounds: accepted updates of the run: of the whole, and of the quick version.
         faults: each with how often it comes: in the whole, and in the quick version.
         first, last: shares of the run between which they come.
+        brief: whether it is played in the quick version of all; else another scenario stands for it there.
     """
 
     name: ClassVar[str]
@@ -56,11 +59,13 @@ class Scenario:
     first: ClassVar[float] = 0.02
     last: ClassVar[float] = 0.95
     limit: ClassVar[float] = LIMIT
+    brief: ClassVar[bool] = True
 
     def __init__(self, *, quick: bool, tell: Tell) -> None:
         self.quick = quick
         self.tell = tell
         self.figures: dict[str, Any] = {}
+        self.samples: dict[str, list[float]] = {}
 
     @classmethod
     def absent(cls) -> str:
@@ -117,6 +122,7 @@ async def play(scenario: Scenario, folder: Path, seed: int) -> Outcome:
     outcome.updates = len(bench.witness.acknowledged)
     outcome.injected = dict(bench.injected + _small_faults(bench))
     outcome.figures = {"starts of the coordinator": bench.coordinator.starts, **scenario.figures}
+    outcome.samples = scenario.samples
     outcome.seconds = time.monotonic() - begun
     return outcome
 

@@ -26,6 +26,7 @@ class NetworkFaults(Scenario):
     """Cuts and silences, while packets are lost and handed over twice all the time."""
 
     name = "network"
+    brief = False
     rounds = (6_000, 1_000)
     faults: ClassVar[Sequence[tuple[Fault, tuple[int, int]]]] = (
         (cut_network, (20, 2)),
@@ -43,6 +44,7 @@ class Everything(NetworkFaults):
     """Everything that can die does, on a network that breaks, loses and repeats."""
 
     name = "everything"
+    brief = True
     rounds = (8_000, 1_500)
     fleets = (Fleet(8, 1), Fleet(8, 1))
     faults: ClassVar[Sequence[tuple[Fault, tuple[int, int]]]] = (

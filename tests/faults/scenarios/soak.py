@@ -51,7 +51,7 @@ class Soak(Scenario):
         return bench
 
     async def inject(self, bench: Bench) -> None:
-        self.samples: dict[str, list[float]] = {"memory": [], "files": [], "threads": [], "updates": []}
+        self.samples |= {"memory": [], "files": [], "threads": [], "updates": []}
         told = 0
         await bench.reached(1)
         while not bench.coordinator.ended:
