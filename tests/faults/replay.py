@@ -65,9 +65,8 @@ def replay(path: Path) -> Iterator[tuple[int, Array]]:
             "SELECT delta, gains, bits, weight, scale, moved, combine FROM accepted WHERE updates >= ? ORDER BY updates"
         )
         for delta, gains, bits, weight, scale, moved, combine in database.execute(query, (updates,)):
-            assert bits == 8, "the bench's runs have deltas of 8 bits"
             assert combine == "mean", "the bench's runs take means"
-            steps = np.frombuffer(delta, np.int8) * 65536.0
+            steps = _numbers(delta, bits)[: sum(sizes)] * 65536.0
             batch.append(steps / np.repeat([float(gain) for gain in json.loads(gains)], sizes) / 4096.0 * scale)
             if moved:
                 total = batch[0]
@@ -76,6 +75,16 @@ def replay(path: Path) -> Iterator[tuple[int, Array]]:
                 weights = weights + weight * (total / len(batch))
                 version, batch = version + 1, []
                 yield version, weights
+
+
+def _numbers(delta: bytes, bits: int) -> Array:
+    """The signed numbers of 8 or 4 bits in ``delta``; of two in a byte the earlier is the low half."""
+    cells = np.frombuffer(delta, np.uint8).astype(np.float64)
+    if bits == 4:
+        cells = np.stack([cells % 16, cells // 16], axis=1).ravel()
+    else:
+        assert bits == 8, "the bench's runs have deltas of 8 or 4 bits"
+    return np.where(cells >= 2 ** (bits - 1), cells - 2.0**bits, cells)
 
 
 def _tensors(model: list[list[Any]]) -> list[int]:

@@ -24,11 +24,11 @@ from .witness import Witness
 UPDATES = 12
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """The store of a run of twelve updates in batches of two, and as many checkpoints as there are."""
+@pytest.fixture(params=[8, 4], ids=lambda bits: f"{bits} bits")
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The store of a run of twelve updates in batches of two."""
     path = tmp_path / "run.sqlite"
-    learning = {"mode": "batch", "batch": 2, "in_flight": 2}
+    learning = {"mode": "batch", "batch": 2, "bits": request.param}
     driver = Driver(path, run={"rounds": UPDATES}, learning=learning)
     driver.advance()
     for device in ("fleet0-0", "fleet0-1"):
