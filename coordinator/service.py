@@ -171,8 +171,7 @@ class Coordinator:
                     max_inflight_messages=200,
                     max_queued_incoming_messages=INCOMING,
                 ) as session:
-                    if not connected_once:
-                        await self._check_alone(session)
+                    await self._check_alone(session)  # another may have come while this one was cut off
                     connected_once, backoff = True, 0.5
                     await self._session(session)
             except aiomqtt.MqttError as error:
@@ -194,7 +193,7 @@ class Coordinator:
                     message = await anext(aiter(session.messages))
                 with contextlib.suppress(MessageError):
                     status = messages.check(reports.RUN_STATUS, unpack(message.payload))
-                    if status["state"] == "running":
+                    if status["state"] == "running" and status["boot"] != self._boot:
                         if not message.retain:
                             raise CoordinatorError(
                                 f"another coordinator serves run {self.config.run.name} at this broker; "

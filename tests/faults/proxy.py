@@ -67,6 +67,10 @@ class Proxy:
         self._open.clear()
         self._abort()
         await asyncio.sleep(seconds)
+        self.let_through()
+
+    def let_through(self) -> None:
+        """Connections may come about again."""
         self._open.set()
 
     async def hold(self, seconds: float) -> None:
