@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..commands import COMMAND
-from ..environment import free_port
+from ..environment import CLIENT, find_program, free_port
 from .broker import Broker
 from .processes import Process, Service
 from .proxy import HOST, Proxy
@@ -67,7 +67,8 @@ class Bench:
         injected: faults so far, by name.
         chance: of this scenario, from its seed.
         breaches: promises that were seen broken while it went on.
-        extras: further processes of a scenario.
+        extras: further processes of a scenario, which end with the run.
+        boards: devices that live on after the run, as boards do; they are stopped then.
         afterwards: what is to be undone at the end.
     """
 
@@ -79,6 +80,7 @@ class Bench:
     injected: Counter[str] = field(default_factory=Counter)
     breaches: list[str] = field(default_factory=list)
     extras: list[Process] = field(default_factory=list)
+    boards: list[Process] = field(default_factory=list)
     afterwards: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
@@ -161,13 +163,26 @@ class Bench:
         async with asyncio.timeout(seconds):
             await self.coordinator.wait()
         async with asyncio.timeout(END_SECONDS):
-            for process in self.processes():
-                if process is not self.coordinator:
-                    await process.wait()
+            for process in (*(swarm.process for swarm in self.swarms), *self.extras):
+                await process.wait()
+        for board in self.boards:
+            await board.kill()
+
+    async def add_board(self, name: str) -> None:
+        """A device ``name`` on MicroPython: the very files that are flashed."""
+        stream = {"kind": "sine", "seed": self.seed}
+        device = {"id": name, "run": RUN, "host": HOST, "port": self.devices_line.port, "keepalive": 5}
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(device | {"stream": stream}))
+        command = [find_program("micropython"), "-X", "heapsize=2M", CLIENT / "main.py", path]
+        board = Process(command, self.folder / f"{name}.log")
+        board.environment["MICROPYPATH"] = f".frozen:{CLIENT}"
+        self.boards.append(board)
+        await board.start()
 
     def processes(self) -> list[Process]:
         """All but the broker."""
-        return [self.coordinator, *(swarm.process for swarm in self.swarms), *self.extras]
+        return [self.coordinator, *(swarm.process for swarm in self.swarms), *self.extras, *self.boards]
 
     async def command(self, *arguments: object) -> tuple[int, str]:
         """(exit code, what it printed) of a tinyreptile command; what does not end is killed."""

@@ -121,7 +121,8 @@ async def play(scenario: Scenario, folder: Path, seed: int) -> Outcome:
         await bench.stop()
     outcome.updates = len(bench.witness.acknowledged)
     outcome.injected = dict(bench.injected + _small_faults(bench))
-    outcome.figures = {"starts of the coordinator": bench.coordinator.starts, **scenario.figures}
+    starts = f"{bench.coordinator.starts}, {bench.coordinator.gave_up} given up"
+    outcome.figures = {"starts of the coordinator": starts, **scenario.figures}
     outcome.samples = scenario.samples
     outcome.seconds = time.monotonic() - begun
     return outcome

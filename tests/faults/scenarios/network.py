@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from ...environment import find_program
 from ..bench import Bench, Fleet
 from ..faults import (
     Fault,
@@ -16,8 +17,10 @@ from ..faults import (
     kill_forgetful_broker,
     kill_swarm,
 )
+from ..replay import read
 from ..scenario import Scenario
 
+BOARD = "board"
 LOSSES = 0.0005  # of publications, each with its connection
 REPEATED = 0.05  # of publications
 
@@ -41,7 +44,7 @@ class NetworkFaults(Scenario):
 
 
 class Everything(NetworkFaults):
-    """Everything that can die does, on a network that breaks, loses and repeats."""
+    """Everything that can die does, on a network that breaks, loses and repeats; one device is MicroPython's."""
 
     name = "everything"
     brief = True
@@ -51,3 +54,16 @@ class Everything(NetworkFaults):
         *((kill_coordinator, (10, 1)), (kill_broker, (5, 1)), (kill_forgetful_broker, (5, 1))),
         *((kill_swarm, (5, 1)), (cut_network, (10, 1)), (hold_network, (5, 1))),
     )
+
+    @classmethod
+    def absent(cls) -> str:
+        return "" if find_program("micropython") else "it takes MicroPython's unix port"
+
+    async def inject(self, bench: Bench) -> None:
+        await bench.add_board(BOARD)
+        await super().inject(bench)
+
+    async def after(self, bench: Bench) -> list[str]:
+        updates = sum(device == BOARD for _, _, device in read(bench.store).updates)
+        self.figures["updates of the MicroPython device"] = updates
+        return [] if updates else ["the MicroPython device took no part"]
