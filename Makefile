@@ -1,6 +1,7 @@
 # make demo           watch a fleet learn (TASK=presence for real data)
 # make test           all tests
 # make test-boards    the client on emulated boards, whose firmwares are built first; a quarter of an hour
+# make test-faults    all under kills, cuts, full disks, clock jumps; an hour or two (FAULTS_OPTIONS=--quick: minutes)
 # make fuzz           decoders under coverage-guided fuzzing, ten minutes each on a core (FUZZ_SECONDS=600)
 # make check          linter, formatter and type checker
 # make bench          the figures of docs/benchmarks.md
@@ -12,11 +13,12 @@ DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 STUDY_OPTIONS ?=
 FUZZ_SECONDS ?= 600
+FAULTS_OPTIONS ?=
 
 # Data sets: see docs/tasks.md. A folder ../shared/data is taken if there is one.
 export TINYREPTILE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test test-boards fuzz check format bench bench-boards reproduce system-packages board-packages clean
+.PHONY: demo test test-boards test-faults fuzz check format bench bench-boards reproduce system-packages board-packages fault-packages clean
 
 demo: .venv
 	.venv/bin/tinyreptile demo --task $(TASK) $(DEMO_OPTIONS)
@@ -33,6 +35,9 @@ test-boards: .venv system-packages board-packages
 			-r requirements-stubs-$$chip.txt || exit 1; \
 	done
 	.venv/bin/python -m pytest tests/boards
+
+test-faults: .venv system-packages fault-packages
+	.venv/bin/python -m tests.faults $(FAULTS_OPTIONS)
 
 fuzz: .venv
 	.venv/bin/python -m pip install --quiet -r requirements-fuzz.txt
@@ -89,6 +94,10 @@ BOARD_PACKAGES = make gcc g++ cmake qemu-user-static qemu-system-arm qemu-system
 
 board-packages:
 	@$(call install,$(BOARD_PACKAGES))
+
+# What makes the clock of a process jump. As root on Debian it is installed.
+fault-packages:
+	@$(call install,faketime)
 
 clean:
 	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -121,7 +121,7 @@ class Run:
         now, today = self._clock(), time.time()
         closed = []
         for issued in self._store.open_work():
-            left = issued.deadline - today
+            left = min(issued.deadline - today, self.config.learning.deadline)  # today's clock may have gone back
             if issued.kind == messages.TRAIN and left > 0:
                 work = Work(issued.work, issued.device, issued.kind, issued.version, issued.bits, now, now + left)
                 work.kept = issued.kept
@@ -541,6 +541,7 @@ class Run:
         for work in self.book.expired(self._clock()):
             device = self.registry.devices[work.device]
             device.expired += 1
+            self.registry.failed(device, self._clock())
             self._keep(device)
             self._close(work, device, "late", "the deadline has passed")
 

@@ -212,8 +212,7 @@ class Coordinator:
                     max_queued_incoming_messages=INCOMING,
                     queue_type=counting_queue(lambda: self._drop("incoming")),
                 ) as session:
-                    if not connected_once:
-                        await self._check_alone(session)
+                    await self._check_alone(session)  # another may have come while this one was cut off
                     self.reconnections += connected_once
                     connected_once, backoff = True, 0.5
                     await self._session(session)
@@ -236,7 +235,7 @@ class Coordinator:
                     message = await anext(aiter(session.messages))
                 with contextlib.suppress(MessageError):
                     status = messages.check(reports.RUN_STATUS, unpack(message.payload))
-                    if status["state"] == "running":
+                    if status["state"] == "running" and status["boot"] != self._boot:
                         if not message.retain:
                             raise CoordinatorError(
                                 f"another coordinator serves run {self.config.run.name} at this broker; "
@@ -292,13 +291,17 @@ class Coordinator:
                 await self._publish(session)
                 publish_at = None
             run.evaluations.step()
-            while not self._journal.problem and run.next_work():
+            while not self._journal.problem and not self._loaded() and run.next_work():
                 pass
             times = [time.monotonic() + STATUS_SECONDS, publish_at, run.book.next_deadline()]
             timeout = min(t for t in times if t is not None) - time.monotonic()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, timeout)):
                     await self._wake.wait()
+
+    def _loaded(self) -> bool:
+        """Whether more waits than is taken: then less work is asked for, and nothing has to be dropped."""
+        return any(2 * waiting > most for waiting, most in self.queues.values() if most is not None)
 
     async def _publish(self, session: aiomqtt.Client) -> None:
         """Put the current version on the wire: durable first, then its chunks, then the manifest."""

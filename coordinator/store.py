@@ -12,12 +12,12 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sql
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from . import schema
@@ -293,7 +293,7 @@ class _Transaction:
 
     def _checkpoint(self, entry: Checkpoint) -> None:
         """A version has one state; as a regular checkpoint it is also one where deltas may be counted from."""
-        statement = _INSERTS[self._dialect](schema.checkpoints)
+        statement = _insert(self._dialect)(schema.checkpoints)
         both = schema.checkpoints.c.evaluated & statement.excluded.evaluated
         self._connection.execute(
             statement.on_conflict_do_update(index_elements=["version"], set_={"evaluated": both}),
@@ -302,17 +302,22 @@ class _Transaction:
 
 
 # Statements are made once: that takes longer than their execution.
-_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+@cache
+def _insert(dialect: str) -> Any:
+    """The dialect's own INSERT, which knows ON CONFLICT; a start does not wait for the import of another dialect."""
+    return import_module(f"sqlalchemy.dialects.{dialect}").insert
 
 
 @cache
 def _insertion(dialect: str, table: sql.Table, again: bool) -> Any:
-    return _INSERTS[dialect](table).on_conflict_do_nothing() if again else sql.insert(table)
+    return _insert(dialect)(table).on_conflict_do_nothing() if again else sql.insert(table)
 
 
 @cache
 def _replacement(dialect: str, table: sql.Table) -> Any:
-    statement = _INSERTS[dialect](table)
+    statement = _insert(dialect)(table)
     new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
     return statement.on_conflict_do_update(index_elements=table.primary_key, set_=new)
 

@@ -5,6 +5,7 @@ It compiles the kernels with numba, or leaves them plain where numba is missing 
 
 import os
 from array import array
+from importlib.util import find_spec
 from time import monotonic
 
 THUMB = False
@@ -50,16 +51,13 @@ def ticks_diff(end, start):
     return end - start
 
 
-try:
-    if os.environ.get("TINYREPTILE_NUMBA") == "0":
-        raise ImportError
+if os.environ.get("TINYREPTILE_NUMBA") != "0" and find_spec("numba"):
     import ast
     import inspect
     import textwrap
     from pathlib import Path
     from zlib import crc32
 
-    import numba
     import numpy
 
     RUNNER = "numba"
@@ -107,6 +105,8 @@ try:
     _INLINED = crc32(b"".join(Path(__file__).with_name(name + ".py").read_bytes() for name in ("cpython",) + _LOOPS))
 
     def _compile(function):
+        import numba  # it takes half a second, which who compiles nothing, as a coordinator, need not wait for
+
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
         ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)
         definition = tree.body[0]
@@ -138,7 +138,7 @@ try:
         """``buffer`` as 32-bit cells that a kernel can index."""
         return numpy.frombuffer(buffer, dtype=numpy.int32)
 
-except ImportError:
+else:
     RUNNER = "python"
 
     def _compile(function):

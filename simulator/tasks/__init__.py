@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from tinyreptile.streams import TRAIN, Stream
 from ..imports import named_class
 from ..offline import take
 
+# By name, which is that of the module, too: a coordinator of one waits for the imports of no other.
+_TASKS = {"sine": "Sine", "presence": "Presence", "omniglot": "Omniglot", "keywords": "Keywords"}
 _ROWS = 1000  # samples of a MicroPython device that reads them from a file
 
 
@@ -68,23 +71,18 @@ class Task(ABC):
 
 def task_class(name: str) -> type[Task]:
     """The class of task ``name``, or of one of your own as "package.module.Class"; raises `TaskError`."""
-    from .keywords import Keywords
-    from .omniglot import Omniglot
-    from .presence import Presence
-    from .sine import Sine
-
-    classes: dict[str, type[Task]] = {task.name: task for task in (Sine, Presence, Omniglot, Keywords)}
     if "." in name:
         task = named_class(name, Task, TaskError)  # type: ignore[type-abstract]
         for attribute in ("name", "model", "settings"):
             if not hasattr(task, attribute):
                 raise TaskError(f"{name} has no {attribute}: a task says its name, its model and its settings")
         return task
-    if name not in classes:
+    if name not in _TASKS:
         raise TaskError(
-            f"a task is one of {', '.join(classes)}, or a class of yours as package.module.Class, not {name!r}"
+            f"a task is one of {', '.join(_TASKS)}, or a class of yours as package.module.Class, not {name!r}"
         )
-    return classes[name]
+    found: type[Task] = getattr(import_module(f".{name}", __name__), _TASKS[name])
+    return found
 
 
 def make_task(name: str, data: Path | None = None) -> Task:

@@ -12,7 +12,9 @@ from coordinator.errors import CoordinatorError
 from coordinator.service import Coordinator
 from tinyreptile import messages
 
-from ..environment import Mosquitto
+from ..environment import Mosquitto, free_port
+from ..faults.proxy import Proxy
+from ..fleet import eventually
 from .driver import Driver
 
 
@@ -32,6 +34,49 @@ async def test_a_second_coordinator_with_a_store_of_its_own_stands_down(broker: 
         await asyncio.wait_for(second.run(), 20)
     first.stop()
     assert (await running)["state"] == "stopped"
+
+
+async def test_a_coordinator_whose_place_was_taken_while_it_was_cut_off_stands_down(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    line = Proxy(free_port(), broker.port, seed=1)
+    await line.start()
+    told = [asyncio.Event(), asyncio.Event()]
+    cut_off = config(broker, tmp_path / "a.sqlite", "taken")
+    cut_off.broker.port = line.port
+    first = Coordinator(cut_off, on_status=lambda status: told[0].set())
+    second = Coordinator(config(broker, tmp_path / "b.sqlite", "taken"), on_status=lambda status: told[1].set())
+    running = asyncio.create_task(first.run())
+    await asyncio.wait_for(told[0].wait(), 20)
+    cut = asyncio.create_task(line.cut(60))
+    other = asyncio.create_task(second.run())
+    await asyncio.wait_for(told[1].wait(), 20)
+    cut.cancel()
+    line.let_through()
+    with pytest.raises(CoordinatorError, match="another coordinator serves run taken at this broker"):
+        await asyncio.wait_for(running, 40)
+    second.stop()
+    assert (await other)["state"] == "stopped"
+    await line.stop()
+
+
+async def test_a_coordinator_goes_on_after_its_network_was_cut(broker: Mosquitto, tmp_path: Path) -> None:
+    line = Proxy(free_port(), broker.port, seed=1)
+    await line.start()
+    states: list[str] = []
+    settings = config(broker, tmp_path / "a.sqlite", "cut")
+    settings.broker.port = line.port
+    coordinator = Coordinator(settings, on_status=lambda status: states.append(status["state"]))
+    running = asyncio.create_task(coordinator.run())
+    for _ in range(2):
+        seen = len(states)
+        await eventually(lambda seen=seen: len(states) > seen + 1, "it says that it runs")  # type: ignore[misc]
+        await line.cut(0)
+    seen = len(states)
+    await eventually(lambda: len(states) > seen + 1, "it says so again")
+    coordinator.stop()
+    assert (await running)["state"] == "stopped"
+    await line.stop()
 
 
 async def test_a_coordinator_goes_on_where_another_one_has_stopped(broker: Mosquitto, tmp_path: Path) -> None:

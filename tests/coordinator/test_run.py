@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -264,8 +265,8 @@ def test_a_repeated_update_is_acknowledged_again_and_not_applied_twice(start: St
 
 def test_outcomes_in_memory_are_limited(start: StartRun) -> None:
     driver = start(devices=1, learning={"deadline": 1})
-    for _ in range(REMEMBERED + 5):
-        driver.now += 2
+    for _ in range(2 * REMEMBERED + 10):  # every other time the device rests
+        driver.now += 61
         driver.run.expire()
         driver.run.next_work()
     assert len(driver.run._outcomes) == REMEMBERED
@@ -475,6 +476,20 @@ def test_expired_work_frees_its_device_and_its_place(start: StartRun) -> None:
 
 
 # Staleness
+
+
+def test_a_device_that_lets_its_deadlines_pass_rests_longer_each_time(start: StartRun) -> None:
+    driver = start(devices=1)
+    rests = []
+    for number in range(4):
+        driver.now += 61
+        driver.advance()
+        begun = driver.now
+        while len(driver.requests("d0")) == number + 1:
+            driver.now += 0.5
+            driver.advance()
+        rests.append(driver.now - begun)
+    assert rests == [0, 1, 3, 7]
 
 
 def test_a_stale_update_is_discounted(start: StartRun) -> None:
@@ -751,6 +766,19 @@ def test_what_is_known_of_devices_outlives_a_crash(start: StartRun) -> None:
 
 def test_open_work_of_an_earlier_start_expires(start: StartRun) -> None:
     start(devices=1)
+    again = start(devices=2)
+    assert again.requests("d1") == []
+    again.now += 61
+    again.advance()
+    assert len(again.requests("d1")) == 1
+
+
+def test_open_work_of_an_earlier_start_expires_even_if_the_wall_clock_has_gone_back(
+    start: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(devices=1)
+    yesterday = time.time() - 86_400
+    monkeypatch.setattr(time, "time", lambda: yesterday)
     again = start(devices=2)
     assert again.requests("d1") == []
     again.now += 61

@@ -1,0 +1,96 @@
+"""The faults: each does its harm to a bench, once, and lets it be again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from .bench import Bench
+from .proxy import Proxy
+
+Fault = Callable[[Bench], Awaitable[None]]
+
+START_SECONDS = 1.5  # a coordinator is on its way to work for so long
+BROKER_AWAY = 1.0  # seconds, at most
+OUTAGE = 2.0  # seconds that the network is away, at most
+
+
+async def kill_coordinator(bench: Bench) -> None:
+    """Kill -9 of the coordinator, and of every fifth one that takes its place while it starts."""
+    await asyncio.sleep(bench.chance.random() * 0.05)  # acknowledgements come in bursts: anywhere between them
+    await _kill(bench)
+    if bench.chance.random() < 0.2:
+        await asyncio.sleep(bench.chance.random() * START_SECONDS)
+        await _kill(bench)
+
+
+async def _kill(bench: Bench) -> None:
+    while not await bench.coordinator.kill():  # it is about to be started
+        await asyncio.sleep(0.01)
+    bench.injected["kill -9 of the coordinator"] += 1
+
+
+async def kill_broker(bench: Bench) -> None:
+    """Kill -9 of the broker, which comes back with what it had written to disk."""
+    await _restart_broker(bench, "kill -9 of the broker, its memory kept", keep=True)
+
+
+async def kill_forgetful_broker(bench: Bench) -> None:
+    """Kill -9 of the broker, which comes back without any memory."""
+    await _restart_broker(bench, "kill -9 of the broker, its memory lost", keep=False)
+
+
+async def _restart_broker(bench: Bench, name: str, *, keep: bool) -> None:
+    bench.broker.kill()
+    if not keep:
+        bench.broker.forget()
+    await asyncio.sleep(bench.chance.random() * BROKER_AWAY)
+    await asyncio.to_thread(bench.broker.start)
+    bench.injected[name] += 1
+
+
+async def kill_swarm(bench: Bench) -> None:
+    """Kill -9 of all devices of a swarm, whose ids come back with another."""
+    swarm = bench.chance.choice(bench.swarms)
+    await swarm.process.kill()
+    bench.injected["kill -9 of a swarm"] += 1
+    await swarm.process.start()
+
+
+def _lines(bench: Bench) -> list[Proxy]:
+    """The coordinator's network, the devices', or both."""
+    both = [bench.coordinators_line, bench.devices_line]
+    return bench.chance.choice([both[:1], both[1:], both])
+
+
+async def cut_network(bench: Bench) -> None:
+    """All connections of the coordinator, of the devices, or of both break, and none comes about for a while."""
+    seconds = bench.chance.random() * OUTAGE
+    await asyncio.gather(*(line.cut(seconds) for line in _lines(bench)))
+    bench.injected["network cut"] += 1
+
+
+async def hold_network(bench: Bench) -> None:
+    """Nothing passes for a while, and then all at once; half the time the connections break before it does."""
+    seconds = bench.chance.random() * OUTAGE
+    breaks = bench.chance.random() < 0.5
+
+    async def hold(line: Proxy) -> None:
+        holding = asyncio.create_task(line.hold(seconds))
+        if breaks:
+            await asyncio.sleep(seconds * 0.9)
+            await line.cut(0)
+        await holding
+
+    await asyncio.gather(*(hold(line) for line in _lines(bench)))
+    bench.injected["network silent"] += 1
+
+
+async def disorder(bench: Bench) -> None:
+    """For a while every connection has a delay of its own, so that what was sent first may come last."""
+    for line in (bench.coordinators_line, bench.devices_line):
+        line.be_late(0.5)
+    await asyncio.sleep(2)
+    for line in (bench.coordinators_line, bench.devices_line):
+        line.be_late(0)
+    bench.injected["connections out of order"] += 1

@@ -1,0 +1,23 @@
+"""The scenarios of the fault bench, by name."""
+
+from __future__ import annotations
+
+from ..scenario import Scenario
+from .clock import ClockJumps
+from .fuzz import Fuzzing
+from .hostile import HostileDevices
+from .kills import BrokerKills, CoordinatorKills, SwarmKills
+from .network import Everything, NetworkFaults
+from .recovery import Recovery
+from .rivals import Rivals
+from .soak import Soak
+from .store import FullDisk, SlowStore
+
+SCENARIOS: dict[str, type[Scenario]] = {
+    scenario.name: scenario
+    for scenario in (
+        *(CoordinatorKills, BrokerKills, SwarmKills, NetworkFaults, Everything),
+        *(FullDisk, SlowStore, ClockJumps, HostileDevices, Rivals),
+        *(Recovery, Fuzzing, Soak),
+    )
+}

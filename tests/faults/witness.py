@@ -1,0 +1,69 @@
+"""What went over the wire: which work was asked for, and which updates were said to be accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgpack
+
+from tinyreptile import messages
+
+from . import packets
+
+
+class Witness:
+    """Reads packets on their way from the coordinator, and to the devices.
+
+    Attributes:
+        acknowledged: work id to device of every update of the initialization that the coordinator ever sent word of
+            that it is accepted.
+        heard: the same, of those whose word went to the device.
+        problems: what the run's status said stood in its way.
+        status: the run's newest status.
+        last: when the coordinator last sent work (``"work"``) and said that it runs (``"running"``), monotonic.
+    """
+
+    def __init__(self) -> None:
+        self.acknowledged: dict[int, str] = {}
+        self.heard: dict[int, str] = {}
+        self.problems: set[str] = set()
+        self.status: dict[str, Any] = {}
+        self.last = {"work": 0.0, "running": 0.0}
+        self._kinds: dict[int, str] = {}
+        self._grown = asyncio.Event()
+
+    def from_coordinator(self, packet: bytes) -> None:
+        """A packet that has left the coordinator."""
+        self._read(packet, self.acknowledged)
+
+    def to_device(self, packet: bytes) -> None:
+        """A packet that goes to a device."""
+        self._read(packet, self.heard)
+
+    def _read(self, packet: bytes, accepted: dict[int, str]) -> None:
+        if packets.kind(packet) != packets.PUBLISH:
+            return
+        topic, _, payload = packets.publication(packet)
+        levels = topic.split("/")
+        if levels[-1] == "work":
+            work = msgpack.unpackb(payload)
+            self._kinds[work["work"]] = work["kind"]
+            self.last["work"] = time.monotonic()
+        elif levels[-1] == "ack":
+            ack = msgpack.unpackb(payload)
+            if ack["accepted"] and self._kinds.get(ack["work"]) != messages.EVALUATE:
+                accepted[ack["work"]] = levels[-2]
+                self._grown.set()
+        elif levels[-1] == "coordinator":
+            self.status = msgpack.unpackb(payload)
+            self.problems.update(filter(None, [self.status.get("problem")]))
+            if self.status["state"] == "running":
+                self.last["running"] = time.monotonic()
+
+    async def reached(self, count: int) -> None:
+        """Return once ``count`` updates have been acknowledged."""
+        while len(self.acknowledged) < count:
+            self._grown.clear()
+            await self._grown.wait()
