@@ -188,6 +188,21 @@ async def test_a_flood_is_dropped_and_the_others_are_served(config: Config) -> N
             await eventually(lambda: coordinator.run_state.updates > 3, "others learn")
 
 
+async def test_less_is_asked_for_while_more_waits_than_is_taken(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = 6
+    monkeypatch.setattr(Coordinator, "queues", property(lambda _: {"incoming": (waiting, 10), "journal": (99, None)}))
+    coordinator = Coordinator(config)
+    run = coordinator.run_state
+    async with running_swarm(swarm_spec(config, 3)), task(coordinator.run()):
+        await eventually(lambda: run.registry.count("online") == 3, "devices have come")
+        await asyncio.sleep(0.3)
+        assert (run.updates, run.book.open) == (0, {})
+        waiting = 5
+        await eventually(lambda: run.updates > 3, "work is handed out again")
+
+
 async def test_a_store_that_is_away_is_waited_for_and_nothing_is_acknowledged(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
