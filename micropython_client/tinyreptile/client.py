@@ -9,14 +9,11 @@ from . import __version__, episodes, messages
 from .assembly import Assembly
 from .connection import reason, wait_for
 from .device import DeviceError
-from .learner import Learner, wire_for
 from .messages import CHUNK_BYTES, MessageError
-from .model import Model
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
 from .portable import RUNNER, const, forget, ticks_diff, ticks_ms
 
-_SPARE_RAM = const(4096)  # bytes a board keeps for everything but the model's buffers
 _FETCH_SECONDS = const(15)
 _RESEND_SECONDS = const(5)
 _JOIN_SECONDS = const(60)  # after so many without a session a device that may rest does
@@ -249,56 +246,19 @@ class Client:
             return
         self._prepared = _description(manifest)
         self._learner = self._assembly = None
-        self._load_tools(manifest)
-        self._free = self._free_ram()
-        model = None
         try:
-            model = Model(manifest["model"], manifest["weights"])
-            forget("layers")
-            forget("shifts")
-            gc.collect()
-            stream = self._stream
-            if (stream.inputs, stream.outputs) != (model.inputs, model.outputs):
-                self.unfit = "the stream has %d inputs and %d outputs, the model %d and %d" % (
-                    stream.inputs,
-                    stream.outputs,
-                    model.inputs,
-                    model.outputs,
-                )
-            elif self._free is not None and model.ram() > self._free:
-                self.unfit = "the model needs %d bytes of RAM, the device has %d" % (model.ram(), self._free)
-            else:
-                learner = Learner(model, encoding=manifest["encoding"])
-                if manifest["bytes"] != len(learner.wire):
-                    self.unfit = "the initialization has %d bytes, not %d" % (manifest["bytes"], len(learner.wire))
-                else:
-                    self._learner = learner
-                    self._assembly = Assembly(learner.wire)
-                    self._made_learner(model)
-        except ValueError as error:  # ModelError among them
-            self.unfit = "this device does not know the model: %s" % error
+            from .preparation import prepare
+
+            self._free, self._learner, self.unfit = prepare(manifest, self._stream, self._role, self._ram)
+            if self._learner:
+                self._assembly = Assembly(self._learner.wire)
+                self._made_learner(self._learner.model)
         except MemoryError:
-            if model:
-                self.unfit = "the model's %d bytes are not to be had in one piece each" % model.ram()
-            else:
-                self.unfit = "there is no memory to lay the model out"
+            self._learner = None
+            self.unfit = "there is no memory to lay the model out"
+        forget("preparation")
         if self.unfit:
             self._log(self.unfit)
-
-    def _load_tools(self, manifest):
-        """What work will need: it must not come upon a memory that the model has filled."""
-        if self._role == messages.TRAIN:
-            from . import delta  # noqa: F401
-
-            wire_for(manifest["weights"])
-        else:
-            from . import evaluation  # noqa: F401
-
-    def _free_ram(self):
-        if self._ram is not None or not hasattr(gc, "mem_free"):
-            return self._ram
-        gc.collect()
-        return max(0, gc.mem_free() - _SPARE_RAM)
 
     async def _say_hello(self):
         await self.mqtt.publish(self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True)
