@@ -107,10 +107,12 @@ class Client:
         self.unfit = None
         self.on_joined = None
         self.rest = None
+        will = Packer(bytearray(64))
+        will.pack(self._status("offline"))
         self.mqtt = MQTTClient(
             client_id="%s-%s" % (device_id, self._boot),
             on_message=self._on_message,
-            will=(self._topics.status, self._status("offline")),
+            will=(self._topics.status, bytes(will.buffer[: will.length])),
             message_bytes=messages.MESSAGE_BYTES,
             **connection,
         )
@@ -148,7 +150,7 @@ class Client:
         session.cancel()
         try:
             if self._is_ready():
-                await wait_for(self.mqtt.publish(self._topics.status, self._status("offline"), retain=True), 2)
+                await wait_for(self._publish(self._topics.status, self._status("offline"), retain=True), 2)
         except (OSError, asyncio.TimeoutError):
             pass
         finally:  # even if it is cancelled while it says good-bye
@@ -187,7 +189,7 @@ class Client:
         self._probed = False
         self._rival = self._retained_rival = None
         await self.mqtt.subscribe(self._topics.status)
-        await self.mqtt.publish(self._topics.status, self._status("probe"))
+        await self._publish(self._topics.status, self._status("probe"))
         await self._wait(lambda: self._probed, self.mqtt.timeout)
         if self._retained_rival:
             # The id was taken when its last holder was seen; a living one answers the probe.
@@ -261,10 +263,10 @@ class Client:
             self._log(self.unfit)
 
     async def _say_hello(self):
-        await self.mqtt.publish(self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True)
+        await self._publish(self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True)
 
     def _status(self, state):
-        """A status message, packed."""
+        """A status message."""
         status = {"protocol": messages.PROTOCOL, "state": state, "boot": self._boot, "role": self._role}
         if state in ("online", "unfit"):
             status["inputs"] = self._stream.inputs
@@ -280,9 +282,7 @@ class Client:
                 status["notice"] = self._notice[:200]
         if state == "unfit":
             status["error"] = self.unfit[:200]
-        packer = Packer(bytearray(768))
-        packer.pack(status)
-        return bytes(packer.buffer[: packer.length])
+        return status
 
     def _disconnected(self, error):
         self._joined = False
@@ -548,13 +548,13 @@ class Client:
     async def _send(self, index, message):
         await self._publish(self._topics.update(index), message)
 
-    async def _publish(self, topic, message):
+    async def _publish(self, topic, message, retain=False):
         def fill(buffer):
             packer = Packer(buffer)
             packer.pack(message)
             return packer.length
 
-        await self.mqtt.publish(topic, fill)
+        await self.mqtt.publish(topic, fill, retain=retain)
 
     async def _send_delta(self, number, delta, report):
         """The delta in chunks, each packed straight into the outgoing buffer."""
