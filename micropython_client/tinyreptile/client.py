@@ -9,6 +9,7 @@ from . import __version__, episodes, messages
 from .assembly import Assembly
 from .connection import reason, wait_for
 from .device import DeviceError
+from .learner import Learner
 from .messages import CHUNK_BYTES, MessageError
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
@@ -251,14 +252,16 @@ class Client:
         try:
             from .preparation import prepare
 
-            self._free, self._learner, self.unfit = prepare(manifest, self._stream, self._role, self._ram)
-            if self._learner:
+            self._free, model, self.unfit = prepare(manifest, self._stream, self._role, self._ram)
+            del prepare
+            forget("preparation")
+            gc.collect()
+            if model:
+                self._learner = Learner(model, encoding=manifest["encoding"])
                 self._assembly = Assembly(self._learner.wire)
-                self._made_learner(self._learner.model)
+                self._made_learner(model)
         except MemoryError:
-            self._learner = None
-            self.unfit = "there is no memory to lay the model out"
-        forget("preparation")
+            self.unfit = "there is no memory for the model, in one piece for each of its buffers"
         if self.unfit:
             self._log(self.unfit)
 

@@ -48,8 +48,7 @@ class Learner:
 
     def __init__(self, model, seed=1, encoding="int16"):
         narrow = model.weights == "int8"
-        if encoding not in WEIGHT_BITS or (narrow and encoding != "int8"):
-            raise ValueError("an initialization of %s is nothing for weights of %s" % (encoding, model.weights))
+        wire_size = wire_bytes(model, encoding)
         self.model = model
         self._kernels = kernels_for(model.weights)
         size = WEIGHT_BITS[model.weights] // 8
@@ -62,7 +61,7 @@ class Learner:
         self._widen = encoding == "int8" and not narrow
         if self._widen:
             # It is received at the end of its place, and widened from the front on.
-            self.wire = self.wire[model.parameters - len(model.tensors) :]
+            self.wire = self.wire[-wire_size:]
         self._activations = zeros("h", model.activations)
         self._sums = zeros("i", model.scratch)
         self._plan = model.plan()
@@ -227,6 +226,13 @@ def wire_for(weights):
     else:
         from . import wire
     return wire
+
+
+def wire_bytes(model, encoding):
+    """Bytes of an initialization in that ``encoding``; raises ValueError for one that the model's weights don't take."""
+    if encoding not in WEIGHT_BITS or (model.weights == "int8" and encoding != "int8"):
+        raise ValueError("an initialization of %s is nothing for weights of %s" % (encoding, model.weights))
+    return len(model.tensors) + model.parameters if encoding == "int8" else 2 * model.parameters
 
 
 def _check_fractions(fractions):

@@ -2,7 +2,7 @@
 
 import gc
 
-from .learner import Learner, wire_for
+from .learner import wire_bytes, wire_for
 from .messages import TRAIN
 from .model import Model
 from .portable import const, forget
@@ -12,7 +12,7 @@ _SPARE_RAM = const(3072)
 
 
 def prepare(manifest, stream, role, ram):
-    """(bytes free for a model, its learner, None), or (bytes free, None, what stands in the way).
+    """(bytes free for a model, the model, None), or (bytes free, None, what stands in the way).
 
     ``ram`` is how much a model may take, None: what the heap has free; where nobody knows, None bytes are free.
     """
@@ -21,22 +21,12 @@ def prepare(manifest, stream, role, ram):
     model = None
     try:
         model = Model(manifest["model"], manifest["weights"])
-        forget("layers")
-        forget("shifts")
-        gc.collect()
-        unfit = _obstacle(model, stream, free)
-        if unfit:
-            return free, None, unfit
-        learner = Learner(model, encoding=manifest["encoding"])
-        if manifest["bytes"] != len(learner.wire):
-            return free, None, "the initialization has %d bytes, not %d" % (manifest["bytes"], len(learner.wire))
-        return free, learner, None
+        unfit = _obstacle(manifest, model, stream, free)
     except ValueError as error:  # ModelError among them
-        return free, None, "this device does not know the model: %s" % error
-    except MemoryError:
-        if model is None:
-            raise
-        return free, None, "the model's %d bytes are not to be had in one piece each" % model.ram()
+        unfit = "this device does not know the model: %s" % error
+    forget("layers")
+    forget("shifts")
+    return free, None if unfit else model, unfit
 
 
 def _load_tools(manifest, role):
@@ -56,7 +46,7 @@ def _free_ram():
     return max(0, gc.mem_free() - _SPARE_RAM)
 
 
-def _obstacle(model, stream, free):
+def _obstacle(manifest, model, stream, free):
     """Why ``model`` is nothing for the ``stream``, or for the bytes that are ``free``; or None."""
     if (stream.inputs, stream.outputs) != (model.inputs, model.outputs):
         return "the stream has %d inputs and %d outputs, the model %d and %d" % (
@@ -65,6 +55,9 @@ def _obstacle(model, stream, free):
             model.inputs,
             model.outputs,
         )
+    size = wire_bytes(model, manifest["encoding"])
+    if manifest["bytes"] != size:
+        return "the initialization has %d bytes, not %d" % (manifest["bytes"], size)
     if free is not None and model.ram() > free:
         return "the model needs %d bytes of RAM, the device has %d" % (model.ram(), free)
     return None
