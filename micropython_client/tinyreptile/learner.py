@@ -67,7 +67,7 @@ class Learner:
         self._plan = model.plan()
         if not model.is_dense:
             self._kernels.load_convolutions()
-        self.fractions = bytearray([FRACTION] * len(model.tensors))
+        self.fractions = bytearray([FRACTION] * len(model.offsets))
         self.y = array("h", bytes(2 * model.target_cells()))
         self.x = memoryview(self._activations)[: model.inputs]
         self._outputs = memoryview(self._activations)[model.activations - model.outputs :]
@@ -92,12 +92,12 @@ class Learner:
         if self._widen:
             from .wire import widen
 
-            tensors = self.model.tensors
+            count = len(self.model.offsets)
             parameters = self.model.parameters
-            fractions = bytes(self.wire[: len(tensors)])
+            fractions = bytes(self.wire[:count])
             _check_fractions(fractions)
             cells = view8(self._received)
-            for index in range(len(tensors)):
+            for index in range(count):
                 start, end = self.model.cells(index)
                 widen(cells, start, end, parameters, FRACTION - fractions[index])
         elif narrow:
@@ -229,10 +229,10 @@ def wire_for(weights):
 
 
 def wire_bytes(model, encoding):
-    """Bytes of an initialization in that ``encoding``; raises ValueError for one that the model's weights don't take."""
+    """Bytes of an initialization in that ``encoding``; ValueError for one that its weights don't take."""
     if encoding not in WEIGHT_BITS or (model.weights == "int8" and encoding != "int8"):
         raise ValueError("an initialization of %s is nothing for weights of %s" % (encoding, model.weights))
-    return len(model.tensors) + model.parameters if encoding == "int8" else 2 * model.parameters
+    return len(model.offsets) + model.parameters if encoding == "int8" else 2 * model.parameters
 
 
 def _check_fractions(fractions):
