@@ -4,7 +4,6 @@ from . import plan
 from .layers import scratch_cells
 from .shifts import sums
 
-
 _NAMES = {plan.DENSE: "dense", plan.CONVOLUTION: "conv", plan.DEPTHWISE: "depthwise"}
 
 
