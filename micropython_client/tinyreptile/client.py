@@ -9,14 +9,12 @@ from . import __version__, episodes, messages
 from .assembly import Assembly
 from .connection import reason, wait_for
 from .device import DeviceError
-from .learner import Learner, wire_for
+from .learner import Learner
 from .messages import CHUNK_BYTES, MessageError
-from .model import Model
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
 from .portable import RUNNER, const, forget, ticks_diff, ticks_ms
 
-_SPARE_RAM = const(4096)  # bytes a board keeps for everything but the model's buffers
 _FETCH_SECONDS = const(15)
 _RESEND_SECONDS = const(5)
 _JOIN_SECONDS = const(60)  # after so many without a session a device that may rest does
@@ -110,10 +108,12 @@ class Client:
         self.unfit = None
         self.on_joined = None
         self.rest = None
+        will = Packer(bytearray(64))
+        will.pack(self._status("offline"))
         self.mqtt = MQTTClient(
             client_id="%s-%s" % (device_id, self._boot),
             on_message=self._on_message,
-            will=(self._topics.status, self._status("offline")),
+            will=(self._topics.status, bytes(will.buffer[: will.length])),
             message_bytes=messages.MESSAGE_BYTES,
             **connection,
         )
@@ -151,7 +151,7 @@ class Client:
         session.cancel()
         try:
             if self._is_ready():
-                await wait_for(self.mqtt.publish(self._topics.status, self._status("offline"), retain=True), 2)
+                await wait_for(self._publish(self._topics.status, self._status("offline"), retain=True), 2)
         except (OSError, asyncio.TimeoutError):
             pass
         finally:  # even if it is cancelled while it says good-bye
@@ -190,7 +190,7 @@ class Client:
         self._probed = False
         self._rival = self._retained_rival = None
         await self.mqtt.subscribe(self._topics.status)
-        await self.mqtt.publish(self._topics.status, self._status("probe"))
+        await self._publish(self._topics.status, self._status("probe"))
         await self._wait(lambda: self._probed, self.mqtt.timeout)
         if self._retained_rival:
             # The id was taken when its last holder was seen; a living one answers the probe.
@@ -249,62 +249,27 @@ class Client:
             return
         self._prepared = _description(manifest)
         self._learner = self._assembly = None
-        self._load_tools(manifest)
-        self._free = self._free_ram()
-        model = None
         try:
-            model = Model(manifest["model"], manifest["weights"])
-            forget("layers")
-            forget("shifts")
+            from .preparation import prepare
+
+            self._free, model, self.unfit = prepare(manifest, self._stream, self._role, self._ram)
+            del prepare
+            forget("preparation")
             gc.collect()
-            stream = self._stream
-            if (stream.inputs, stream.outputs) != (model.inputs, model.outputs):
-                self.unfit = "the stream has %d inputs and %d outputs, the model %d and %d" % (
-                    stream.inputs,
-                    stream.outputs,
-                    model.inputs,
-                    model.outputs,
-                )
-            elif self._free is not None and model.ram() > self._free:
-                self.unfit = "the model needs %d bytes of RAM, the device has %d" % (model.ram(), self._free)
-            else:
-                learner = Learner(model, encoding=manifest["encoding"])
-                if manifest["bytes"] != len(learner.wire):
-                    self.unfit = "the initialization has %d bytes, not %d" % (manifest["bytes"], len(learner.wire))
-                else:
-                    self._learner = learner
-                    self._assembly = Assembly(learner.wire)
-                    self._made_learner(model)
-        except ValueError as error:  # ModelError among them
-            self.unfit = "this device does not know the model: %s" % error
-        except MemoryError:
             if model:
-                self.unfit = "the model's %d bytes are not to be had in one piece each" % model.ram()
-            else:
-                self.unfit = "there is no memory to lay the model out"
+                self._learner = Learner(model, encoding=manifest["encoding"])
+                self._assembly = Assembly(self._learner.wire)
+                self._made_learner(model)
+        except MemoryError:
+            self.unfit = "there is no memory for the model, in one piece for each of its buffers"
         if self.unfit:
             self._log(self.unfit)
 
-    def _load_tools(self, manifest):
-        """What work will need: it must not come upon a memory that the model has filled."""
-        if self._role == messages.TRAIN:
-            from . import delta  # noqa: F401
-
-            wire_for(manifest["weights"])
-        else:
-            from . import evaluation  # noqa: F401
-
-    def _free_ram(self):
-        if self._ram is not None or not hasattr(gc, "mem_free"):
-            return self._ram
-        gc.collect()
-        return max(0, gc.mem_free() - _SPARE_RAM)
-
     async def _say_hello(self):
-        await self.mqtt.publish(self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True)
+        await self._publish(self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True)
 
     def _status(self, state):
-        """A status message, packed."""
+        """A status message."""
         status = {"protocol": messages.PROTOCOL, "state": state, "boot": self._boot, "role": self._role}
         if state in ("online", "unfit"):
             status["inputs"] = self._stream.inputs
@@ -320,9 +285,7 @@ class Client:
                 status["notice"] = self._notice[:200]
         if state == "unfit":
             status["error"] = self.unfit[:200]
-        packer = Packer(bytearray(768))
-        packer.pack(status)
-        return bytes(packer.buffer[: packer.length])
+        return status
 
     def _disconnected(self, error):
         self._joined = False
@@ -588,13 +551,13 @@ class Client:
     async def _send(self, index, message):
         await self._publish(self._topics.update(index), message)
 
-    async def _publish(self, topic, message):
+    async def _publish(self, topic, message, retain=False):
         def fill(buffer):
             packer = Packer(buffer)
             packer.pack(message)
             return packer.length
 
-        await self.mqtt.publish(topic, fill)
+        await self.mqtt.publish(topic, fill, retain=retain)
 
     async def _send_delta(self, number, delta, report):
         """The delta in chunks, each packed straight into the outgoing buffer."""

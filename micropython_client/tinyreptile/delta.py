@@ -46,7 +46,7 @@ class Delta:
         self._r = r & 0xFFFF
         self.gains = []
         most = (1 << (bits - 1)) - 1
-        for index in range(len(model.tensors)):
+        for index in range(len(model.offsets)):
             start, end = model.cells(index)
             largest = wire.largest_change(self._w, self._base, start, end, self._sign, self._ups[index])
             self.gains.append(min(65536, (most << 16) // largest) if largest else 65536)

@@ -28,7 +28,7 @@ def run(path, board=None, notice=None):
     `ConfigError`.
     """
     client, watch = _make(path, board, notice)
-    forget("settings")
+    forget("build")
     gc.collect()  # what was read to get here must not lie between what stays and a model's buffers
     import asyncio
 
@@ -51,15 +51,19 @@ def run(path, board=None, notice=None):
 def _make(path, board, notice):
     """The client that the configuration ``path`` describes, and what watches it where this is a board."""
     _collect_at(1024)
-    from .settings import load_config, make_client
+    from .settings import load_config
 
     config = load_config(path)
+    del load_config
+    forget("settings")
     log = Log(config["id"])
     if board:
         board.recall(log)
     # MicroPython compiles the kernels while little else is loaded: for a moment that takes more than anything after it.
     gc.collect()
     kernels_for(config["weights"])
+    from .build import make_client
+
     client = make_client(config, log, notice)
 
     def joined():

@@ -4,6 +4,8 @@ from . import plan
 from .layers import scratch_cells
 from .shifts import sums
 
+_NAMES = {plan.DENSE: "dense", plan.CONVOLUTION: "conv", plan.DEPTHWISE: "depthwise"}
+
 
 class Layer:
     """One layer, as the plan ``cells`` describe it from cell ``at`` on.
@@ -45,6 +47,25 @@ def layers(model):
     """The list of `Layer` of a `model.Model`."""
     cells = model.plan()
     return [Layer(cells, at) for at in range(plan.HEADER, len(cells), plan.FIELDS)]
+
+
+def tensors(model):
+    """(name, offset, shape) of each tensor of a `model.Model`'s parameters, in the order of their memory.
+
+    Weights are (inputs, outputs), of convolutions (kernel height, kernel width, inputs, outputs), of depthwise ones
+    (kernel height, kernel width, channels); a layer's biases follow its weights.
+    """
+    result = []
+    for index, layer in enumerate(layers(model)):
+        if layer.kind == plan.AVERAGE:
+            continue
+        name = "%s%d" % (_NAMES[layer.kind], index)
+        shape = (layer.channels,) if layer.kind == plan.DEPTHWISE else (layer.channels, layer.out_channels)
+        if layer.kind != plan.DENSE:
+            shape = (layer.kernel_height, layer.kernel_width) + shape
+        result.append((name + ".weight", layer.weights, shape))
+        result.append((name + ".bias", layer.biases, (layer.out_channels,)))
+    return result
 
 
 def multiplications(model):

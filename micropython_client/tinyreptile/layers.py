@@ -59,20 +59,19 @@ MAX_PARAMETERS = 1 << 20
 MAX_INPUTS = 65535
 
 LOSSES = {"squared_error": _SQUARED_ERROR, "cross_entropy": _CROSS_ENTROPY}
-_NAMES = {_DENSE: "dense", _CONVOLUTION: "conv", _DEPTHWISE: "depthwise"}
 
 
 def lay_out(spec, bits):
     """What a model list says, with weights of ``bits`` bits, as attributes of a `model.Model`; raises `ModelError`.
 
-    (shape, inputs, loss, tensors, parameters, scratch, is_dense, plan)
+    (shape, inputs, loss, offsets, parameters, scratch, is_dense, plan)
     """
     shape, layers = check(spec)
     cells = array("i", [0] * _HEADER)
-    tensors = []
+    offsets = array("i")
     offset = x = scratch = 0
     relu = None  # of the layer before; None: there is none
-    for index, layer in enumerate(layers):
+    for layer in layers:
         layer[_X] = x
         x += layer[_HEIGHT] * layer[_WIDTH] * layer[_CHANNELS]
         layer[_Y] = x
@@ -80,13 +79,11 @@ def lay_out(spec, bits):
             layer[_BACK] = _BEHIND_RELU if relu else _LINEAR
         relu = layer[_RELU]
         if layer[_KIND] != _AVERAGE:
-            name = "%s%d" % (_NAMES[layer[_KIND]], index)
-            weight = _weight_shape(layer)
             layer[_WEIGHTS] = offset
-            tensors.append((name + ".weight", offset, weight))
-            offset += _product(weight)
+            offsets.append(offset)
+            offset += _weights(layer)
             layer[_BIASES] = offset
-            tensors.append((name + ".bias", offset, (layer[_OUT_CHANNELS],)))
+            offsets.append(offset)
             offset += layer[_OUT_CHANNELS]
         scratch = max(scratch, scratch_cells(layer))
         cells.extend(layer)
@@ -99,9 +96,9 @@ def lay_out(spec, bits):
     cells[_OUTPUTS] = layer[_OUT_HEIGHT] * layer[_OUT_WIDTH] * layer[_OUT_CHANNELS]
     cells[_LOSS] = LOSSES[loss]
     cells[_SIGN] = 1 << (bits - 1)
-    fit(cells, [FRACTION] * len(tensors), bits)
+    fit(cells, [FRACTION] * len(offsets), bits)
     is_dense = all([layer[_KIND] == _DENSE for layer in layers])
-    return shape, _product(shape), loss, tensors, offset, scratch, is_dense, cells
+    return shape, _product(shape), loss, offsets, offset, scratch, is_dense, cells
 
 
 def check(spec):
@@ -188,13 +185,10 @@ def _layer_cells(kind, shape, out, kernel, stride, pad, relu):
     return cells
 
 
-def _weight_shape(layer):
-    """What a layer's weights are, outputs last."""
-    inputs, outputs = layer[_CHANNELS], layer[_OUT_CHANNELS]
-    if layer[_KIND] == _DENSE:
-        return inputs, outputs
-    kernel = layer[_KERNEL_HEIGHT], layer[_KERNEL_WIDTH]
-    return kernel + ((inputs,) if layer[_KIND] == _DEPTHWISE else (inputs, outputs))
+def _weights(layer):
+    """How many weights a layer has."""
+    kernel = layer[_KERNEL_HEIGHT] * layer[_KERNEL_WIDTH] * layer[_CHANNELS]
+    return kernel if layer[_KIND] == _DEPTHWISE else kernel * layer[_OUT_CHANNELS]
 
 
 def scratch_cells(layer):

@@ -48,8 +48,7 @@ class Learner:
 
     def __init__(self, model, seed=1, encoding="int16"):
         narrow = model.weights == "int8"
-        if encoding not in WEIGHT_BITS or (narrow and encoding != "int8"):
-            raise ValueError("an initialization of %s is nothing for weights of %s" % (encoding, model.weights))
+        wire_size = wire_bytes(model, encoding)
         self.model = model
         self._kernels = kernels_for(model.weights)
         size = WEIGHT_BITS[model.weights] // 8
@@ -62,13 +61,13 @@ class Learner:
         self._widen = encoding == "int8" and not narrow
         if self._widen:
             # It is received at the end of its place, and widened from the front on.
-            self.wire = self.wire[model.parameters - len(model.tensors) :]
+            self.wire = self.wire[-wire_size:]
         self._activations = zeros("h", model.activations)
         self._sums = zeros("i", model.scratch)
         self._plan = model.plan()
         if not model.is_dense:
             self._kernels.load_convolutions()
-        self.fractions = bytearray([FRACTION] * len(model.tensors))
+        self.fractions = bytearray([FRACTION] * len(model.offsets))
         self.y = array("h", bytes(2 * model.target_cells()))
         self.x = memoryview(self._activations)[: model.inputs]
         self._outputs = memoryview(self._activations)[model.activations - model.outputs :]
@@ -93,12 +92,12 @@ class Learner:
         if self._widen:
             from .wire import widen
 
-            tensors = self.model.tensors
+            count = len(self.model.offsets)
             parameters = self.model.parameters
-            fractions = bytes(self.wire[: len(tensors)])
+            fractions = bytes(self.wire[:count])
             _check_fractions(fractions)
             cells = view8(self._received)
-            for index in range(len(tensors)):
+            for index in range(count):
                 start, end = self.model.cells(index)
                 widen(cells, start, end, parameters, FRACTION - fractions[index])
         elif narrow:
@@ -227,6 +226,13 @@ def wire_for(weights):
     else:
         from . import wire
     return wire
+
+
+def wire_bytes(model, encoding):
+    """Bytes of an initialization in that ``encoding``; ValueError for one that its weights don't take."""
+    if encoding not in WEIGHT_BITS or (model.weights == "int8" and encoding != "int8"):
+        raise ValueError("an initialization of %s is nothing for weights of %s" % (encoding, model.weights))
+    return len(model.offsets) + model.parameters if encoding == "int8" else 2 * model.parameters
 
 
 def _check_fractions(fractions):

@@ -33,9 +33,8 @@ class Model:
         shape: of an input, as in the list.
         inputs, outputs: the cells of a sample.
         loss: "squared_error" or "cross_entropy".
-        tensors: a list of (name, offset, shape) of the parameters, in the order of their memory: weights (inputs,
-            outputs), for convolutions (kernel height, kernel width, inputs, outputs), for depthwise ones (kernel
-            height, kernel width, channels); then the biases, layer by layer.
+        offsets: array('i') of the first cell of each tensor, in the order of their memory: weights, then biases, layer
+            by layer.
         parameters: their number.
         activations: the number of 16-bit cells that a step works in: the inputs and every layer's outputs.
         is_dense: whether there are dense layers only.
@@ -49,11 +48,18 @@ class Model:
         self.weights = weights
         from .layers import lay_out
 
-        self.shape, self.inputs, self.loss, self.tensors, self.parameters, self.scratch, self.is_dense, self._plan = (
+        self.shape, self.inputs, self.loss, self.offsets, self.parameters, self.scratch, self.is_dense, self._plan = (
             lay_out(spec, WEIGHT_BITS[weights])
         )
         self.outputs = self._plan[_OUTPUTS]
         self.activations = self._plan[_OUTPUT] + self.outputs
+
+    @property
+    def tensors(self):
+        """A list of (name, offset, shape) of the parameters; no device asks for it. See `geometry.tensors`."""
+        from .geometry import tensors
+
+        return tensors(self)
 
     def plan(self):
         """The model as the kernels read it: an array('i') of `plan.HEADER` + `plan.FIELDS` cells a layer."""
@@ -76,7 +82,7 @@ class Model:
         return (
             2 * size * self.parameters
             + self.header_bytes()
-            + len(self.tensors)
+            + len(self.offsets)
             + 2 * self.activations
             + 4 * self.scratch
             + 2 * self.target_cells()
@@ -86,12 +92,12 @@ class Model:
 
     def cells(self, index):
         """First cell of tensor ``index`` and the first after it."""
-        end = self.tensors[index + 1][1] if index + 1 < len(self.tensors) else self.parameters
-        return self.tensors[index][1], end
+        end = self.offsets[index + 1] if index + 1 < len(self.offsets) else self.parameters
+        return self.offsets[index], end
 
     def header_bytes(self):
         """Bytes before the cells of an int8 initialization: the fraction bits of each tensor."""
-        return len(self.tensors) if self.weights == "int8" else 0
+        return len(self.offsets) if self.weights == "int8" else 0
 
     def target_cells(self):
         """Cells of a sample's target: one for a label, one for each output otherwise."""

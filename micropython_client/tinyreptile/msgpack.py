@@ -68,31 +68,20 @@ class Packer:
         return memoryview(self.buffer)[start : self.length]
 
     def _int(self, value):
-        if 0 <= value < 128:
-            self._head(value, "", 0)
-        elif -32 <= value < 0:
+        if -32 <= value < 128:
             self._head(value & 0xFF, "", 0)
-        elif value >= 0:
-            if value < 1 << 8:
-                self._head(0xCC, "B", value)
-            elif value < 1 << 16:
-                self._head(0xCD, ">H", value)
-            elif value < 1 << 32:
-                self._head(0xCE, ">I", value)
-            elif value < 1 << 64:
-                self._head(0xCF, ">Q", value)
-            else:
-                raise MessagePackError("the integer %d needs more than 64 bits" % value)
-        elif value >= -(1 << 7):
-            self._head(0xD0, "b", value)
-        elif value >= -(1 << 15):
-            self._head(0xD1, ">h", value)
-        elif value >= -(1 << 31):
-            self._head(0xD2, ">i", value)
-        elif value >= -(1 << 63):
-            self._head(0xD3, ">q", value)
-        else:
-            raise MessagePackError("the integer %d needs more than 64 bits" % value)
+            return
+        # Codes and struct's letters of 8, 16, 32 and 64 bits; of so many, a negative number's sign takes one.
+        code, letters = (0xCC, "BHIQ") if value > 0 else (0xD0, "bhiq")
+        size = value if value > 0 else -2 * value - 1
+        bits = 8
+        for letter in letters:
+            if size < 1 << bits:
+                self._head(code, ">" + letter, value)
+                return
+            code += 1
+            bits *= 2
+        raise MessagePackError("the integer %d needs more than 64 bits" % value)
 
     def _sized(self, size, short, limit, code):
         """Header of something of ``size``: ``short`` + size below ``limit``, else a length of 8, 16 or 32 bits.

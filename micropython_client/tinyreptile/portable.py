@@ -14,15 +14,12 @@ try:
 
     RUNNER = "micropython"
 
-    def _runs_thumb():
-        try:
-            exec("@micropython.asm_thumb\ndef nothing():\n    nop()\n", {})  # noqa: S102
-        except (NameError, SyntaxError):
-            return False
-        return True
-
     # Whether `thumb` can be loaded: not by a firmware that could not assemble it, even if it is for an ARM.
-    THUMB = _runs_thumb()
+    try:
+        exec("@micropython.asm_thumb\ndef nothing():\n    nop()\n", {})  # noqa: S102
+        THUMB = True
+    except (NameError, SyntaxError):
+        THUMB = False
 
     def forget(name):
         """Let go of this library's module ``name``: its memory is free once nothing of it is held."""

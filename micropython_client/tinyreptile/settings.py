@@ -1,7 +1,4 @@
-"""A device's configuration: what may stand in the file, checked, and the client that it describes.
-
-A board needs this once, at its start, and forgets it.
-"""
+"""A device's configuration: what may stand in the file, checked. A board forgets it after its start."""
 
 import json
 
@@ -37,17 +34,6 @@ KEYS = {
     "watchdog": (bool, True),
 }
 WIFI_KEYS = {"ssid": str, "password": str, "power_saving": bool}
-
-
-# Loaded when they are asked for: a board has memory for what it uses.
-STREAMS = {
-    "sine": "tinyreptile.streams.sine.SineStream",
-    "rows": "tinyreptile.streams.rows.RowsStream",
-    "temperature": "tinyreptile.streams.temperature.TemperatureStream",
-    "analog": "tinyreptile.streams.analog.AnalogStream",
-    "motion": "tinyreptile.streams.motion.MotionStream",
-    "microphone": "tinyreptile.streams.microphone.MicrophoneStream",
-}
 
 
 def load_config(path):
@@ -111,95 +97,3 @@ def _check_type(path, name, key, value, kind):
         article = "an" if wanted[0] in "aeiou" else "a"
         shown = "" if key in SECRETS else ", not %r" % (value,)
         raise ConfigError("%s: %s is %s %s%s" % (path, name, article, wanted, shown))
-
-
-def _stream_class(kind):
-    """The class of that name, or that ``module.Class`` names."""
-    module, _, name = STREAMS.get(kind, kind).rpartition(".")
-    try:
-        return getattr(__import__(module, None, None, (name,)), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError("stream: no %s to be had: %s" % (kind, error))
-
-
-def make_stream(options):
-    """The stream that the configuration's "stream" object describes; raises `ConfigError`."""
-    options = dict(options)
-    kind = options.pop("kind", None)
-    if not isinstance(kind, str) or (kind not in STREAMS and "." not in kind):
-        raise ConfigError("stream: kind is %s, or your_module.YourStream, not %r" % (", ".join(sorted(STREAMS)), kind))
-    try:
-        return _stream_class(kind)(**options)
-    except OSError:
-        raise ConfigError("stream: no file %s" % options.get("path"))
-    except (TypeError, ValueError) as error:
-        raise ConfigError("stream: %s" % error)
-
-
-def make_client(config, log=None, notice=None):
-    """The device that ``config`` describes; ``notice`` is what its status is to say. Raises `ConfigError`."""
-    tls = wifi = None
-    if config["tls_ca"]:
-        from .tls import tls_context
-
-        try:
-            tls = tls_context(config["tls_ca"], config["tls_cert"], config["tls_key"])
-        except (OSError, ValueError):
-            names = [config[name] for name in TLS_FILES if config[name]]
-            raise ConfigError("tls_ca, tls_cert, tls_key: not what they should be in %s" % ", ".join(names))
-    if config["wifi"].get("ssid"):
-        from .wifi import Wifi
-
-        try:
-            wifi = Wifi(clock=tls is not None, **config["wifi"])
-        except ImportError:
-            raise ConfigError("wifi: this board has none, or its MicroPython does not know it")
-    updates = _updates(config["key"], config["run"])
-    if updates and updates.failed:
-        notice = "version %d of the library did not come up; %d runs again" % (updates.failed, updates.version())
-        if log:
-            log(notice)
-    options = {}
-    if config["predict"]:
-        from .predictions import PredictingClient as Client
-
-        options["predict"] = config["predict"]
-    else:
-        from .client import Client
-    client = Client(
-        config["id"],
-        config["run"],
-        make_stream(config["stream"]),
-        role=config["role"],
-        log=log,
-        notice=notice,
-        commands=True,
-        host=config["host"],
-        port=config["port"],
-        user=config["user"] or None,
-        password=config["password"] or None,
-        tls=tls,
-        keepalive=config["keepalive"],
-        link=wifi.up if wifi else None,
-        updates=updates,
-        **options,
-    )
-    if config["sleep"]:
-        from .nap import Nap
-
-        client.rest = Nap(config["sleep"], wifi)
-    return client
-
-
-def _updates(key, run):
-    """What installs new versions of the library: for who has a key to check them with, and slots to put them in."""
-    if not key:
-        return None
-    try:
-        import slots
-    except ImportError:
-        raise ConfigError("key: there is no slots.py beside main.py, so nothing can be installed")
-    from .messages import RunTopics
-    from .updates import Updates
-
-    return Updates(key.encode(), slots, RunTopics(run))

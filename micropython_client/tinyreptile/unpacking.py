@@ -45,7 +45,7 @@ def packed_size(parameters, bits, kept=None):
 
 def check(model, size, bits, gains, kept):
     """Raises `DeltaError` where ``size`` bytes, ``bits``, ``gains`` or ``kept`` don't fit the model."""
-    if bits not in BITS or len(gains) != len(model.tensors):
+    if bits not in BITS or len(gains) != len(model.offsets):
         raise DeltaError("%r bits and %d gains are no delta of this model" % (bits, len(gains)))
     for gain in gains:
         if not 1 <= gain <= 65536:
@@ -74,7 +74,7 @@ def _read(packed, at, bits):
 
 
 def _tensor(model, cell):
-    index = len(model.tensors) - 1
-    while model.tensors[index][1] > cell:
+    index = len(model.offsets) - 1
+    while model.offsets[index] > cell:
         index -= 1
     return index

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from littlefs import LittleFS
+from littlefs import LittleFS, UserContext
 from mpremote.romfs import VfsRomWriter
 
 import boards.library
@@ -49,20 +49,45 @@ def romfs(files: dict[str, bytes]) -> bytes:
 
 def littlefs(files: dict[str, bytes]) -> bytes:
     """An image of the file system in a Pico's flash."""
-    system = LittleFS(
-        block_size=_PICO_BLOCK,
-        block_count=_PICO_BLOCKS,
-        prog_size=256,
-        read_size=32,
-        lookahead_size=32,
-        disk_version=0x00020000,
-    )
+    system = _littlefs()
     for folder in sorted(set(_folders(files))):
         system.mkdir(folder)
     for name, content in files.items():
         with system.open(name, "wb") as file:
             file.write(content)
     return bytes(system.context.buffer)
+
+
+def unpacked(image: bytes, folder: str) -> dict[str, bytes]:
+    """The files in ``folder`` of a file system that `littlefs` or a Pico has made."""
+    system = _littlefs(image)
+    files = {}
+    for where, _, names in system.walk(folder):
+        for name in names:
+            path = f"{where}/{name}"
+            with system.open(path, "rb") as file:
+                files[path.removeprefix(f"{folder}/")] = file.read()
+    return files
+
+
+def _littlefs(image: bytes = b"") -> LittleFS:
+    """That of the ``image``, or a new one."""
+    context = UserContext(_PICO_BLOCK * _PICO_BLOCKS)
+    context.buffer[: len(image)] = image
+    system = LittleFS(
+        context,
+        mount=False,
+        block_size=_PICO_BLOCK,
+        block_count=_PICO_BLOCKS,
+        prog_size=256,
+        read_size=32,
+        lookahead_size=32,
+        disk_version=0 if image else 0x00020000,  # MicroPython's writes a newer one than it takes from a stranger
+    )
+    if not image:
+        system.format()
+    system.mount()
+    return system
 
 
 def _folders(names: Iterable[str]) -> Iterator[str]:

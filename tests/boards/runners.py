@@ -90,10 +90,10 @@ class Unix(Runner):
         return output
 
     def start(self, code: str, folder: Path, heap: str) -> subprocess.Popen[str]:
-        """A process that runs ``code`` in ``folder``, where the files are."""
+        """A process that runs ``code`` in ``folder``, where the files are: paths are as short as on a board."""
         return subprocess.Popen(
             [*self.command(), "-X", f"heapsize={heap}", "-c", code],
-            env=os.environ | {"MICROPYPATH": f"{folder}:.frozen"},
+            env=os.environ | {"MICROPYPATH": ":.frozen"},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

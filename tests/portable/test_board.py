@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tinyreptile import board, device, settings, wifi
+from tinyreptile import board, build, device, settings, wifi
 from tinyreptile.board import Watch
 from tinyreptile.log import Log
 from tinyreptile.nap import Nap
@@ -173,7 +173,7 @@ def test_a_board_without_wifi_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "network", None)
     config = settings.check_config(GOOD | {"wifi": {"ssid": "home"}}, "config.json")
     with pytest.raises(device.ConfigError, match="wifi: this board has none"):
-        settings.make_client(config)
+        build.make_client(config)
 
 
 # Watchdog and light

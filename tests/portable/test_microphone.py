@@ -16,9 +16,9 @@ import pytest
 
 from simulator.data import DataError, find, load
 from simulator.tasks.keywords import BOARD_FRONT_END, BoardKeywords, band_statistics, network
+from tinyreptile.build import make_stream
 from tinyreptile.device import ConfigError
 from tinyreptile.model import Model
-from tinyreptile.settings import make_stream
 from tinyreptile.streams import microphone
 
 from ..environment import require, run_micropython

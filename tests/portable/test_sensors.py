@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from simulator.offline import run_now
+from tinyreptile.build import make_stream
 from tinyreptile.device import ConfigError
 from tinyreptile.learner import Learner, fixed
 from tinyreptile.model import Model
-from tinyreptile.settings import make_stream
 from tinyreptile.streams.readings import Forecast, Readings
 
 Values = Callable[[], float]

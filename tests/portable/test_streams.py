@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tinyreptile.build import make_client, make_stream
 from tinyreptile.device import ConfigError, main
 from tinyreptile.nap import Nap
-from tinyreptile.settings import KEYS, check_config, load_config, make_client, make_stream
+from tinyreptile.settings import KEYS, check_config, load_config
 from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Stream
 from tinyreptile.streams.rows import RowsError, RowsStream
 from tinyreptile.streams.sine import SineStream

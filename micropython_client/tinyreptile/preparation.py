@@ -1,0 +1,63 @@
+"""From a run's manifest to a learner of its model, or to what stands in the way. A board forgets it after."""
+
+import gc
+
+from .learner import wire_bytes, wire_for
+from .messages import TRAIN
+from .model import Model
+from .portable import const, forget
+
+# Bytes that a board keeps for everything but the model's buffers; this module's own come on top once it is forgotten.
+_SPARE_RAM = const(3072)
+
+
+def prepare(manifest, stream, role, ram):
+    """(bytes free for a model, the model, None), or (bytes free, None, what stands in the way).
+
+    ``ram`` is how much a model may take, None: what the heap has free; where nobody knows, None bytes are free.
+    """
+    _load_tools(manifest, role)
+    free = _free_ram() if ram is None else ram
+    model = None
+    try:
+        model = Model(manifest["model"], manifest["weights"])
+        unfit = _obstacle(manifest, model, stream, free)
+    except ValueError as error:  # ModelError among them
+        unfit = "this device does not know the model: %s" % error
+    forget("layers")
+    forget("shifts")
+    return free, None if unfit else model, unfit
+
+
+def _load_tools(manifest, role):
+    """What work will need: it must not come upon a memory that the model has filled."""
+    if role == TRAIN:
+        from . import delta  # noqa: F401
+
+        wire_for(manifest["weights"])
+    else:
+        from . import evaluation  # noqa: F401
+
+
+def _free_ram():
+    if not hasattr(gc, "mem_free"):
+        return None
+    gc.collect()
+    return max(0, gc.mem_free() - _SPARE_RAM)
+
+
+def _obstacle(manifest, model, stream, free):
+    """Why ``model`` is nothing for the ``stream``, or for the bytes that are ``free``; or None."""
+    if (stream.inputs, stream.outputs) != (model.inputs, model.outputs):
+        return "the stream has %d inputs and %d outputs, the model %d and %d" % (
+            stream.inputs,
+            stream.outputs,
+            model.inputs,
+            model.outputs,
+        )
+    size = wire_bytes(model, manifest["encoding"])
+    if manifest["bytes"] != size:
+        return "the initialization has %d bytes, not %d" % (manifest["bytes"], size)
+    if free is not None and model.ram() > free:
+        return "the model needs %d bytes of RAM, the device has %d" % (model.ram(), free)
+    return None
