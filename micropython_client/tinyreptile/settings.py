@@ -30,6 +30,7 @@ KEYS = {
     "weights": (str, "int16"),
     "key": (str, ""),
     "stream": (dict, None),
+    "privacy": (dict, {}),
     "wifi": (dict, {}),
     "predict": ((int, float), 0),
     "sleep": ((int, float), 0),
@@ -98,11 +99,26 @@ def check_config(given, path):
         _check_type(path, "wifi: " + key, "wifi", wifi[key], WIFI_KEYS[key])
     if not bool(config["tls_cert"]) == bool(config["tls_key"]) <= bool(config["tls_ca"]):
         raise ConfigError("%s: tls_cert, tls_key and tls_ca go together" % path)
+    if config["privacy"]:
+        _check_privacy(path, config)
     if config["sleep"] and config["predict"]:
         raise ConfigError("%s: sleep: a device that predicts stays awake" % path)
     if wifi.get("password") and not wifi.get("ssid"):
         raise ConfigError("%s: wifi: ssid is missing" % path)
     return config
+
+
+def _check_privacy(path, config):
+    from . import privacy
+
+    if config["role"] != TRAIN:
+        raise ConfigError("%s: privacy: a held-out device tells what its samples say; its role must be train" % path)
+    try:
+        privacy.check(**config["privacy"])
+    except TypeError:
+        raise ConfigError("%s: privacy has clip and noise, and updates where there is a budget" % path)
+    except ValueError as error:
+        raise ConfigError("%s: privacy: %s" % (path, error))
 
 
 def _check_type(path, name, key, value, kind):
@@ -160,6 +176,8 @@ def make_client(config, log=None, notice=None):
         if log:
             log(notice)
     options = {}
+    if config["privacy"]:
+        options["privacy"] = _privacy(config["privacy"], config["id"])
     if config["predict"]:
         from .predictions import PredictingClient as Client
 
@@ -189,6 +207,18 @@ def make_client(config, log=None, notice=None):
 
         client.rest = Nap(config["sleep"], wifi)
     return client
+
+
+def _privacy(given, device_id):
+    """What makes the updates private; the count of those that a budget allows lies in the present folder."""
+    from .privacy import Privacy
+
+    try:
+        return Privacy(path="privacy-%s.json" % device_id, **given)
+    except AttributeError:
+        raise ConfigError("privacy: this MicroPython has no os.urandom to make the noise of")
+    except ValueError as error:
+        raise ConfigError("privacy: %s" % error)
 
 
 def _updates(key, run):
