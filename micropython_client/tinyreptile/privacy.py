@@ -135,8 +135,8 @@ class Privacy:
 def check(clip, noise, updates=0):
     """Raises ValueError for what a `Privacy` can't be made of."""
     for name, value in (("clip", clip), ("noise", noise)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e6:
-            raise ValueError("%s is a number above 0, not %r" % (name, value))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-6 <= value <= 1e6:
+            raise ValueError("%s is a number from 0.000001 to 1000000, not %r" % (name, value))
     if isinstance(updates, bool) or not isinstance(updates, int) or not 0 <= updates <= MOST_UPDATES:
         raise ValueError("updates is how many may be sent, 0 for any number, not %r" % (updates,))
     if int(clip * (1 << FRACTION)) == 0:
