@@ -470,14 +470,14 @@ class Client:
             self._log("work %d came to nothing: %s" % (work["work"], report))
             if self._privacy and not isinstance(error, Lost):
                 report = "the work came to nothing"  # what its samples have to do with it is not told
-        await self._deliver(work, report)
         if self._privacy and not self.unfit:
             await self._mind_budget()
+        await self._deliver(work, report)
         if self._work is work:
             self._work = None
 
     async def _mind_budget(self):
-        """Say so if no more private updates may be sent: no more work is wanted then."""
+        """Say so if the update at hand is the last that may be sent: no more work is wanted then."""
         self.unfit = self._privacy.end()
         if self.unfit:
             self._log(self.unfit)
