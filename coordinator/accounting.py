@@ -38,9 +38,17 @@ def epsilon_of(rho: float, delta: float = DELTA) -> float:
 
 
 def rho_for(epsilon: float, delta: float = DELTA) -> float:
-    """The most that updates may cost together for ``epsilon`` at ``delta``; raises `CoordinatorError` as above."""
+    """The most that updates may cost together for ``epsilon`` at ``delta``.
+
+    Raises `CoordinatorError` as above, and where no noise is enough for the accountant to say so.
+    """
     dp = _dp_accounting()
-    multiplier = dp.calibrate_dp_mechanism(dp.rdp.RdpAccountant, dp.GaussianDpEvent, epsilon, delta)
+    try:
+        multiplier = dp.calibrate_dp_mechanism(dp.rdp.RdpAccountant, dp.GaussianDpEvent, epsilon, delta)
+    except dp.mechanism_calibration.NoBracketIntervalFoundError:
+        raise CoordinatorError(
+            f"epsilon {epsilon:g} at delta {delta:g} is out of the accountant's reach; a larger one of the two is in it"
+        ) from None
     return 1 / (2 * float(multiplier) ** 2)
 
 

@@ -57,6 +57,18 @@ def test_noise_updates_and_epsilon_follow_from_each_other(epsilon: float) -> Non
     assert updates_for(epsilon, DELTA, noise / 100) == 0
 
 
+def test_an_epsilon_that_no_noise_reaches_is_told() -> None:
+    with pytest.raises(CoordinatorError, match=r"epsilon 0.001 at delta 1e-15 is out of the accountant's reach"):
+        rho_for(1e-3, 1e-15)
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(1e-3, 0.5), (1e4, 0.5), (1e4, 1e-15)])
+def test_any_other_is_met_at_the_ends_of_what_may_be_asked(epsilon: float, delta: float) -> None:
+    rho = rho_for(epsilon, delta)
+    assert rho > 0
+    assert epsilon_of(rho, delta) <= 1.001 * epsilon
+
+
 def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(CoordinatorError, match=r"dp-accounting, which is not installed: pip install"):
