@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import hostile, micropython, presence, service, sine, step, wire
+from . import hostile, micropython, presence, privacy, service, sine, step, wire
 from .report import Figure, Result, Unavailable, make_console, show, write
 from .report import Progress as Advance
 
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[bool, Advance], Result]] = {
     "presence": presence.run,
     "bytes": wire.run,
     "hostile": hostile.run,
+    "privacy": privacy.run,
 }
 
 

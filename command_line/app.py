@@ -16,6 +16,7 @@ from . import (
     devices,
     export,
     flash,
+    privacy,
     provision,
     reproduce,
     revoke,
@@ -49,7 +50,7 @@ def options(
     """Options before a subcommand."""
 
 
-for module in (demo, serve, swarm, status, export, reproduce, flash, provision, revoke):
+for module in (demo, serve, swarm, status, export, reproduce, privacy, flash, provision, revoke):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(data.group, name="data")
 app.add_typer(device.group, name="device")

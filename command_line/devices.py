@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from coordinator.accounting import DELTA, epsilon_of
 from coordinator.operator import ask
 
 from .console import configure_logging, out
@@ -45,7 +46,11 @@ def list_devices(connection: Connection) -> None:
 
 @group.command()
 @connected
-def show(ids: IdsArgument, connection: Connection) -> None:
+def show(
+    ids: IdsArgument,
+    connection: Connection,
+    delta: Annotated[float, typer.Option(min=1e-15, max=0.5, help="That epsilon is told for.")] = DELTA,
+) -> None:
     """Show all that is known of devices.
 
     Example: [bold]tinyreptile devices show kitchen-3 --run kitchen[/]
@@ -53,6 +58,8 @@ def show(ids: IdsArgument, connection: Connection) -> None:
     for row in _ask(connection, "devices", {"ids": ids}):
         table = Table(title=row.pop("device"), show_header=False)
         row["seen"] = _when(row)
+        if "rho" in row:
+            row |= {"epsilon": f"{epsilon_of(row['rho'], delta):.4g} at delta {delta:g}"}
         for name, value in row.items():
             table.add_row(name, escape(str(value)))
         out.print(table)

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from coordinator.accounting import DELTA, epsilon_of
 from coordinator.config import Config
 from coordinator.errors import BrokerError, CoordinatorError
 from coordinator.observer import Snapshot, look
@@ -66,6 +67,7 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
         "in flight": status.get("in_flight"),
         "training loss": _number(status.get("loss")),
         "staleness": _number(status.get("staleness")),
+        "privacy of the device that lost most": _epsilon(status.get("rho")),
         "unseen devices": loss_text(status.get("evaluation") or {}),
         "round trip p50 / p99": " / ".join(f"{status.get(f'round_trip_{p}', 0) * 1e3:.0f}" for p in ("p50", "p99"))
         + " ms",
@@ -92,6 +94,15 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
     if len(snapshot.devices) > most:
         devices.caption = f"{len(snapshot.devices) - most} more; --devices shows them"
     return Group(table, devices)
+
+
+def _epsilon(rho: float | None) -> str:
+    if rho is None:
+        return "-"
+    try:
+        return f"epsilon {epsilon_of(rho):.4g} at delta {DELTA:g}"
+    except CoordinatorError:
+        return f"rho {rho:.4g}; pip install 'tinyreptile[privacy]' for its epsilon"
 
 
 def _number(value: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from coordinator.errors import CoordinatorError
+from coordinator.errors import ConfigError, CoordinatorError
 from coordinator.observer import watch
 
 from .console import RunProgress, configure_logging, out
@@ -50,6 +50,14 @@ def command(
         int | None,
         typer.Option(min=0, help="Bytes a device has for the model \\[default: no limit].", show_default=False),
     ] = None,
+    privacy_clip: Annotated[
+        float | None,
+        typer.Option(help="Make updates private: the largest norm of a change, in weights.", show_default=False),
+    ] = None,
+    privacy_noise: Annotated[
+        float | None,
+        typer.Option(help="Standard deviation of their noise, in units of --privacy-clip.", show_default=False),
+    ] = None,
     stay: Annotated[bool, typer.Option(help="Stay when the run has finished.")] = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -77,12 +85,27 @@ def command(
         ram=ram,
         prefix=prefix,
         fleet=fleet,
+        privacy=_privacy(privacy_clip, privacy_noise),
         conditions=Conditions(think=think, latency=latency, drop_out=drop_out),
     )
     swarm = SwarmProcesses(spec, processes)
     problem = asyncio.run(_run(swarm, spec, stay))
     if problem:
         raise CoordinatorError(problem)
+
+
+def _privacy(clip: float | None, noise: float | None) -> tuple[float, float] | None:
+    from tinyreptile.privacy import check
+
+    if clip is None and noise is None:
+        return None
+    if clip is None or noise is None:
+        raise ConfigError("--privacy-clip and --privacy-noise go together")
+    try:
+        check(clip, noise)
+    except ValueError as error:
+        raise ConfigError(f"--privacy-clip, --privacy-noise: {error}") from None
+    return clip, noise
 
 
 async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:

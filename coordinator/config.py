@@ -134,6 +134,13 @@ class GuardsConfig(_Table):
     )
 
 
+class PrivacyConfig(_Table):
+    """What is asked of the updates of devices that train; docs/privacy.md says what it means."""
+
+    noise: float = Field(0.0, ge=0, le=1e6, description="least noise, in units of the bound; 0: updates may be plain")
+    clip: float = Field(0.0, ge=0, le=8, description="largest bound of a change, in units of weights; 0: any")
+
+
 class JournalConfig(_Table):
     """What the store keeps of the past."""
 
@@ -159,6 +166,7 @@ class Config(_Table):
     learning: LearningConfig = LearningConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     guards: GuardsConfig = GuardsConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     journal: JournalConfig = JournalConfig()
 
     @model_validator(mode="after")

@@ -145,7 +145,8 @@ def _ids(arguments: Row) -> list[str]:
 
 
 def _row(device: Device) -> Row:
-    known = vars(device.known()) | {"state": device.state, "work": device.work, "error": device.error}
+    now = {name: getattr(device, name) for name in ("state", "work", "error", "clip", "noise")}
+    known = vars(device.known()) | now
     return {name: value for name, value in known.items() if value not in ("", 0)} | {"device": device.id}
 
 

@@ -19,7 +19,7 @@ class Accepted:
     tau: int  # its staleness
     weight: float  # of its batch in the initialization, with alpha
     moved: bool  # it completed its batch and made a new version
-    loss: float
+    loss: float | None  # None: the device keeps it to itself
     samples: int
     bits: int
     gains: tuple[int, ...]
@@ -91,6 +91,8 @@ class Known:
     strikes: int
     quarantine: str  # why it gets no work; empty if it does
     seen: float  # seconds since 1970
+    private: int = 0  # private updates that it was asked for
+    rho: float = 0.0  # and what they have cost it, see `accounting`
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,14 @@ class Guards:
         self._norms: deque[float] = deque(maxlen=WINDOW)
         self._deltas: dict[str, deque[tuple[int, int]]] = {}  # of each device: (checksum, version learned from)
 
-    def scale(self, device: str, packed: bytes, version: int, norm: float, weights: Weights) -> float:
+    def scale(
+        self, device: str, packed: bytes, version: int, norm: float, weights: Weights, noise: float = 0.0
+    ) -> float:
         """What the delta of ``norm`` is to be multiplied with, at most 1; raises `Refusal` if it is not to be taken.
 
         ``packed`` is the delta as it came from ``device``, learned from ``version``; ``weights`` is the present
-        initialization, (parameters,).
+        initialization, (parameters,). A norm of ``noise`` is nothing that the device could help: it is not refused
+        for it, though it is scaled down.
         """
         same = crc32(packed)
         if self.config.repeats and any(packed):
@@ -48,7 +51,7 @@ class Guards:
         if norm == 0.0:
             return 1.0
         usual = median(self._norms) if len(self._norms) >= FEWEST else SHARE * norm_of(weights)
-        if self.config.refuse and norm > self.config.refuse * usual:
+        if self.config.refuse and norm > self.config.refuse * max(usual, noise):
             raise Refusal("too large", f"a delta of norm {norm:.3g} where {usual:.3g} is usual")
         return min(1.0, self.config.clip * usual / norm) if self.config.clip else 1.0
 

@@ -34,6 +34,10 @@ class Device:
     strikes: int = 0  # updates of a kind that no honest device sends, less those that were taken since
     quarantine: str = ""  # why it gets no work; empty if it does
     seen: float = 0.0  # its last status or update, seconds since 1970
+    clip: float = 0.0  # largest norm of its changes, 0 if its updates are not private
+    noise: float = 0.0  # standard deviation of the noise on them, in units of ``clip``
+    private: int = 0  # private updates that it was asked for
+    rho: float = 0.0  # and what they have cost it, see `accounting`
 
     def known(self) -> Known:
         """What is kept of it."""
@@ -50,6 +54,8 @@ class Device:
             strikes=self.strikes,
             quarantine=self.quarantine,
             seen=self.seen,
+            private=self.private,
+            rho=self.rho,
         )
 
 
@@ -82,6 +88,8 @@ class Registry:
             device.platform = status.get("platform", "")
             device.ram = status.get("ram", 0)
             device.error = status.get("error", "")
+            device.clip = status.get("clip", 0.0)
+            device.noise = status.get("noise", 0.0)
         self.settle(device)
         return device
 

@@ -19,6 +19,7 @@ from tinyreptile import messages, reports
 from tinyreptile.delta import DeltaError
 from tinyreptile.model import Model
 
+from .accounting import rho_of
 from .config import Config, changed
 from .deltas import kept_of, unpack
 from .entries import Accepted, Checkpoint, Closed, Entry, Event, Forgotten, Issued, Setting
@@ -169,6 +170,8 @@ class Run:
             problem = f"it speaks protocol {status['protocol']}, this coordinator {messages.PROTOCOL}"
         elif status.get("role", messages.TRAIN) not in (messages.TRAIN, messages.EVALUATE):
             problem = "its role is neither train nor evaluate"
+        elif status.get("role", messages.TRAIN) == messages.TRAIN:
+            problem = self._privacy_problem(status)
         if problem and status["state"] == "online":
             _log.warning("device %s gets no work: %s", device_id, problem)
             status = status | {"state": "unfit", "error": problem}
@@ -192,6 +195,16 @@ class Run:
                 self._answer_again(device_id, at)  # the acknowledgement was lost with the device's last connection
             if work is not None and at != work.id:
                 self._request(work)  # and so was the request
+
+    def _privacy_problem(self, status: dict[str, Any]) -> str:
+        """Why the updates of a device with this ``status`` are not private enough; empty if they are."""
+        demand = self.config.privacy
+        noise, clip = status.get("noise", 0.0), status.get("clip", 0.0)
+        if noise < demand.noise:
+            return f"its updates have noise of {noise:g}, this run asks for {demand.noise:g}; set privacy on the device"
+        if demand.clip and not 0 < clip <= demand.clip:
+            return f"its changes are bound to {clip:g}, this run asks for {demand.clip:g}; set privacy on the device"
+        return ""
 
     def _keep(self, device: Device) -> None:
         """What is known of ``device`` now goes into the journal, in one transaction with what brought it about."""
@@ -387,7 +400,9 @@ class Run:
         except DeltaError as error:
             raise Refusal("wrong size", str(error)) from None
         norm = norm_of(delta)
-        bound = self._guards.scale(work.device, packed, report["version"], norm, self.weights)
+        device = self.registry.devices[work.device]
+        noise = device.clip * device.noise * self.model.parameters**0.5
+        bound = self._guards.scale(work.device, packed, report["version"], norm, self.weights, noise)
         tau = self.version - report["version"]
         rounds = self.config.run.rounds
         decision = self._meta.weigh(self.updates / rounds if rounds else 0.0, tau)
@@ -403,7 +418,7 @@ class Run:
             tau=tau,
             weight=decision.weight,
             moved=moves,
-            loss=float(report["loss"]),
+            loss=report.get("loss"),
             samples=report["samples"],
             bits=work.bits,
             gains=tuple(report["gains"]),
@@ -416,7 +431,8 @@ class Run:
         )
         self.updates += 1
         self.version += moves
-        self.losses.append(row.loss)
+        if row.loss is not None:
+            self.losses.append(row.loss)
         self.taus.append(tau)
         self.staleness.add(tau)
         seconds = self._clock() - work.issued
@@ -425,7 +441,6 @@ class Run:
         self.book.close(work)
         self.publication.unpin(work.id)
         self._remember(work, True, _PENDING)
-        device = self.registry.devices[work.device]
         device.accepted += 1
         device.failures = 0
         device.strikes = max(0, device.strikes - 1)
@@ -512,7 +527,8 @@ class Run:
 
     def _request(self, work: Work) -> None:
         work.chunks.clear()  # of an earlier attempt, which a device need not repeat
-        self.publication.pin(work.id, self._clock(), self.registry.devices[work.device].round_trip)
+        device = self.registry.devices[work.device]
+        self.publication.pin(work.id, self._clock(), device.round_trip)
         message: dict[str, Any] = {
             "work": work.id,
             "kind": work.kind,
@@ -525,6 +541,10 @@ class Run:
             message |= {"steps": self.config.learning.steps, "beta": self.config.learning.beta, "bits": work.bits}
             if work.kept is not None:
                 message["kept"] = work.kept
+            if device.noise:  # it may answer each request with an update, whether that arrives or not
+                device.private += 1
+                device.rho += rho_of(device.noise)
+                self._keep(device)
         else:
             evaluation = self.config.evaluation
             message |= {
@@ -578,6 +598,7 @@ class Run:
 
     def status(self, state: str) -> dict[str, Any]:
         """The run's status message."""
+        rho = max((device.rho for device in self.registry.devices.values()), default=0.0)
         trips = np.sort(np.asarray(self.round_trips)) if self.round_trips else np.zeros(1)
         return {
             "protocol": messages.PROTOCOL,
@@ -593,7 +614,9 @@ class Run:
             "unfit": self.registry.count("unfit"),
             "quarantined": sum(bool(device.quarantine) for device in self.registry.devices.values()),
             "paused": self.config.run.paused,
-            **({"loss": float(np.mean(self.losses)), "staleness": float(np.mean(self.taus))} if self.losses else {}),
+            **({"loss": float(np.mean(self.losses))} if self.losses else {}),
+            **({"staleness": float(np.mean(self.taus))} if self.taus else {}),
+            **({"rho": rho} if rho else {}),
             "round_trip_p50": float(np.quantile(trips, 0.5)),
             "round_trip_p99": float(np.quantile(trips, 0.99)),
             "refusals": dict(self.refusals),

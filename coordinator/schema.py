@@ -17,13 +17,14 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    delete,
     insert,
     inspect,
     select,
     text,
 )
 
-FORMAT = 3
+FORMAT = 4
 OLDEST = 2  # format that can be upgraded
 
 metadata = MetaData()
@@ -53,7 +54,7 @@ accepted = Table(
     _column("tau", Integer),
     _column("weight", Double),
     _column("moved", Boolean),
-    _column("loss", Double),
+    Column("loss", Double),
     _column("samples", Integer),
     _column("bits", Integer),
     _column("gains", JSON),
@@ -99,6 +100,8 @@ devices = Table(
     _column("strikes", Integer),
     _column("quarantine", Text),
     _column("seen", Double),
+    _column("private", Integer),
+    _column("rho", Double),
 )
 events = Table(
     "event",
@@ -131,8 +134,24 @@ def create(connection: Connection) -> None:
     _mark(connection)
 
 
-def upgrade(connection: Connection) -> None:
-    """A store of format 2 becomes one of this format, with all that it holds."""
+def upgrade(connection: Connection, found: int) -> None:
+    """A store of the format ``found`` becomes one of this format, with all that it holds."""
+    if found == 2:
+        _upgrade_2(connection)
+    else:
+        for column in ("private INTEGER NOT NULL DEFAULT 0", "rho DOUBLE PRECISION NOT NULL DEFAULT 0"):
+            connection.exec_driver_sql(f"ALTER TABLE device ADD COLUMN {column}")
+    # The loss may be absent. SQLite changes no constraint of a column in its place.
+    connection.exec_driver_sql("ALTER TABLE accepted RENAME COLUMN loss TO loss_3")
+    connection.exec_driver_sql("ALTER TABLE accepted ADD COLUMN loss DOUBLE PRECISION")
+    connection.exec_driver_sql("UPDATE accepted SET loss = loss_3")
+    connection.exec_driver_sql("ALTER TABLE accepted DROP COLUMN loss_3")
+    connection.execute(delete(properties).where(properties.c.name == "format"))
+    _mark(connection)
+
+
+def _upgrade_2(connection: Connection) -> None:
+    """What format 3 has beyond format 2; the table of devices is new, and as it is now."""
     connection.exec_driver_sql("ALTER TABLE checkpoint RENAME TO checkpoint_2")
     for column in ("norm DOUBLE NOT NULL DEFAULT 0", "scale DOUBLE NOT NULL DEFAULT 1"):
         connection.exec_driver_sql(f"ALTER TABLE accepted ADD COLUMN {column}")
@@ -144,10 +163,9 @@ def upgrade(connection: Connection) -> None:
     )
     connection.exec_driver_sql("DROP TABLE checkpoint_2")
     connection.exec_driver_sql(
-        "INSERT INTO device SELECT device, 'train', '', '', 0, count(*), 0, 0, 0, 0, '', max(at) "
+        "INSERT INTO device SELECT device, 'train', '', '', 0, count(*), 0, 0, 0, 0, '', max(at), 0, 0 "
         "FROM accepted GROUP BY device"
     )
-    _mark(connection)
 
 
 def _mark(connection: Connection) -> None:

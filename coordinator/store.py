@@ -92,7 +92,7 @@ class Store:
                     schema.create(connection)
                 else:
                     _log.info("the store %s is brought from format %d to %d", self.location, found, schema.FORMAT)
-                    schema.upgrade(connection)
+                    schema.upgrade(connection, found)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

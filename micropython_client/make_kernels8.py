@@ -7,7 +7,7 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).parent / "tinyreptile"
 POINTERS = ("w", "u", "base")  # to weights
-MODULES = ("kernels", "convolutions", "loops", "taps", "wire", "sparse")
+MODULES = ("kernels", "convolutions", "loops", "taps", "wire", "sparse", "noise")
 ASSEMBLY = ("thumb", "thumb_taps")  # with 8-bit weights there as well, written by hand
 
 

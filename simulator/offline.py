@@ -27,6 +27,7 @@ from tinyreptile import episodes, evaluation
 from tinyreptile.batch import BatchLearner
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
+from tinyreptile.privacy import Privacy
 from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Stream
 
 
@@ -61,7 +62,8 @@ class IntegerDevice(Device):
 
     ``beta`` is the learning rate, ``encoding`` the initialization's on the wire ("int16" or "int8"; of int8 weights
     always "int8"), ``top`` the share of the delta's numbers that is sent. With ``shots`` it stores that many samples to
-    train on in mini-batches, as the baselines do; else it drops each once it has learned from it.
+    train on in mini-batches, as the baselines do; else it drops each once it has learned from it. With ``privacy`` its
+    deltas are made private first.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class IntegerDevice(Device):
         top: float = 1.0,
         encoding: str = "int16",
         shots: int = 0,
+        privacy: Privacy | None = None,
     ) -> None:
         self._model = model
+        self._privacy = privacy
         self._bits = bits
         self._encoding = "int8" if model.weights == "int8" else encoding
         self._kept = kept_of(model, top)
@@ -95,6 +99,8 @@ class IntegerDevice(Device):
 
     def delta(self) -> Weights:
         """Quantized, packed, and unpacked by the coordinator's own code."""
+        if self._privacy is not None:
+            run_now(self._privacy.protect(self.learner, episodes.no_pause))
         delta = self.learner.delta(self._bits, self._kept)
         packed = bytearray(delta.size)
         delta.pack(0, packed)

@@ -17,6 +17,7 @@ from deployment.fleet import load
 from tinyreptile import messages
 from tinyreptile.client import Client
 from tinyreptile.device import DeviceError
+from tinyreptile.privacy import Privacy
 
 from .conditions import Conditions, Network, PacedStream
 from .tasks import TaskError, make_task
@@ -42,6 +43,7 @@ class SwarmSpec:
     ram: int | None = None
     prefix: str | None = None
     fleet: Path | None = None  # folder of credentials: the devices are those that it has for the run
+    privacy: tuple[float, float] | None = None  # clip and noise of `tinyreptile.privacy.Privacy`, for those that train
     conditions: Conditions = field(default_factory=Conditions)
 
     def split(self, processes: int) -> list[SwarmSpec]:
@@ -128,6 +130,7 @@ class Swarm:
             stream,
             role=role,
             ram=spec.ram,
+            privacy=Privacy(*spec.privacy) if spec.privacy and training else None,
             log=lambda text: _log.info("device %s: %s", name, text),
             host=broker.host,
             port=broker.port,

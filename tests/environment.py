@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "micropython_client"
 PACKAGE = CLIENT / "tinyreptile"
 # Its modules of integer arithmetic; each is there with an 8 at its end, too.
-ARITHMETIC = ("kernels", "convolutions", "loops", "taps", "wire", "sparse")
+ARITHMETIC = ("kernels", "convolutions", "loops", "taps", "wire", "sparse", "noise")
 
 
 def require(condition: object, what: str) -> None:

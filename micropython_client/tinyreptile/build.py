@@ -65,6 +65,8 @@ def make_client(config, log=None, notice=None):
         if log:
             log(notice)
     options = {}
+    if config["privacy"]:
+        options["privacy"] = _privacy(config["privacy"], config["id"])
     if config["predict"]:
         from .predictions import PredictingClient as Client
 
@@ -94,6 +96,18 @@ def make_client(config, log=None, notice=None):
 
         client.rest = Nap(config["sleep"], wifi)
     return client
+
+
+def _privacy(given, device_id):
+    """What makes the updates private; the count of those that a budget allows lies in the present folder."""
+    from .privacy import Privacy
+
+    try:
+        return Privacy(path="privacy-%s.json" % device_id, **given)
+    except AttributeError:
+        raise ConfigError("privacy: this MicroPython has no os.urandom to make the noise of")
+    except ValueError as error:
+        raise ConfigError("privacy: %s" % error)
 
 
 def _updates(key, run):

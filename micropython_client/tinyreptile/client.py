@@ -41,6 +41,7 @@ class Client:
         notice: what its status is to say to its owner, or None.
         commands: whether it can be asked for its log, and to restart, and be told labels.
         updates: an `updates.Updates`, for a device that installs new versions of the library; or None.
+        privacy: a `privacy.Privacy`, for a device whose updates are differentially private; or None.
         connection: the arguments of `mqtt.MQTTClient` but for id, will and callback.
 
     Attributes:
@@ -64,6 +65,7 @@ class Client:
         notice=None,
         commands=False,
         updates=None,
+        privacy=None,
         **connection,
     ):
         self.id = messages.check_id(device_id, "a device id")
@@ -81,6 +83,7 @@ class Client:
         self._leaving = False
         self._telling = False
         self._updates = updates
+        self._privacy = privacy
         self._boot = "%08x" % random.getrandbits(30)
         self._learner = None
         self._free = None  # bytes of RAM for a model; None: not limited
@@ -244,7 +247,7 @@ class Client:
 
     def _prepare(self, manifest):
         """A learner for the manifest's model, or `unfit` set to what stands in the way."""
-        self.unfit = None
+        self.unfit = self._privacy.end() if self._privacy else None
         if self._learner and self._prepared == _description(manifest):
             return
         self._prepared = _description(manifest)
@@ -252,7 +255,8 @@ class Client:
         try:
             from .preparation import prepare
 
-            self._free, model, self.unfit = prepare(manifest, self._stream, self._role, self._ram)
+            self._free, model, obstacle = prepare(manifest, self._stream, self._role, self._ram, self._privacy)
+            self.unfit = obstacle or self.unfit
             del prepare
             forget("preparation")
             gc.collect()
@@ -281,6 +285,8 @@ class Client:
             status["work"] = self._work["work"] if self._work else 0
             if self._updates:
                 self._updates.describe(status)
+            if self._privacy:
+                self._privacy.describe(status)
             if self._notice:
                 status["notice"] = self._notice[:200]
         if state == "unfit":
@@ -424,9 +430,23 @@ class Client:
             gc.collect()
             report = str(error)[:200] or type(error).__name__
             self._log("work %d came to nothing: %s" % (work["work"], report))
+            if self._privacy and not isinstance(error, Lost):
+                report = "the work came to nothing"  # what its samples have to do with it is not told
+        if self._privacy and not self.unfit:
+            await self._mind_budget()
         await self._deliver(work, report)
         if self._work is work:
             self._work = None
+
+    async def _mind_budget(self):
+        """Say so if the update at hand is the last that may be sent: no more work is wanted then."""
+        self.unfit = self._privacy.end()
+        if self.unfit:
+            self._log(self.unfit)
+            try:
+                await self._say_hello()
+            except OSError:
+                pass  # joining anew does the same
 
     async def _fetch(self, wanted):
         """Bring a whole initialization of the version that is ``wanted``, or a newer one, into the learner.
@@ -468,22 +488,27 @@ class Client:
         """Learn from the stream; returns the delta and its report."""
         learner = self._learner
         loss = await episodes.train(learner, self._stream, work["steps"], self._pause)
+        if self._privacy:
+            await self._privacy.protect(learner, self._pause)
         delta = learner.delta(work["bits"], work.get("kept"))
         report = {
             "version": self._assembly.version,
             "bits": work["bits"],
             "gains": delta.gains,
-            "loss": loss,
             "samples": work["steps"],
             "ms": ticks_diff(ticks_ms(), self._work_at),
             "free": gc.mem_free() if hasattr(gc, "mem_free") else 0,
         }
+        if not self._privacy:
+            report["loss"] = loss
         if delta.kept is not None:
             report["kept"] = delta.kept
         return delta, report
 
     async def _evaluate(self, work):
         """Adapt to the stream's support samples; returns the evaluation."""
+        if self._privacy:
+            raise Lost("a device whose updates are private evaluates nothing")
         from .evaluation import evaluate
 
         evaluation = await evaluate(

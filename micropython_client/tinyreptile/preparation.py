@@ -11,12 +11,13 @@ from .portable import const, forget
 _SPARE_RAM = const(3072)
 
 
-def prepare(manifest, stream, role, ram):
+def prepare(manifest, stream, role, ram, privacy=None):
     """(bytes free for a model, the model, None), or (bytes free, None, what stands in the way).
 
     ``ram`` is how much a model may take, None: what the heap has free; where nobody knows, None bytes are free.
+    ``privacy`` is the `privacy.Privacy` of a device whose updates are to be private.
     """
-    _load_tools(manifest, role)
+    _load_tools(manifest, role, privacy)
     free = _free_ram() if ram is None else ram
     model = None
     try:
@@ -29,12 +30,14 @@ def prepare(manifest, stream, role, ram):
     return free, None if unfit else model, unfit
 
 
-def _load_tools(manifest, role):
+def _load_tools(manifest, role, privacy):
     """What work will need: it must not come upon a memory that the model has filled."""
     if role == TRAIN:
         from . import delta  # noqa: F401
 
         wire_for(manifest["weights"])
+        if privacy:
+            privacy.load(manifest["weights"])
     else:
         from . import evaluation  # noqa: F401
 

@@ -36,6 +36,8 @@ STATUS = PRESENCE + (
     ("software", int, 0, COUNT, False),  # number of the version that it runs, 0 if none was ever sent
     ("chip", str, 0, 16, False),  # what its versions are compiled for
     ("failed", int, 1, COUNT, False),  # number of a version that it tried in vain, higher than the one that it runs
+    ("clip", "number", 1e-6, 1e6, False),  # largest norm of its changes, of a device whose updates are private
+    ("noise", "number", 1e-6, 1e6, False),  # standard deviation of the noise on them, in units of it
     ("error", str, 0, TEXT, False),  # why it is unfit
     ("notice", str, 0, TEXT, False),  # what its owner should see to
 )
@@ -62,6 +64,13 @@ RUN_STATUS = (
     ("round_trip_p50", "number", 0, 1e9, True),
     ("round_trip_p99", "number", 0, 1e9, True),
     ("refusals", dict, 0, 64, True),
+    (
+        "rho",
+        "number",
+        0,
+        1e18,
+        False,
+    ),  # what private updates have cost the device that they cost most, see docs/privacy.md
     ("dropped", dict, 0, 64, False),  # messages that were not looked at or not sent, by why
     ("evaluation", dict, 0, 32, True),
 )
@@ -91,7 +100,7 @@ REPORT = (
     ("bits", int, 4, 16, True),
     ("kept", int, 1, COUNT, False),  # how many of the largest changes the delta holds; absent: all
     ("gains", list, 1, 64, True),
-    ("loss", "number", 0, 1e9, True),  # mean over the steps, before each
+    ("loss", "number", 0, 1e9, False),  # mean over the steps, before each; a private update has none
     ("samples", int, 1, 1000000, True),
     ("ms", int, 0, COUNT, True),  # from the work's arrival to the delta
     ("free", int, 0, COUNT, True),  # bytes of heap left, 0 if unknown

@@ -27,6 +27,7 @@ KEYS = {
     "weights": (str, "int16"),
     "key": (str, ""),
     "stream": (dict, None),
+    "privacy": (dict, {}),
     "wifi": (dict, {}),
     "predict": ((int, float), 0),
     "sleep": ((int, float), 0),
@@ -84,11 +85,26 @@ def check_config(given, path):
         _check_type(path, "wifi: " + key, "wifi", wifi[key], WIFI_KEYS[key])
     if not bool(config["tls_cert"]) == bool(config["tls_key"]) <= bool(config["tls_ca"]):
         raise ConfigError("%s: tls_cert, tls_key and tls_ca go together" % path)
+    if config["privacy"]:
+        _check_privacy(path, config)
     if config["sleep"] and config["predict"]:
         raise ConfigError("%s: sleep: a device that predicts stays awake" % path)
     if wifi.get("password") and not wifi.get("ssid"):
         raise ConfigError("%s: wifi: ssid is missing" % path)
     return config
+
+
+def _check_privacy(path, config):
+    from . import privacy
+
+    if config["role"] != TRAIN:
+        raise ConfigError("%s: privacy: a held-out device tells what its samples say; its role must be train" % path)
+    try:
+        privacy.check(**config["privacy"])
+    except TypeError:
+        raise ConfigError("%s: privacy has clip and noise, and updates where there is a budget" % path)
+    except ValueError as error:
+        raise ConfigError("%s: privacy: %s" % (path, error))
 
 
 def _check_type(path, name, key, value, kind):

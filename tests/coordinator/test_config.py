@@ -113,7 +113,7 @@ def test_documented_ranges_are_the_ones_that_are_checked() -> None:
         elif top := re.search(r"\bup to (\d+)\b", comment):
             documented[table, key] = (None, int(top[1]))
             checked[table, key] = (None, bound(field, "le"))
-    assert len(documented) == 7
+    assert len(documented) == 8
     assert checked == documented
 
 
@@ -279,7 +279,7 @@ def test_an_unknown_table_is_told_with_the_known_ones(tmp_path: Path) -> None:
     path = file(tmp_path, "[brokr]\nhost = 'x'\n")
     assert (
         complaint(path)
-        == f"{path}: unknown key brokr; known here are run, broker, learning, evaluation, guards, journal"
+        == f"{path}: unknown key brokr; known here are run, broker, learning, evaluation, guards, privacy, journal"
     )
 
 

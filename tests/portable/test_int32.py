@@ -19,11 +19,13 @@ from tinyreptile.geometry import layers
 from tinyreptile.layers import MAX_PARAMETERS, MAX_SUM
 from tinyreptile.learner import Learner
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
+from tinyreptile.privacy import MOST_WIDTH, write_chances
 
 from ..environment import ARITHMETIC, PACKAGE
 from .networks import FORMATS, LIMITS, NETWORKS, draw, extreme_cells, random_models
 from .watching import (
     KERNELS,
+    NOISE,
     WIRE,
     Guarded,
     OutOfPlace,
@@ -219,6 +221,42 @@ def test_no_packing_of_a_delta_leaves_int32(weights: str, bits: int) -> None:
             state[getattr(sparse_delta, name)] = value
         WIRE["sparsify"](*views, start, start + 8, sign, up, gain, state, bytearray(bits))
         assert state[sparse_delta.ENTRY] == kept + 8
+
+
+@weights_of
+def test_no_clipping_and_no_noise_leaves_int32(weights: str) -> None:
+    limit = LIMITS[weights]
+    sign = limit + 1
+    code = "B" if weights == "int8" else "H"
+    for value, base in itertools.product((limit, -limit, 0), repeat=2):
+        w, phi = cells([value] * (1 << 15), code), cells([base] * (1 << 15), code)
+        sums = array("i", [0, 0])
+        NOISE["add_squares"](w, phi, 0, 1 << 15, sign, sums)
+        change = min(32767, abs(value - base))
+        assert (sums[0] << 15) + sums[1] == change * change << 15
+        for mantissa, shift in ((32767, 15), (32767, 30), (0, 30), (16384, 15)):
+            shrunk = w[:8]
+            NOISE["shrink"](shrunk, phi, 0, 8, sign, mantissa, shift)
+            wanted = base + (-1 if value < base else 1) * (change * mantissa >> shift)
+            assert shrunk == cells([wanted] * 8, code)
+
+
+@weights_of
+@pytest.mark.parametrize("byte", [0, 127, 255, None])
+def test_no_noise_leaves_int32_whatever_the_random_bytes(weights: str, byte: int | None) -> None:
+    """With 0 every decision is yes, which is as far as the sampler's numbers can go; with 255 none ever is."""
+    sign = LIMITS[weights] + 1
+    chances = bytearray(16 * 43)
+    write_chances(chances, MOST_WIDTH)
+    rng = random.Random(1)
+    for value in (sign - 1, 1 - sign, 0):
+        w = cells([value] * 400, "B" if weights == "int8" else "H")
+        source = rng.randbytes(768) if byte is None else bytes([byte]) * 768
+        state = array("i", [0, 768, MOST_WIDTH, MOST_WIDTH - 1])
+        end = NOISE["add_noise"](w, 0, 400, sign, chances, source, state)
+        assert end < 400
+        assert state[0] <= 768
+        assert all((cell ^ sign) - sign != -sign for cell in w)
 
 
 def test_no_widening_of_8_bits_leaves_int32() -> None:

@@ -64,6 +64,7 @@ def watched(*modules: str) -> dict[str, Any]:
 # Of both formats: 8-bit weights come in other cells, that is all.
 KERNELS = watched("loops", "taps", "kernels", "convolutions")
 WIRE = watched("wire", "sparse")
+NOISE = watched("noise")
 
 
 def cells(values: Iterable[int], code: str = "H") -> array[int]:

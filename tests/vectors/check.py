@@ -18,6 +18,7 @@ from tinyreptile.learner import Learner
 from tinyreptile.mel import LogMel, middle, push
 from tinyreptile.model import Model
 from tinyreptile.msgpack import Packer, unpackb
+from tinyreptile.privacy import Privacy
 from tinyreptile.sparse_delta import SparseDelta
 from tinyreptile.unpacking import unpack
 
@@ -141,6 +142,31 @@ def pack_delta(case):
     }
 
 
+def protect(case):
+    """Checksum of weights that were clipped and had noise added, and how many random bytes that took."""
+    model = Model(case["model"], case["weights"])
+    learner = Learner(model, case["seed"], case["encoding"])
+    source = numbers(case["seed"])
+    begin(learner, case, source)
+    size = 1 if case["weights"] == "int8" else 2
+    learner.weights[:] = cells(size, model.parameters, case["span"], source)
+    taken = [0]
+
+    def random(count):
+        taken[0] += count
+        return bytes([next(source) >> 8 for _ in range(count)])
+
+    async def no_pause():
+        pass
+
+    privacy = Privacy(case["clip"], case["noise"], source=random)
+    try:
+        privacy.protect(learner, no_pause).send(None)
+    except StopIteration:
+        return {"weights": crc32(learner.weights) & 0xFFFFFFFF, "random": taken[0]}
+    raise RuntimeError("it waits, and nothing is to wait for")
+
+
 def hear(case):
     """Checksums of tables, features and inputs of the sounds that a microphone's driver hands over."""
     frame, bands = case["frame"], case["bands"]
@@ -209,6 +235,7 @@ RUN = {
     "learning": learn,
     "batches": learn_batches,
     "deltas": pack_delta,
+    "private": protect,
     "features": hear,
     "packing": lambda case: pack(case["value"]),
     "reading": lambda case: read(case["packed"]),

@@ -123,6 +123,20 @@ DELTAS: list[dict[str, Any]] = [
     )
 ]
 
+PRIVATE: list[dict[str, Any]] = [
+    {"model": model, "weights": weights, "encoding": weights, "seed": seed, "beta": 0.0, "span": span, **privacy}
+    for seed, (model, weights, span, privacy) in enumerate(
+        [
+            (SINE, "int16", 300, {"clip": 0.25, "noise": 0.5}),
+            (SINE, "int16", 3, {"clip": 2.0, "noise": 0.0001}),  # nothing to clip, and hardly any noise
+            (WIDE, "int16", 32767, {"clip": 1.3, "noise": 1.3}),
+            (SEPARABLE, "int8", 127, {"clip": 0.3, "noise": 1.0}),
+            (STRIDES, "int8", 9, {"clip": 7.5, "noise": 0.002}),
+        ],
+        start=62000,
+    )
+]
+
 # Of noise of a span around a level: a silent start, extremes, and what is hardly there.
 SOUNDS = [[0, 0], [32767, 0], [3000, 8192], [0, -32768], [32767, -32768], [400, 0], [30, 0], [4, 0], [0, 0], [900, 0]]
 FEATURES: list[dict[str, Any]] = [
@@ -193,6 +207,7 @@ def main() -> None:
         "learning": LEARNING,
         "batches": BATCHES,
         "deltas": DELTAS,
+        "private": PRIVATE,
         "features": FEATURES,
         "packing": [{"value": value} for value in PACKING],
         "reading": [{"packed": msgpack.packb(value).hex()} for value in READING],

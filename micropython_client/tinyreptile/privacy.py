@@ -1,0 +1,268 @@
+"""What makes a device's updates differentially private: the change is clipped, then noise is added, all in integers.
+
+The Gaussian mechanism with the discrete Gaussian of Canonne, Kamath and Steinke (NeurIPS 2020, arXiv 2004.00010), which
+lies on the grid of the weights: nothing is rounded after the noise that was not rounded before it, so there is no leak
+through floating point (Mironov, CCS 2012). ``docs/privacy.md`` says what is promised, and to whom.
+"""
+
+import json
+import os
+from array import array
+
+from .model import FRACTION, WEIGHT_BITS
+from .portable import const, view8, view16, view32
+
+MOST_WIDTH = 8192  # of the noise's law, in cells: the sampler's exponents have 31 bits
+MOST_UPDATES = (1 << 31) - 1
+
+_PIECE = const(512)  # cells until others get their turn
+_RANDOM_BYTES = const(768)  # at once: more than the longest trial takes, see `noise.add_noise`
+_WIDTH_OF = 1.1775  # k over sigma: sqrt(2 ln 2) and a little more, for a board's floats are short
+_LN_2 = 0xB17217F7D1CF79ABC9E3B39803F2F6AF40F343267298B62D  # times 2^192
+_X_ROWS = const(12)  # of the table of chances
+_EXPONENT_ROWS = const(31)
+
+
+class BudgetSpent(ValueError):
+    """The device has sent as many private updates as its owner allows."""
+
+
+class Privacy:
+    """What a device does to its weights before anything of them leaves it.
+
+    Arguments:
+        clip: the largest Euclidean norm that a change may have, in units of weights.
+        noise: standard deviation of the noise, in units of ``clip``.
+        updates: how many updates may ever be sent, 0: any number.
+        path: a file that counts them, also across restarts; needed if there are ``updates``.
+        source: gives as many random bytes as it is asked for; a device has that of its system, a simulation may have
+            one that can be repeated.
+
+    Raises ValueError for values that can't be used, or a damaged file.
+    """
+
+    def __init__(self, clip, noise, updates=0, path=None, source=None):
+        check(clip, noise, updates)
+        self._bound = int(clip * (1 << FRACTION))
+        self.clip = clip
+        self.noise = noise
+        self._updates = updates
+        self._path = path
+        self._used = _used(path, noise) if updates else 0
+        self._source = source or os.urandom
+        self._chances = bytearray(16 * (_X_ROWS + _EXPONENT_ROWS))
+        self._width = 0  # that the chances are for
+        self._random = bytearray(_RANDOM_BYTES)
+        self._state = array("i", [_RANDOM_BYTES, _RANDOM_BYTES, 0, 0])
+
+    def describe(self, status):
+        """Put what it does into the ``status`` of its device."""
+        status["clip"] = self.clip
+        status["noise"] = self.noise
+
+    def load(self, weights):
+        """Load the arithmetic for "int16" or "int8" ``weights`` before a model fills the memory."""
+        noise_for(weights)
+
+    def end(self):
+        """Why no more updates can be sent, in a sentence; None if they can."""
+        if self._updates and self._used >= self._updates:
+            return "its privacy budget of %d updates is used up" % self._updates
+        return None
+
+    async def protect(self, learner, pause):
+        """Do w <- phi + clip(w - phi) + noise in place: afterwards the learner's weights may be seen.
+
+        ``pause`` is awaited now and then. One more update counts as sent, whatever comes of it. Raises `BudgetSpent`,
+        and OSError if the count can't be written.
+        """
+        self._count()
+        await self._clip(learner, pause)
+        await self._add_noise(learner, pause)
+
+    async def _clip(self, learner, pause):
+        kernels, view, sign = _format(learner)
+        w = view(learner.weights)
+        base = view(learner.initialization)
+        sums = array("i", [0, 0])
+        total = 0  # of squares, in units of 2^-24
+        for index, start, end in _pieces(learner.model):
+            kernels.add_squares(w, base, start, end, sign, view32(sums))
+            total += ((sums[0] << 15) + sums[1]) << 2 * (FRACTION - learner.fractions[index])
+            await pause()
+        if total > self._bound * self._bound:
+            mantissa, shift = ratio(self._bound, total)
+            for _, start, end in _pieces(learner.model):
+                kernels.shrink(w, base, start, end, sign, mantissa, shift)
+                await pause()
+
+    async def _add_noise(self, learner, pause):
+        kernels, view, sign = _format(learner)
+        w = view(learner.weights)
+        chances, random, state = view8(self._chances), view8(self._random), view32(self._state)
+        for index, start, end in _pieces(learner.model):
+            self._widen(width(self.clip * self.noise, learner.fractions[index]))
+            while start < end:
+                start = kernels.add_noise(w, start, end, sign, chances, random, state)
+                self._refill()
+            await pause()
+
+    def _count(self):
+        if not self._updates:
+            return
+        if self._used >= self._updates:
+            raise BudgetSpent(self.end())
+        _write(self._path, json.dumps({"noise": self.noise, "updates": self._used + 1}))
+        self._used += 1
+
+    def _widen(self, k):
+        """Make the noise's law the one of width ``k``."""
+        if k != self._width:
+            self._width = k
+            write_chances(self._chances, k)
+            self._state[2] = k
+            self._state[3] = (1 << bits(k - 1)) - 1
+
+    def _refill(self):
+        """Bring what is left of the random bytes to the front, and new ones behind it."""
+        used = self._state[0]
+        left = _RANDOM_BYTES - used
+        self._random[:left] = self._random[used:]
+        self._random[left:] = self._source(used)
+        self._state[0] = 0
+
+
+def check(clip, noise, updates=0):
+    """Raises ValueError for what a `Privacy` can't be made of."""
+    for name, value in (("clip", clip), ("noise", noise)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-6 <= value <= 1e6:
+            raise ValueError("%s is a number from 0.000001 to 1000000, not %r" % (name, value))
+    if isinstance(updates, bool) or not isinstance(updates, int) or not 0 <= updates <= MOST_UPDATES:
+        raise ValueError("updates is how many may be sent, 0 for any number, not %r" % (updates,))
+    if int(clip * (1 << FRACTION)) == 0:
+        raise ValueError("clip is at least %g, the distance of two weights, not %r" % (1 / (1 << FRACTION), clip))
+    if int(clip * (1 << FRACTION)) >= 32767:  # beyond it, changes would be saturated that were not clipped
+        raise ValueError("clip is below 8, the largest weight, not %r" % clip)
+    if width(clip * noise, FRACTION) > MOST_WIDTH:
+        most = (MOST_WIDTH - 1) / _WIDTH_OF / (1 << FRACTION)
+        raise ValueError("clip times noise is at most %.3f, not %r" % (most, clip * noise))
+
+
+def width(sigma, fraction):
+    """Number k of the law P(z) ~ 2^-(z/k)^2 of integers z, the discrete Gaussian of the deviation k / sqrt(2 ln 2).
+
+    In units of 2^-``fraction`` that deviation is at least ``sigma``.
+    """
+    return int(sigma * (1 << fraction) * _WIDTH_OF) + 1
+
+
+def write_chances(chances, k):
+    """Write the table that `noise.add_noise` decides by for the width ``k``: 43 rows of 16 bytes, in 2^-128, cut off.
+
+    A row is off by less than 2^-127, and x never passes 11: so a cell's noise has a law that differs from the one named
+    by less than 2^-120 in total variation.
+    """
+    tails = [sum([1 << (256 - j * j) for j in range(i, 17)]) for i in range(_X_ROWS)]
+    for i in range(_X_ROWS):  # of x > i, if it is at least i
+        _put(chances, i, (tails[i + 1] << 128) // tails[i] if i < _X_ROWS - 1 else 0)
+    exponent = _LN_2 // (k * k)
+    term = chance = 1 << 192  # of 2^-(1/k^2) = exp(-ln 2 / k^2)
+    n = 0
+    while term:
+        n += 1
+        term = term * exponent // n >> 192
+        chance += term if n % 2 == 0 else -term
+    for i in range(_X_ROWS, _X_ROWS + _EXPONENT_ROWS):
+        _put(chances, i, min(chance >> 64, (1 << 128) - 1))
+        chance = chance * chance >> 192
+
+
+def _put(chances, row, value):
+    for i in range(16 * row + 15, 16 * row - 1, -1):
+        chances[i] = value & 0xFF
+        value >>= 8
+
+
+def ratio(bound, total):
+    """(mantissa, shift), as `noise.shrink` has them, of at most ``bound`` / sqrt(``total``), a number below 1."""
+    root = 1 << ((bits(total) + 1) // 2)
+    while True:  # Newton's method comes down to the root, cut off
+        less = (root + total // root) >> 1
+        if less >= root:
+            break
+        root = less
+    if root * root < total:
+        root += 1
+    shift = 30
+    while (bound << shift) // root >= 1 << 15:
+        shift -= 1
+    return (bound << shift) // root, shift
+
+
+def bits(number):
+    """How many bits the non-negative ``number`` has."""
+    count = 0
+    while number:
+        number >>= 1
+        count += 1
+    return count
+
+
+def noise_for(weights):
+    """The module of the arithmetic for "int16" or "int8" ``weights``."""
+    if weights == "int8":
+        from . import noise8 as noise
+    else:
+        from . import noise
+    return noise
+
+
+def _format(learner):
+    """(arithmetic, view of the cells, their sign bit) of the learner's weights."""
+    weights = learner.model.weights
+    return noise_for(weights), view8 if weights == "int8" else view16, 1 << (WEIGHT_BITS[weights] - 1)
+
+
+def _pieces(model):
+    """(tensor, first cell, end) of pieces that make up the parameters, each within a tensor."""
+    for index in range(len(model.tensors)):
+        start, end = model.cells(index)
+        while start < end:
+            yield index, start, min(end, start + _PIECE)
+            start += _PIECE
+
+
+def _used(path, noise):
+    """How many updates with ``noise`` those that the file ``path`` has counted amount to.
+
+    What an update costs goes with 1 / noise^2 (zero-concentrated differential privacy adds up).
+    """
+    counted = None
+    for name in (path, path + ".new"):  # see `_write`
+        try:
+            with open(name) as file:
+                counted = json.load(file)
+            break
+        except OSError:
+            pass
+        except ValueError:
+            break
+    else:
+        return 0  # none was ever sent
+    try:
+        before, count = counted["noise"], counted["updates"]
+        share = noise / before
+        return count if share == 1 else int(count * share * share) + 1
+    except (TypeError, KeyError, ZeroDivisionError):
+        raise ValueError("%s does not say how many private updates were sent; only its owner can tell" % path)
+
+
+def _write(path, text):
+    """Replace the file ``path`` by renaming, so that whenever the power fails there is a whole one."""
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    try:
+        os.rename(path + ".new", path)
+    except OSError:
+        os.remove(path)  # a file system that does not rename on to a file
+        os.rename(path + ".new", path)
