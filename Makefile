@@ -70,9 +70,9 @@ reproduce: .venv
 		-r requirements-oldest.txt
 	@touch .venv
 
-# Tests run against a real Mosquitto, with TLS, and a real PostgreSQL. As root on Debian they are installed; elsewhere
-# the tests of what is absent are skipped.
-SYSTEM_PACKAGES = mosquitto openssl postgresql
+# Tests run against a real Mosquitto, with TLS, a real PostgreSQL, a real Prometheus, and systemd's checks of units. As
+# root on Debian they are installed; elsewhere the tests of what is absent are skipped.
+SYSTEM_PACKAGES = mosquitto openssl postgresql prometheus systemd
 
 system-packages:
 	@$(call install,$(SYSTEM_PACKAGES))
