@@ -1,5 +1,6 @@
 # make demo           watch a fleet learn (TASK=presence for real data)
 # make test           all tests
+# make test-image     what a container's image is built of, installed and served
 # make test-boards    the client on emulated boards, whose firmwares are built first; a quarter of an hour
 # make fuzz           decoders under coverage-guided fuzzing, ten minutes each on a core (FUZZ_SECONDS=600)
 # make check          linter, formatter and type checker
@@ -16,7 +17,7 @@ FUZZ_SECONDS ?= 600
 # Data sets: see docs/tasks.md. A folder ../shared/data is taken if there is one.
 export TINYREPTILE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test test-boards fuzz check format bench bench-boards reproduce system-packages board-packages clean
+.PHONY: demo test test-image test-boards fuzz check format bench bench-boards reproduce system-packages board-packages clean
 
 demo: .venv
 	.venv/bin/tinyreptile demo --task $(TASK) $(DEMO_OPTIONS)
@@ -25,6 +26,9 @@ demo: .venv
 test: .venv system-packages
 	@if [ "$$CI" = true ]; then .venv/bin/python -m pip install --quiet -r requirements-bench.txt; fi
 	.venv/bin/python -m pytest
+
+test-image: .venv system-packages
+	.venv/bin/python -m pytest tests/package
 
 test-boards: .venv system-packages board-packages
 	.venv/bin/python -m pip install --quiet -r requirements-boards.txt
