@@ -1,5 +1,6 @@
 # make demo           watch a fleet learn (TASK=presence for real data)
 # make test           all tests
+# make test-image     what a container's image is built of, installed and served
 # make test-boards    the client on emulated boards, whose firmwares are built first; a quarter of an hour
 # make test-faults    all under kills, cuts, full disks, clock jumps; an hour or two (FAULTS_OPTIONS=--quick: minutes)
 # make fuzz           decoders under coverage-guided fuzzing, ten minutes each on a core (FUZZ_SECONDS=600)
@@ -18,7 +19,8 @@ FAULTS_OPTIONS ?=
 # Data sets: see docs/tasks.md. A folder ../shared/data is taken if there is one.
 export TINYREPTILE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: demo test test-boards test-faults fuzz check format bench bench-boards reproduce system-packages board-packages fault-packages clean
+.PHONY: demo test test-image test-boards test-faults fuzz check format bench bench-boards reproduce \
+	system-packages board-packages fault-packages clean
 
 demo: .venv
 	.venv/bin/tinyreptile demo --task $(TASK) $(DEMO_OPTIONS)
@@ -27,6 +29,9 @@ demo: .venv
 test: .venv system-packages
 	@if [ "$$CI" = true ]; then .venv/bin/python -m pip install --quiet -r requirements-bench.txt; fi
 	.venv/bin/python -m pytest
+
+test-image: .venv system-packages
+	.venv/bin/python -m pytest tests/package
 
 test-boards: .venv system-packages board-packages
 	.venv/bin/python -m pip install --quiet -r requirements-boards.txt
@@ -75,9 +80,9 @@ reproduce: .venv
 		-r requirements-oldest.txt
 	@touch .venv
 
-# Tests run against a real Mosquitto, with TLS, and a real PostgreSQL. As root on Debian they are installed; elsewhere
-# the tests of what is absent are skipped.
-SYSTEM_PACKAGES = mosquitto openssl postgresql
+# Tests run against a real Mosquitto, with TLS, a real PostgreSQL, a real Prometheus, and systemd's checks of units. As
+# root on Debian they are installed; elsewhere the tests of what is absent are skipped.
+SYSTEM_PACKAGES = mosquitto openssl postgresql prometheus systemd
 
 system-packages:
 	@$(call install,$(SYSTEM_PACKAGES))

@@ -42,6 +42,9 @@ from .report import Figure, Progress, Result, Unavailable
 
 TARGET = 0.6
 DEVICES = 100
+START_SECONDS = 180.0  # in which the processes of a run have to be there, on a busy machine, too
+
+Beside = Callable[[Coordinator], contextlib.AbstractAsyncContextManager[None]]
 
 # No limit on messages in flight or queued: 100 devices have far more than the default of 20 and 1,000.
 _BROKER = """
@@ -61,14 +64,14 @@ def run(quick: bool, progress: Progress) -> Result:
     """Measure."""
     rounds, seconds = (2, 2.0) if quick else (5, 6.0)
     pairs = []
-    with tempfile.TemporaryDirectory() as folder, _broker(Path(folder)) as port:
+    with tempfile.TemporaryDirectory() as folder, broker(Path(folder)) as port:
         setting = Setting(port, "bench-0", DEVICES, 1.0, 2.0)
         progress(0.0, "listening to a run's messages")
         traffic = _listen(setting, Path(folder))
         for i in range(rounds):
             setting = Setting(port, f"bench-{i + 1}", DEVICES, 1.0, seconds)
             progress((i + 0.2) / rounds, "the service")
-            real = _service(setting, Path(folder))
+            real = measure(setting, Path(folder))
             # As often as this very run had them.
             traffic = replace(traffic, versions=real["versions"], fetches=real["fetches"])
             progress((i + 0.6) / rounds, "the bare pair")
@@ -105,7 +108,7 @@ def _without_trips(side: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _broker(folder: Path) -> Iterator[int]:
+def broker(folder: Path) -> Iterator[int]:
     """A Mosquitto of our own; gives its port."""
     found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
     if found is None:
@@ -129,7 +132,7 @@ def _broker(folder: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _child(target: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
+def child(target: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
     """``target`` in a process of its own, and a pipe to it; it ends with the block."""
     mine, its = _processes.Pipe()
     process = _processes.Process(target=target, args=(*arguments, its))
@@ -144,7 +147,8 @@ def _child(target: Callable[..., None], *arguments: Any) -> Iterator[Connection]
         process.join()
 
 
-def _receive(pipe: Connection, seconds: float) -> Any:
+def receive(pipe: Connection, seconds: float) -> Any:
+    """What a child has sent; raises `RuntimeError` if nothing comes in ``seconds``."""
     if not pipe.poll(seconds):
         raise RuntimeError(f"nothing came of a run in {seconds:.0f} s")
     try:
@@ -156,11 +160,12 @@ def _receive(pipe: Connection, seconds: float) -> Any:
 # The service
 
 
-def _service(setting: Setting, folder: Path) -> dict[str, Any]:
-    with _child(_devices, setting) as devices, _child(_coordinator, setting, folder) as coordinator:
-        result: dict[str, Any] = _receive(coordinator, 60 + setting.seconds)
+def measure(setting: Setting, folder: Path, beside: Beside | None = None) -> dict[str, Any]:
+    """A run of the service in processes of its own; what goes on in the coordinator's is in ``beside`` (picklable)."""
+    with child(_devices, setting) as devices, child(_coordinator, setting, folder, beside) as coordinator:
+        result: dict[str, Any] = receive(coordinator, START_SECONDS + setting.seconds)
         devices.send("stop")
-        result |= _receive(devices, 30)
+        result |= receive(devices, 60)
         return result
 
 
@@ -176,8 +181,8 @@ def _config(setting: Setting, folder: Path) -> Config:
     )
 
 
-def _coordinator(setting: Setting, folder: Path, pipe: Connection) -> None:
-    async def measure() -> None:
+def _coordinator(setting: Setting, folder: Path, beside: Beside | None, pipe: Connection) -> None:
+    async def serve() -> None:
         coordinator = Coordinator(_config(setting, folder))
         run = coordinator.run_state
         versions = 0
@@ -189,18 +194,19 @@ def _coordinator(setting: Setting, folder: Path, pipe: Connection) -> None:
             return published(state, data)
 
         run.published = count  # type: ignore[method-assign]
-        serving = asyncio.create_task(coordinator.run())
-        while run.registry.count("online") < setting.devices and not serving.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        measuring = asyncio.create_task(pair.window(setting, lambda: run.updates, run.round_trips))
-        await asyncio.wait([serving, measuring], return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            raise RuntimeError("the coordinator ended early") from serving.exception()
-        pipe.send(measuring.result() | {"versions": versions / run.updates, "refusals": dict(run.refusals)})
-        coordinator.stop()
-        await serving
+        async with beside(coordinator) if beside else contextlib.nullcontext():
+            serving = asyncio.create_task(coordinator.run())
+            while run.registry.count("online") < setting.devices and not serving.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            measuring = asyncio.create_task(pair.window(setting, lambda: run.updates, run.round_trips))
+            await asyncio.wait([serving, measuring], return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                raise RuntimeError("the coordinator ended early") from serving.exception()
+            pipe.send(measuring.result() | {"versions": versions / run.updates, "refusals": dict(run.refusals)})
+            coordinator.stop()
+            await serving
 
-    asyncio.run(measure())
+    asyncio.run(serve())
 
 
 def _devices(setting: Setting, pipe: Connection) -> None:
@@ -243,13 +249,13 @@ def _listen(setting: Setting, folder: Path) -> Traffic:
 
     async def hear_all(coordinator: Connection) -> None:
         hearing = asyncio.create_task(hear())
-        await asyncio.to_thread(_receive, coordinator, 60 + setting.seconds)
+        await asyncio.to_thread(receive, coordinator, START_SECONDS + setting.seconds)
         hearing.cancel()
 
-    with _child(_devices, setting) as devices, _child(_coordinator, setting, folder) as coordinator:
+    with child(_devices, setting) as devices, child(_coordinator, setting, folder, None) as coordinator:
         asyncio.run(hear_all(coordinator))
         devices.send("stop")
-        _receive(devices, 30)
+        receive(devices, 60)
     means = {kind: round(statistics.fmean(all_sizes)) for kind, all_sizes in sizes.items()}
     chunks = sorted(kind for kind in means if kind.startswith("init/"))
     return Traffic(
@@ -262,11 +268,11 @@ def _listen(setting: Setting, folder: Path) -> Traffic:
 
 def _pair(setting: Setting, traffic: Traffic) -> dict[str, Any]:
     with (
-        _child(pair.answer, setting, traffic) as devices,
-        _child(pair.coordinate, setting, traffic) as coordinator,
+        child(pair.answer, setting, traffic) as devices,
+        child(pair.coordinate, setting, traffic) as coordinator,
     ):
-        coordinator.send(_receive(devices, 30))
-        result: dict[str, Any] = _receive(coordinator, 60 + setting.seconds)
+        coordinator.send(receive(devices, 30))
+        result: dict[str, Any] = receive(coordinator, START_SECONDS + setting.seconds)
         devices.send("stop")
-        result |= _receive(devices, 30)
+        result |= receive(devices, 60)
         return result
