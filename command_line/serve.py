@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 from typing import Annotated, Any
 
@@ -60,6 +61,7 @@ async def _serve(config: Config) -> dict[str, Any]:
     with RunProgress(config.run.rounds) as progress:
         coordinator = Coordinator(config, on_status=progress.show)
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_tell)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, coordinator.stop)
         out.print(
@@ -69,6 +71,13 @@ async def _serve(config: Config) -> dict[str, Any]:
             soft_wrap=True,
         )
         return await coordinator.run()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Pass over what aiomqtt does with the socket of a connection that was lost a moment ago; tell all else."""
+    error = context.get("exception")
+    if not (isinstance(error, OSError) and error.errno == errno.EBADF):
+        loop.default_exception_handler(context)
 
 
 def summary(config: Config, status: dict[str, Any]) -> Table:

@@ -41,11 +41,16 @@ async def kill_forgetful_broker(bench: Bench) -> None:
 
 
 async def _restart_broker(bench: Bench, name: str, *, keep: bool) -> None:
+    lines = (bench.coordinators_line, bench.devices_line)
+    for line in lines:
+        line.refuse()
     bench.broker.kill()
     if not keep:
         bench.broker.forget()
     await asyncio.sleep(bench.chance.random() * BROKER_AWAY)
     await asyncio.to_thread(bench.broker.start)
+    for line in lines:
+        await line.start()
     bench.injected[name] += 1
 
 

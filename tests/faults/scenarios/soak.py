@@ -40,6 +40,7 @@ class Soak(Scenario):
     settings: ClassVar[dict[str, dict[str, Any]]] = {
         "learning": {"in_flight": 50, "steps": 2, "bits": 4, "deadline": 60.0},
         "journal": {"history": 1000, "rows": 0},
+        "broker": {"keepalive": 120},  # a thousand devices in one process may be slow to speak
     }
 
     def bench(self, folder: Path, seed: int) -> Bench:
