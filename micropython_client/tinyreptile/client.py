@@ -14,7 +14,7 @@ from .messages import CHUNK_BYTES, MessageError
 from .model import Model
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
-from .portable import RUNNER, const, forget, ticks_diff, ticks_ms
+from .portable import RUNNER, collect, const, forget, ticks_diff, ticks_ms
 
 _SPARE_RAM = const(4096)  # bytes a board keeps for everything but the model's buffers
 _FETCH_SECONDS = const(15)
@@ -256,7 +256,7 @@ class Client:
             model = Model(manifest["model"], manifest["weights"])
             forget("layers")
             forget("shifts")
-            gc.collect()
+            collect()
             stream = self._stream
             if (stream.inputs, stream.outputs) != (model.inputs, model.outputs):
                 self.unfit = "the stream has %d inputs and %d outputs, the model %d and %d" % (
@@ -297,7 +297,7 @@ class Client:
     def _free_ram(self):
         if self._ram is not None or not hasattr(gc, "mem_free"):
             return self._ram
-        gc.collect()
+        collect()
         return max(0, gc.mem_free() - _SPARE_RAM)
 
     async def _say_hello(self):
@@ -458,7 +458,7 @@ class Client:
             else:
                 report = await self._evaluate(work)
         except (Lost, ValueError, OSError, MemoryError) as error:
-            gc.collect()
+            collect()
             report = str(error)[:200] or type(error).__name__
             self._log("work %d came to nothing: %s" % (work["work"], report))
         await self._deliver(work, report)

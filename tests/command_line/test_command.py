@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import signal
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from command_line import serve
 from command_line.app import app
 from coordinator.config import Config
 from coordinator.errors import BrokerError
@@ -205,3 +208,13 @@ def test_a_watched_status_stays_when_the_broker_goes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("command_line.status.look", look)
     CliRunner().invoke(app, ["status", "--watch"])
     assert looks == 4
+
+
+def test_a_lost_connections_socket_is_no_error_of_the_coordinator(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(serve._tell)
+    for error in (OSError(errno.EBADF, "Bad file descriptor"), ValueError("something else")):
+        loop.call_exception_handler({"message": "in a callback", "exception": error})
+    loop.close()
+    assert "something else" in caplog.text
+    assert "Bad file descriptor" not in caplog.text
