@@ -25,9 +25,11 @@ async def kill_coordinator(bench: Bench) -> None:
 
 
 async def _kill(bench: Bench) -> None:
-    while not await bench.coordinator.kill():  # it is about to be started
-        await asyncio.sleep(0.01)
-    bench.injected["kill -9 of the coordinator"] += 1
+    while not bench.coordinator.ended:
+        if await bench.coordinator.kill():
+            bench.injected["kill -9 of the coordinator"] += 1
+            return
+        await asyncio.sleep(0.01)  # it is about to be started
 
 
 async def kill_broker(bench: Bench) -> None:
