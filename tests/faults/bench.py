@@ -148,7 +148,7 @@ class Bench:
 
     async def at_work(self) -> None:
         """Wait until the coordinator that was started last says that it runs, and hands out work."""
-        while min(self.witness.last.values()) < self.coordinator.started_at:
+        while not self.coordinator.running or min(self.witness.last.values()) < self.coordinator.started_at:
             await asyncio.sleep(0.002)
 
     async def steer(self, *arguments: object) -> None:
