@@ -7,6 +7,7 @@ import errno
 import signal
 from typing import Annotated, Any
 
+import aiomqtt
 import typer
 from rich.table import Table
 
@@ -74,9 +75,10 @@ async def _serve(config: Config) -> dict[str, Any]:
 
 
 def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Pass over what aiomqtt does with the socket of a connection that was lost a moment ago; tell all else."""
+    """Pass over what aiomqtt leaves behind of a connection that was lost, which the service tells; tell all else."""
     error = context.get("exception")
-    if not (isinstance(error, OSError) and error.errno == errno.EBADF):
+    of_a_closed_socket = isinstance(error, OSError) and error.errno == errno.EBADF
+    if not (of_a_closed_socket or isinstance(error, aiomqtt.MqttError)):
         loop.default_exception_handler(context)
 
 
