@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 from contextlib import AsyncExitStack, nullcontext
@@ -11,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import aiomqtt
 import typer
 from rich.table import Table
 
@@ -108,6 +110,7 @@ async def _serve(runs: Runs, voice: _Display | _Records, address: tuple[str, int
         stack.enter_context(voice.progress)
         runs.begin()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_tell)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, runs.stop)
         for served in runs.served:
@@ -172,6 +175,14 @@ class _Records:
 def _where(config: Config, version: int) -> str:
     store = location_text(config.store_location())
     return f"at version {version}, store {store}, broker {config.broker.host}:{config.broker.port}"
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Pass over what aiomqtt leaves behind of a connection that was lost, which the service tells; tell all else."""
+    error = context.get("exception")
+    of_a_closed_socket = isinstance(error, OSError) and error.errno == errno.EBADF
+    if not (of_a_closed_socket or isinstance(error, aiomqtt.MqttError)):
+        loop.default_exception_handler(context)
 
 
 def summary(config: Config, status: dict[str, Any]) -> Table:

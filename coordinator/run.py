@@ -379,7 +379,9 @@ class Run:
         """Repeat the acknowledgement of work that ``device_id`` has had; whether it ever had it."""
         device, accepted, reason = self._outcomes.get(number, ("", False, ""))
         if device != device_id:
-            if number >= self._first_work or not self._store.is_accepted(number, device_id):
+            # Who has never said hello has had no work, and costs no look into the store.
+            known = number < self._first_work and device_id in self.registry.devices
+            if not known or not self._store.is_accepted(number, device_id):
                 return False
             accepted = True
         if reason != _PENDING:

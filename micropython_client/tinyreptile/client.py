@@ -13,7 +13,7 @@ from .learner import Learner
 from .messages import CHUNK_BYTES, MessageError
 from .mqtt import MQTTClient
 from .msgpack import Packer, unpackb
-from .portable import RUNNER, const, forget, ticks_diff, ticks_ms
+from .portable import RUNNER, collect, const, forget, ticks_diff, ticks_ms
 
 _FETCH_SECONDS = const(15)
 _RESEND_SECONDS = const(5)
@@ -259,7 +259,7 @@ class Client:
             self.unfit = obstacle or self.unfit
             del prepare
             forget("preparation")
-            gc.collect()
+            collect()
             if model:
                 self._learner = Learner(model, encoding=manifest["encoding"])
                 self._assembly = Assembly(self._learner.wire)
@@ -427,7 +427,7 @@ class Client:
             else:
                 report = await self._evaluate(work)
         except (Lost, ValueError, OSError, MemoryError) as error:
-            gc.collect()
+            collect()
             report = str(error)[:200] or type(error).__name__
             self._log("work %d came to nothing: %s" % (work["work"], report))
             if self._privacy and not isinstance(error, Lost):

@@ -6,6 +6,7 @@ On a board ``@micropython.viper`` turns a kernel into machine code; on CPython `
 try:
     import sys
     from array import array
+    from gc import collect
     from time import ticks_diff, ticks_ms
 
     import micropython
@@ -54,6 +55,7 @@ except ImportError:
         RUNNER,
         THUMB,
         address,
+        collect,
         const,
         forget,
         micropython,

@@ -721,6 +721,19 @@ def test_a_repeated_update_of_an_earlier_start_is_acknowledged_again(start: Star
     assert again.run.updates == 1
 
 
+def test_a_stranger_that_names_work_of_an_earlier_start_costs_no_look_into_the_store(
+    start: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(devices=1)
+    again = start()
+    looks: list[tuple[int, str]] = []
+    monkeypatch.setattr(again.store, "is_accepted", lambda work, device: looks.append((work, device)))
+    for device in ("d0", "stranger"):
+        again.send(device, {"work": 77, "fetched": 0})
+    assert looks == [(77, "d0")]
+    assert again.acks("stranger") == [(77, False, "work 77 is not known here")]
+
+
 def test_open_work_of_an_earlier_start_is_taken_up(start: StartRun) -> None:
     driver = start(devices=1)
     update = driver.learn("d0")

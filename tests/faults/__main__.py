@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -37,8 +38,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer faults in shorter runs")
     parser.add_argument("--only", action="append", choices=SCENARIOS, help="this scenario only; may be repeated")
     parser.add_argument("--skip", action="append", choices=SCENARIOS, default=[], help="not this; may be repeated")
-    parser.add_argument("--seed", type=int, default=1, help="of all that is random; each scenario tells its own [1]")
+    parser.add_argument("--seed", type=int, default=1, help="of all that is random [1]")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left behind then either
     console = Console(width=None if sys.stdout.isatty() else 120)
     outcomes = []
     usual = [name for name, kind in SCENARIOS.items() if kind.brief or not arguments.quick]

@@ -146,6 +146,11 @@ class Bench:
         await asyncio.gather(waiting, ended, return_exceptions=True)
         return reached
 
+    async def at_work(self) -> None:
+        """Wait until the coordinator that was started last says that it runs, and hands out work."""
+        while not self.coordinator.running or min(self.witness.last.values()) < self.coordinator.started_at:
+            await asyncio.sleep(0.002)
+
     async def steer(self, *arguments: object) -> None:
         """A command of `tinyreptile runs` for this run; raises RuntimeError if it is refused."""
         address = f"{HOST}:{self.broker.port}"

@@ -25,9 +25,11 @@ async def kill_coordinator(bench: Bench) -> None:
 
 
 async def _kill(bench: Bench) -> None:
-    while not await bench.coordinator.kill():  # it is about to be started
-        await asyncio.sleep(0.01)
-    bench.injected["kill -9 of the coordinator"] += 1
+    while not bench.coordinator.ended:
+        if await bench.coordinator.kill():
+            bench.injected["kill -9 of the coordinator"] += 1
+            return
+        await asyncio.sleep(0.01)  # it is about to be started
 
 
 async def kill_broker(bench: Bench) -> None:
@@ -41,11 +43,16 @@ async def kill_forgetful_broker(bench: Bench) -> None:
 
 
 async def _restart_broker(bench: Bench, name: str, *, keep: bool) -> None:
+    lines = (bench.coordinators_line, bench.devices_line)
+    for line in lines:
+        line.refuse()
     bench.broker.kill()
     if not keep:
         bench.broker.forget()
     await asyncio.sleep(bench.chance.random() * BROKER_AWAY)
     await asyncio.to_thread(bench.broker.start)
+    for line in lines:
+        await line.start()
     bench.injected[name] += 1
 
 

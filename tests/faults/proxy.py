@@ -50,13 +50,17 @@ class Proxy:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen."""
+        """Listen, also again after `refuse`."""
         self._server = await asyncio.start_server(self._connected, HOST, self.port)
+
+    def refuse(self) -> None:
+        """Nobody listens any more, as when the broker is gone; connections that are there stay."""
+        if self._server:
+            self._server.close()
 
     async def stop(self) -> None:
         """End all connections."""
-        if self._server:
-            self._server.close()
+        self.refuse()
         self._abort()
         for task in list(self._tasks):
             task.cancel()

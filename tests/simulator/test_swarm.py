@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,14 @@ async def test_rows_for_micropython_are_the_streams_own_samples(tmp_path: Path) 
         await stream.sample(x[1], y[1])
         assert (x[0][0], y[0][0]) == (x[1][0], y[1][0])
     rows.close()
+
+
+async def test_devices_of_a_swarm_do_not_each_look_through_the_memory_of_all(broker: Mosquitto, tmp_path: Path) -> None:
+    settings = config(broker, tmp_path, "garbage")
+    gc.disable()
+    try:
+        before = gc.get_stats()[2]["collections"]
+        await run_with(Swarm(spec(settings, 10)), settings)
+        assert gc.get_stats()[2]["collections"] == before
+    finally:
+        gc.enable()

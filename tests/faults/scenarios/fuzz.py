@@ -54,7 +54,7 @@ class Fuzzing(Scenario):
             "refused otherwise": sum(n for kind, n in status["refusals"].items() if kind != "malformed"),
             "not looked at": sum(status.get("dropped", {}).values()),
         }
-        if ratio < LEAST_RATE:
+        if ratio < LEAST_RATE and not self.quick:  # a single window says what else the machine was at
             bench.breaches.append(f"the rate fell to {ratio:.2f} under damaged messages")
         if most > MOST_MEMORY * before:
             bench.breaches.append(f"memory grew to {most / before:.2f} of what it was")

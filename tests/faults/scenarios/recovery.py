@@ -53,8 +53,9 @@ async def timed_kill(bench: Bench) -> tuple[float, float, float]:
     while not await bench.coordinator.kill():
         await asyncio.sleep(0.01)
     bench.injected["kill -9 of the coordinator"] += 1
-    while bench.coordinator.starts == starts or min(bench.witness.last.values()) < bench.coordinator.started_at:
+    while bench.coordinator.starts == starts:
         await asyncio.sleep(0.002)
+    await bench.at_work()
     begun = bench.coordinator.started_at
     running, work = (bench.witness.last[name] - begun for name in ("running", "work"))
     return running, work, seconds_of_work(bench.coordinator.pid)

@@ -21,6 +21,7 @@ async def rival_at_the_broker(bench: Bench) -> None:
 
 
 async def _rival(bench: Bench, name: str, sentence: str, *options: object) -> None:
+    await bench.at_work()  # else it is no rival but the next in line
     bench.injected[name] += 1
     code, printed = await bench.command(*bench.serve_arguments(*options))
     if code != 1 or sentence not in " ".join(printed.split()):

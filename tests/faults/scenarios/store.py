@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sqlite3
 import subprocess
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -52,6 +52,16 @@ def _fill(filler: Path) -> None:
                 continue
 
 
+def _mount(folder: Path) -> bool:
+    """A small disk in memory at ``folder``; whether that is possible here."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", str(folder)], check=True)
+
+
 async def lock_store(bench: Bench) -> None:
     """Another program has the store locked for a while."""
     seconds = LOCKED_SECONDS * bench.chance.random()
@@ -76,14 +86,18 @@ class FullDisk(Scenario):
 
     @classmethod
     def absent(cls) -> str:
-        return "" if os.geteuid() == 0 and shutil.which("mount") else "it takes root to mount a small disk"
+        with tempfile.TemporaryDirectory() as folder:
+            if os.geteuid() != 0 or not _mount(Path(folder)):
+                return "it takes root, and the right to mount, for a small disk"
+            _unmount(Path(folder))
+        return ""
 
     def bench(self, folder: Path, seed: int) -> Bench:
         disk = folder / "store"
         disk.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(disk)], check=True)
+        _mount(disk)
         bench = super().bench(folder, seed)
-        bench.afterwards.callback(subprocess.run, ["umount", str(disk)], check=True)
+        bench.afterwards.callback(_unmount, disk)
         return bench
 
     async def after(self, bench: Bench) -> list[str]:
