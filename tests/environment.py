@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from simulator.children import end_with_parent
+
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "micropython_client"
 PACKAGE = CLIENT / "tinyreptile"
@@ -100,7 +102,8 @@ class Mosquitto:
     def start(self) -> None:
         """Start it and return once it accepts connections."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen([need_program("mosquitto"), "-c", str(self.config)], stderr=log)
+            command = [need_program("mosquitto"), "-c", str(self.config)]
+            self._process = subprocess.Popen(command, stderr=log, preexec_fn=end_with_parent())
         deadline = time.monotonic() + 20
         while True:
             try:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from simulator.children import end_with_parent
+
 RESTART_SECONDS = 0.1  # as systemd waits by default
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -31,10 +33,15 @@ class Process:
         self.groups: list[int] = []
 
     async def start(self) -> None:
-        """Start it, in a group of its own with whatever it starts itself."""
+        """Start it, in a group of its own with whatever it starts itself; it does not outlive the bench."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self.command, stdout=log, stderr=log, env=self.environment, start_new_session=True
+                *self.command,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                start_new_session=True,
+                preexec_fn=end_with_parent(),
             )
         self.groups.append(self._process.pid)
 
