@@ -41,6 +41,7 @@ SENDERS = 8  # publishes under way at once; with ours beside them aiomqtt warns 
 INCOMING = 20_000  # messages waiting to be looked at; devices send again what is dropped beyond
 STATUS_SECONDS = 1.0
 QUIET_SECONDS = 0.3  # a retained message comes sooner after its subscription
+LAST_SECONDS = 10.0  # for what is still to be said at the end
 MAX_BACKOFF = 30.0
 
 
@@ -267,11 +268,11 @@ class Coordinator:
                 await self._dispatch(session)
                 receiver.cancel()  # what is not taken any more will be sent again; what is taken is acknowledged
                 await self._journal.flush()  # then the last acknowledgements are in the outbox
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(LAST_SECONDS):  # nobody listens any more, who would notice a lost connection
                     await self._outbox.join()
-                for helper in helpers:
-                    helper.cancel()
-                await self._report(session, "finished" if run.finished else "stopped")
+                    for helper in helpers:
+                        helper.cancel()
+                    await self._report(session, "finished" if run.finished else "stopped")
         except* (aiomqtt.MqttError, TimeoutError) as group:
             raise aiomqtt.MqttError(str(_first(group))) from None
         finally:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator import service
 from coordinator.config import Config, load_config
 from coordinator.errors import CoordinatorError
 from coordinator.service import Coordinator
@@ -76,6 +77,28 @@ async def test_a_coordinator_goes_on_after_its_network_was_cut(broker: Mosquitto
     await eventually(lambda: len(states) > seen + 1, "it says so again")
     coordinator.stop()
     assert (await running)["state"] == "stopped"
+    await line.stop()
+
+
+async def test_a_coordinator_ends_though_its_connection_is_lost_with_its_last_words(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LAST_SECONDS", 1.0)
+    line = Proxy(free_port(), broker.port, seed=1)
+    await line.start()
+    told = asyncio.Event()
+    settings = config(broker, tmp_path / "a.sqlite", "words")
+    settings.broker.port = line.port
+    coordinator = Coordinator(settings, on_status=lambda status: told.set())
+    running = asyncio.create_task(coordinator.run())
+    await asyncio.wait_for(told.wait(), 20)
+    silence = asyncio.create_task(line.hold(60))
+    await asyncio.sleep(0)
+    coordinator.stop()
+    await asyncio.sleep(0.3)
+    await line.cut(0)
+    assert (await asyncio.wait_for(running, 20))["state"] == "stopped"
+    silence.cancel()
     await line.stop()
 
 
