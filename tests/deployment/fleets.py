@@ -29,6 +29,7 @@ MODES = {  # how a broker knows its clients and their rights: (passwords, dynami
     "certificates and plugin": (False, True),
     "passwords and plugin": (True, True),
 }
+BOTH = ("certificates", "passwords and plugin")  # of these each way is one half: for tests of whole commands
 WITNESS = "witness"  # sees and may do everything; no fleet has one
 
 

@@ -19,7 +19,7 @@ from ..commands import Popen, tinyreptile, wait_until
 from ..environment import need_program
 from ..fleet import eventually
 from ..host.desk import Desk
-from .fleets import MODES, FleetBroker
+from .fleets import BOTH, FleetBroker
 
 STREAM = {"kind": "sine", "seed": 3}
 
@@ -34,7 +34,7 @@ def secrets_of(folder: Path) -> list[str]:
     return keys + [path.read_text().strip() for path in folder.rglob("*.password")]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", BOTH)
 def test_a_fleet_finishes_a_run_and_no_secret_is_to_be_seen(
     provisioned: Callable[..., FleetBroker], tmp_path: Path, start: Callable[..., Popen], mode: str
 ) -> None:

@@ -21,7 +21,7 @@ from tinyreptile import messages
 from ..commands import tinyreptile
 from ..environment import need_program
 from ..fleet import listening
-from .fleets import MODES, RUN, FleetBroker
+from .fleets import BOTH, MODES, RUN, FleetBroker
 
 TOPICS = messages.RunTopics(RUN)
 
@@ -115,6 +115,7 @@ async def test_revoking_twice_or_an_unknown_device_harms_nothing(fleet_broker: F
         pass
 
 
+@pytest.mark.parametrize("fleet_broker", BOTH, indirect=True)
 def test_the_commands_revoke_a_device_of_a_running_broker(fleet_broker: FleetBroker, tmp_path: Path) -> None:
     done = tinyreptile("revoke", fleet_broker.folder, "kitchen-2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
