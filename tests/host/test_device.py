@@ -163,7 +163,7 @@ def test_a_corrupt_configuration_gives_way_to_the_last_good_one(
 
 
 def test_without_any_good_configuration_the_board_waits_at_its_prompt(board: Path) -> None:
-    (board / "config.json").write_text('{"id": "desk"}')
+    (board / "config.json").write_text('{"id": "desk", "stream": {"kind": "sine", "seed": 1}}')
     with Desk(board) as desk, Board(desk.port) as connection:
         assert any(line == "error: config.json: host is missing" for line in connection.follow(30))
         connection.stop()
