@@ -38,8 +38,7 @@ def tls_context(ca_file=None, cert_file=None, key_file=None):
         return context
     import ssl
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # of TLS 1.2 or later, as CPython has it since 3.10
     if ca_file:
         context.load_verify_locations(ca_file)
     else:

@@ -49,7 +49,7 @@ class Life:
 
 # What must do for imports, connection, model and rounds. Words of 64 bits take up to twice the room of a board's.
 LIVES = {
-    "sine": Life(Sine.model, {"kind": "sine", "seed": 1}, 32, 60, {"unix": 112, "i386": 72, "armhf": 72}),
+    "sine": Life(Sine.model, {"kind": "sine", "seed": 1}, 32, 60, {"unix": 112, "i386": 74, "armhf": 74}),
     "omniglot": Life(Omniglot.model, {"kind": "noise.Noise"}, 4, 6, {"unix": 224, "i386": 180, "armhf": 180}),
 }
 
