@@ -258,11 +258,12 @@ class Coordinator:
         self._connected = session
         try:
             async with asyncio.TaskGroup() as tasks:
+                # First of all: it alone notices that the connection is gone, and a publication has no limit of its own.
+                receiver = tasks.create_task(self._receive_forever(session), name="receiver")
                 helpers = [tasks.create_task(self._send_forever(session), name=f"sender{i}") for i in range(SENDERS)]
                 await self._publish(session)
                 topics = self._topics.all_status, self._topics.all_updates, self._topics.control
                 await session.subscribe([(topic, 1) for topic in topics])
-                receiver = tasks.create_task(self._receive_forever(session), name="receiver")
                 helpers.append(tasks.create_task(self._report_forever(session), name="reporter"))
                 helpers.append(tasks.create_task(self._answer_forever(), name="control"))
                 await self._dispatch(session)

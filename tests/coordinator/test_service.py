@@ -97,6 +97,25 @@ async def test_the_coordinators_topic_shows_that_it_runs_and_that_it_has_finishe
     assert states(received)[0] == "running"
 
 
+async def test_a_broker_that_ends_during_the_first_publication_is_noticed(
+    start_broker: StartBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = start_broker()
+    coordinator = Coordinator(run_config(broker, tmp_path))
+    published = coordinator.run_state.published
+
+    def and_gone(*arguments: Any) -> dict[str, Any]:
+        monkeypatch.undo()
+        broker.stop()  # what is published next is never acknowledged
+        broker.start()
+        return published(*arguments)
+
+    monkeypatch.setattr(coordinator.run_state, "published", and_gone)
+    async with task(coordinator.run()):
+        await eventually(lambda: coordinator.reconnections == 1, "it is connected again")
+        await eventually(lambda: not coordinator.obstacle, "its version is on the wire")
+
+
 async def test_a_broker_that_restarts_does_not_end_the_run(start_broker: StartBroker, tmp_path: Path) -> None:
     broker = start_broker()
     config = run_config(broker, tmp_path, run={"rounds": 200}, learning={"deadline": 6})
