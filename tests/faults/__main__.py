@@ -50,6 +50,9 @@ def main() -> int:
         OUT.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
     console.print(_table(outcomes))
     console.print(f"raw results: {OUT}")
+    for outcome in outcomes:  # once more, where the end of a log shows it
+        for sentence in [f"not tried: {outcome.absent}"] if outcome.absent else outcome.broken:
+            console.print(f"[red]{outcome.scenario}[/] (seed {outcome.seed}): {escape(sentence)}", soft_wrap=True)
     absent = os.environ.get("CI") == "true" and any(outcome.absent for outcome in outcomes)
     return int(absent or any(outcome.broken for outcome in outcomes))
 

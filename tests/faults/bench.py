@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coordinator.config import BrokerConfig, Config, RunConfig
+from coordinator.operator import ask
+
 from ..commands import COMMAND
 from ..environment import CLIENT, find_program, free_port
 from .broker import Broker
@@ -27,6 +30,7 @@ from .witness import Witness
 RUN = "faults"
 COMMAND_SECONDS = 120.0
 END_SECONDS = 60.0  # after a run's end, until all of its devices have ended, too
+TAIL = 500  # updates after the last fault, at least
 _COUNTS = re.compile(r"(\w+)\s*│\s*(\d+)")
 
 
@@ -64,6 +68,8 @@ class Bench:
     """All parts of one scenario.
 
     Attributes:
+        rounds: accepted updates of the run at least, and of all that are in the store once `end` has been called.
+        behind: how many were in the store before.
         injected: faults so far, by name.
         chance: of this scenario, from its seed.
         breaches: promises that were seen broken while it went on.
@@ -77,6 +83,7 @@ class Bench:
     rounds: int
     settings: dict[str, dict[str, Any]]
     fleets: tuple[Fleet, ...]
+    behind: int = 0
     injected: Counter[str] = field(default_factory=Counter)
     breaches: list[str] = field(default_factory=list)
     extras: list[Process] = field(default_factory=list)
@@ -102,7 +109,7 @@ class Bench:
 
     def _tables(self) -> dict[str, dict[str, Any]]:
         tables: dict[str, dict[str, Any]] = {
-            "run": {"name": RUN, "rounds": self.rounds, "store": str(self.store)},
+            "run": {"name": RUN, "rounds": 0, "store": str(self.store)},  # it goes on until `end`
             "broker": {"host": HOST, "port": self.coordinators_line.port, "keepalive": 5},
             "learning": {"steps": 4, "in_flight": 12, "deadline": 10.0},
             "evaluation": {"every": max(200, self.rounds // 10), "steps": 4, "shots": 4, "queries": 8},
@@ -151,20 +158,18 @@ class Bench:
         while not self.coordinator.running or min(self.witness.last.values()) < self.coordinator.started_at:
             await asyncio.sleep(0.002)
 
-    async def steer(self, *arguments: object) -> None:
-        """A command of `tinyreptile runs` for this run; raises RuntimeError if it is refused."""
-        address = f"{HOST}:{self.broker.port}"
-        code, printed = await self.command("runs", *arguments, "--run", RUN, "--broker", address)
-        if code:
-            raise RuntimeError(printed.strip())
+    async def end(self, seconds: float) -> None:
+        """Have the run end once it has all of its updates, `TAIL` more than now at least; wait until it and its devices
+        have ended by themselves.
 
-    async def end_after(self, updates: int) -> None:
-        """Have the run end once so many more updates have been accepted."""
-        self.rounds = len(self.witness.acknowledged) + updates
-        await self.steer("set", f"run.rounds={self.rounds}")
-
-    async def to_the_end(self, seconds: float) -> None:
-        """Wait until the run and its devices have ended by themselves; raises TimeoutError."""
+        Raises TimeoutError, and `CoordinatorError` if the coordinator does not take it.
+        """
+        async with asyncio.timeout(END_SECONDS):
+            await self.at_work()
+        done = len(self.witness.acknowledged)
+        self.rounds = self.behind + max(self.rounds, done + TAIL)
+        directly = Config(run=RunConfig(name=RUN), broker=BrokerConfig(host=HOST, port=self.broker.port))
+        await ask(directly, "set", {"run.rounds": self.rounds})
         async with asyncio.timeout(seconds):
             await self.coordinator.wait()
         async with asyncio.timeout(END_SECONDS):

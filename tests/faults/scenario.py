@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from coordinator.errors import CoordinatorError
+
 from .bench import Bench, Fleet
 from .faults import Fault
 from .guarantees import broken
 
 Tell = Callable[[str], None]
+FIRST, LAST = 0.02, 0.95  # shares of the run between which faults come
 LIMIT = 3600.0  # seconds that a run may take: far more than any does; what hangs is told
 
 
@@ -45,9 +48,8 @@ class Scenario:
     """A run under faults; a subclass says which, or overrides `inject`.
 
     Attributes:
-        rounds: accepted updates of the run: of the whole, and of the quick version.
+        rounds: accepted updates of the run, more if its faults take longer: of the whole, and of the quick version.
         faults: each with how often it comes: in the whole, and in the quick version.
-        first, last: shares of the run between which they come.
         brief: whether it is played in the quick version of all; else another scenario stands for it there.
     """
 
@@ -56,8 +58,6 @@ class Scenario:
     faults: ClassVar[Sequence[tuple[Fault, tuple[int, int]]]] = ()
     fleets: ClassVar[tuple[Fleet, ...]] = (Fleet(),)
     settings: ClassVar[dict[str, dict[str, Any]]] = {}
-    first: ClassVar[float] = 0.02
-    last: ClassVar[float] = 0.95
     limit: ClassVar[float] = LIMIT
     brief: ClassVar[bool] = True
 
@@ -79,7 +79,7 @@ class Scenario:
     def moments(self, chance: random.Random, rounds: int) -> list[tuple[int, Fault]]:
         """When which fault comes: after so many accepted updates, in order."""
         wanted = [fault for fault, counts in self.faults for _ in range(counts[self.quick])]
-        times = [round(chance.uniform(self.first, self.last) * rounds) for _ in wanted]
+        times = [round(chance.uniform(FIRST, LAST) * rounds) for _ in wanted]
         return sorted(zip(times, wanted, strict=True), key=lambda pair: pair[0])
 
     async def inject(self, bench: Bench) -> None:
@@ -109,13 +109,13 @@ async def play(scenario: Scenario, folder: Path, seed: int) -> Outcome:
         await bench.start()
         await scenario.inject(bench)
         scenario.tell("waiting for the run's end")
-        await bench.to_the_end(scenario.limit)
+        await bench.end(scenario.limit)
         scenario.tell("looking at what is left")
         outcome.broken += await broken(bench)
         outcome.broken += [*await scenario.after(bench), *bench.breaches]
     except TimeoutError:
         outcome.broken.append("the run or its fleet did not end by itself")
-    except EndedEarlyError as error:
+    except (EndedEarlyError, CoordinatorError) as error:
         outcome.broken.append(str(error))
     finally:
         await bench.stop()

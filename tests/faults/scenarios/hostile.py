@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sqlite3
 import sys
 from contextlib import closing
@@ -15,6 +17,13 @@ from ..proxy import HOST
 from ..scenario import Scenario
 
 COUNT = 5
+QUARANTINE_SECONDS = 60.0  # until the first of them is there, at most
+
+
+def _quarantined(bench: Bench) -> list[tuple[str, str]]:
+    """(device, why) of all that are in quarantine."""
+    with closing(sqlite3.connect(bench.store)) as database:
+        return database.execute("SELECT device, quarantine FROM device WHERE quarantine <> ''").fetchall()
 
 
 class HostileDevices(Scenario):
@@ -34,17 +43,20 @@ class HostileDevices(Scenario):
         bench.injected["hostile devices"] = COUNT
         await devices.start()
         await super().inject(bench)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(QUARANTINE_SECONDS):
+                while not _quarantined(bench):
+                    await asyncio.sleep(0.2)
 
     async def after(self, bench: Bench) -> list[str]:
+        quarantined = _quarantined(bench)
         with closing(sqlite3.connect(bench.store)) as database:
-            query = "SELECT device, quarantine, refused FROM device WHERE quarantine <> ''"
-            quarantined = database.execute(query).fetchall()
             (refused,) = database.execute(
                 "SELECT sum(refused) FROM device WHERE device LIKE ?", (f"{hostile.PREFIX}-%",)
             ).fetchone()
         self.figures["refused of hostile devices"] = refused
         self.figures["hostile devices in quarantine"] = len(quarantined)
-        found = [f"{device} is in quarantine: {why}" for device, why, _ in quarantined if hostile.PREFIX not in device]
+        found = [f"{device} is in quarantine: {why}" for device, why in quarantined if hostile.PREFIX not in device]
         if not quarantined:
             found.append("none of the hostile devices is in quarantine")
         return found

@@ -33,6 +33,5 @@ class Rivals(Scenario):
 
     name = "rivals"
     rounds = (3_000, 600)
-    last = 0.5  # the run must outlast what it takes a rival to find out
     fleets = (Fleet(16, 2, think=0.5),)
     faults = ((rival_on_the_store, (5, 1)), (rival_at_the_broker, (5, 1)), (kill_coordinator, (3, 0)))

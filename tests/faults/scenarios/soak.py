@@ -57,12 +57,9 @@ class Soak(Scenario):
         self.samples |= {"memory": [], "files": [], "threads": [], "updates": []}
         told = 0
         await bench.reached(1)
-        while not bench.coordinator.ended:
+        while not self.samples["updates"] or self.samples["updates"][-1] < bench.rounds:
             pid = bench.coordinator.pid
-            try:
-                sample = {"memory": memory(pid), "files": files(pid), "threads": threads(pid)}
-            except (FileNotFoundError, ProcessLookupError, IndexError):
-                break  # it has ended just now
+            sample = {"memory": memory(pid), "files": files(pid), "threads": threads(pid)}
             sample["updates"] = len(bench.witness.acknowledged)
             for name, value in sample.items():
                 self.samples[name].append(value)
