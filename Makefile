@@ -28,7 +28,7 @@ demo: .venv
 # PyTorch, which takes long to come and is only compared with, is for continuous integration and for who has it.
 test: .venv system-packages
 	@if [ "$$CI" = true ]; then .venv/bin/python -m pip install --quiet -r requirements-bench.txt; fi
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 test-image: .venv system-packages
 	.venv/bin/python -m pytest tests/package

@@ -10,7 +10,7 @@ from typing import Any
 import aiomqtt
 
 from coordinator.config import Config
-from coordinator.service import broker_error, client, pack, unpack
+from coordinator.mqtt import broker_error, client, pack, unpack
 from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import aiomqtt
 
 from coordinator.config import Config
+from coordinator.mqtt import broker_error, client, pack
 from coordinator.observer import look, retained
-from coordinator.service import broker_error, client, pack
 from tinyreptile import messages
 from tinyreptile.software import MAX_IMAGE, signature
 from tinyreptile.software import pack as pack_image

@@ -11,13 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from coordinator import replay
 from coordinator.config import value_of
-from coordinator.databases import copy_sqlite
 from coordinator.errors import ConfigError, CoordinatorError
 from coordinator.operator import ask, runs
-from coordinator.store import Store
-from tinyreptile.model import Model
 
 from .console import configure_logging, loss_text, out
 from .options import Connection, connected
@@ -176,6 +172,8 @@ def backup(
 
     Example: [bold]tinyreptile runs backup kitchen.sqlite kitchen-monday.sqlite[/]
     """
+    from coordinator.databases import copy_sqlite
+
     with out.status(f"copying {escape(str(store))}"):
         copy_sqlite(store, copy)
     out.print(f"{copy}: {copy.stat().st_size:,} bytes", highlight=False)
@@ -190,6 +188,10 @@ def check(
 
     Example: [bold]tinyreptile runs check kitchen-monday.sqlite[/]
     """
+    from coordinator import replay
+    from coordinator.store import Store
+    from tinyreptile.model import Model
+
     opened = Store(store, run, create=False)
     try:
         properties = opened.properties()

@@ -18,8 +18,8 @@ from tinyreptile.model import Model
 from .config import BrokerConfig, Config
 from .errors import CoordinatorError
 from .initialization import decode, encoded_size
+from .mqtt import broker_error, client, unpack
 from .rules import Weights
-from .service import broker_error, client, unpack
 
 QUIET_SECONDS = 0.5  # once retained messages have come, so long a silence means that these were all
 

@@ -14,8 +14,8 @@ from tinyreptile.messages import MessageError
 
 from .config import BrokerConfig, Config
 from .errors import CoordinatorError
+from .mqtt import broker_error, client, pack, unpack
 from .observer import QUIET_SECONDS, check_run_status, retained
-from .service import broker_error, client, pack, unpack
 
 ANSWER_SECONDS = 15.0
 

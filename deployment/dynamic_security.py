@@ -13,7 +13,7 @@ from typing import Any
 import aiomqtt
 
 from coordinator.config import load_config
-from coordinator.service import broker_error, client
+from coordinator.mqtt import broker_error, client
 
 from .broker import password_of, plugin_rights
 from .errors import DeploymentError

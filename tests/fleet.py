@@ -13,7 +13,8 @@ import aiomqtt
 import msgpack
 
 from coordinator.config import BrokerConfig, Config, load_config
-from coordinator.service import Coordinator, client
+from coordinator.mqtt import client
+from coordinator.service import Coordinator
 from simulator.swarm import Swarm, SwarmSpec
 from tinyreptile import messages
 from tinyreptile.client import Client

@@ -11,7 +11,7 @@ from typing import Any
 import aiomqtt
 import msgpack
 
-from coordinator.service import client
+from coordinator.mqtt import client
 from tests.environment import Mosquitto
 from tests.fleet import SMALL, broker_config, eventually, new_run
 from tinyreptile import messages, reports

@@ -12,8 +12,9 @@ import pytest
 
 from coordinator.config import Config
 from coordinator.errors import BrokerError, CoordinatorError, StoreUnavailable
+from coordinator.mqtt import client, pack
 from coordinator.operator import ask, runs
-from coordinator.service import Coordinator, client, pack
+from coordinator.service import Coordinator
 from tests.environment import Mosquitto, free_port
 from tests.fleet import decoded, eventually, listening, run_config, running_swarm, swarm_spec, task
 from tinyreptile import messages, reports

@@ -15,8 +15,9 @@ import pytest
 from coordinator.config import Config
 from coordinator.errors import BrokerError, CoordinatorError
 from coordinator.initialization import decode, encode
+from coordinator.mqtt import client, pack
 from coordinator.observer import Snapshot, check_run_status, fetch, look
-from coordinator.service import Coordinator, client, pack
+from coordinator.service import Coordinator
 from tests.environment import Mosquitto, free_port
 from tests.fleet import BIG, eventually, finish, run_config, running_swarm, swarm_spec, task
 from tinyreptile import messages, reports

@@ -18,7 +18,8 @@ import coordinator.service
 from coordinator.config import Config
 from coordinator.errors import BrokerError, StoreError
 from coordinator.initialization import encode
-from coordinator.service import Coordinator, client
+from coordinator.mqtt import client
+from coordinator.service import Coordinator
 from coordinator.store import Store
 from simulator.conditions import Conditions
 from tests.environment import Mosquitto, free_port, need_program

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 from coordinator import tls
 from coordinator.config import BrokerConfig, Config
 from coordinator.errors import ConfigError
+from coordinator.mqtt import broker_error, client
 from coordinator.observer import look
-from coordinator.service import broker_error, client
 from deployment.authority import Authority, load_certificate, pem
 from deployment.provision import revoke
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.config import BrokerConfig, load_config
-from coordinator.service import client
+from coordinator.mqtt import client
 from deployment import dynamic_security, passwords
 from deployment.authority import Authority
 from deployment.broker import find_plugin

@@ -14,7 +14,7 @@ import aiomqtt
 import pytest
 
 from coordinator import tls
-from coordinator.service import client
+from coordinator.mqtt import client
 from deployment.broker import configuration, template
 from deployment.fleet import Description
 from tinyreptile.messages import MESSAGE_BYTES

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.config import load_config
-from coordinator.service import client
+from coordinator.mqtt import client
 from deployment import dynamic_security
 from deployment.dynamic_security import _Plugin
 from deployment.errors import DeploymentError

@@ -12,7 +12,7 @@ import aiomqtt
 import pytest
 
 from coordinator.config import BrokerConfig
-from coordinator.service import client
+from coordinator.mqtt import client
 from deployment import dynamic_security
 from deployment.errors import DeploymentError
 from deployment.provision import revoke

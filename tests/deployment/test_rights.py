@@ -14,7 +14,7 @@ import aiomqtt
 import pytest
 
 from coordinator.config import BrokerConfig
-from coordinator.service import client
+from coordinator.mqtt import client
 from tinyreptile import reports
 
 from ..environment import ROOT, need_program

@@ -15,7 +15,7 @@ from typing import Any
 import paho.mqtt.client as paho
 
 from command_line.options import split_address
-from coordinator.service import unpack
+from coordinator.mqtt import unpack
 from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 

@@ -17,8 +17,8 @@ import aiomqtt
 
 from command_line.options import split_address
 from coordinator.config import BrokerConfig
+from coordinator.mqtt import client, pack
 from coordinator.observer import watch
-from coordinator.service import client, pack
 from simulator.hostile import ATTACKS, Attacker
 from simulator.tasks import make_task
 from tinyreptile import messages, reports

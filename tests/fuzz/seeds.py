@@ -8,7 +8,7 @@ from binascii import unhexlify
 from collections.abc import Iterator
 from typing import Any
 
-from coordinator.service import pack
+from coordinator.mqtt import pack
 from tinyreptile import messages
 from tinyreptile.software import pack as pack_image
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from coordinator import deltas, service
+from coordinator import deltas, mqtt, service
 from coordinator.config import load_config
 from coordinator.evaluation import check_evaluation
 from coordinator.initialization import decode, encode
@@ -45,7 +45,7 @@ def _model(weights: str = "int16") -> Model:
 def fuzz_messages(data: bytes) -> None:
     """A body off the wire against every schema."""
     with suppress(MessageError):
-        message = service.unpack(data)
+        message = mqtt.unpack(data)
         for schema in SCHEMAS:
             with suppress(MessageError):
                 messages.check(schema, message)
@@ -81,7 +81,7 @@ def fuzz_coordinator(data: bytes) -> None:
     topics = (device.status, device.update(0), device.update(1), run.topics.control, run.topics.root + "/device/x/y")
     topic, payload = topics[data[0] % len(topics)] if data else "", data[1:]
     with suppress(MessageError):
-        message = service.unpack(payload)
+        message = mqtt.unpack(payload)
         if isinstance(message, dict) and message.get("work") == 1:  # the number of what is open just now
             message["work"] = next(iter(run.book.open), 1)
             payload = msgpack.packb(message)
@@ -95,7 +95,7 @@ def fuzz_coordinator(data: bytes) -> None:
     while not coordinator._outbox.empty():
         to, answer = coordinator._outbox.get_nowait()
         assert to
-        assert answer is None or len(service.pack(answer)) <= messages.MESSAGE_BYTES
+        assert answer is None or len(mqtt.pack(answer)) <= messages.MESSAGE_BYTES
     while not coordinator._requests.empty():
         coordinator._requests.get_nowait()
     assert len(run.registry.devices) == 2
@@ -135,7 +135,7 @@ def fuzz_initialization(data: bytes) -> None:
 def fuzz_model(data: bytes) -> None:
     """A model's list."""
     with suppress(MessageError, ModelError):
-        spec = service.unpack(data)
+        spec = mqtt.unpack(data)
         for weights in ("int16", "int8"):
             assert Model(spec, weights).ram() > 0
 
@@ -221,7 +221,7 @@ def fuzz_software(data: bytes) -> None:
 def fuzz_settings(data: bytes) -> None:
     """What a device's configuration file may hold; as MessagePack, for damaged JSON is mostly none."""
     with suppress(ConfigError, MessageError):
-        check_config(service.unpack(data), "config.json")
+        check_config(mqtt.unpack(data), "config.json")
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
