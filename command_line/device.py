@@ -28,10 +28,9 @@ from .options import (
 )
 
 group = typer.Typer(
-    name="device",
-    help="Look after boards: by their cable, or over MQTT.",
+    help="Look after boards: by their cable, or over MQTT.\n\n"
+    "Example: [bold]tinyreptile device logs kitchen-1 --run kitchen[/]",
     no_args_is_help=True,
-    rich_markup_mode="rich",
 )
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The device's id.")]
 

@@ -17,10 +17,9 @@ from .console import configure_logging, out
 from .options import Connection, connected
 
 group = typer.Typer(
-    name="devices",
-    help="The devices of a run, as its coordinator knows them.",
+    help="The devices of a run, as its coordinator knows them.\n\n"
+    "Example: [bold]tinyreptile devices list --run kitchen[/]",
     no_args_is_help=True,
-    rich_markup_mode="rich",
 )
 IdsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of devices.")]
 

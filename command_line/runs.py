@@ -19,7 +19,7 @@ from .console import configure_logging, loss_text, out
 from .options import Connection, connected
 
 group = typer.Typer(
-    name="runs", help="See the runs at a broker, and steer one.", no_args_is_help=True, rich_markup_mode="rich"
+    help="See the runs at a broker, and steer one.\n\nExample: [bold]tinyreptile runs list[/]", no_args_is_help=True
 )
 
 

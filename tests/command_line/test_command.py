@@ -23,29 +23,6 @@ from coordinator.observer import Snapshot
 from ..commands import Popen, tinyreptile, wait_until
 from ..environment import Mosquitto, free_port
 
-COMMANDS = ("demo", "serve", "swarm", "status", "export", "provision", "revoke")
-# Help
-
-
-def test_help_names_every_command(tmp_path: Path) -> None:
-    done = tinyreptile("--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert all(command in done.stdout for command in COMMANDS)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_a_command_shows_an_example(command: str, tmp_path: Path) -> None:
-    done = tinyreptile(command, "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert f"Example: tinyreptile {command}" in done.stdout
-
-
-def test_the_version_is_told(tmp_path: Path) -> None:
-    from tinyreptile import __version__
-
-    assert tinyreptile("--version", cwd=tmp_path).stdout == f"tinyreptile {__version__}\n"
-
-
 # Mistakes: one sentence, exit code 1, no traceback
 
 NOWHERE = "127.0.0.1:1"
