@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,6 +134,12 @@ class GuardsConfig(_Table):
         "hold", description="then tell, hold the run, or roll back to the best of them"
     )
 
+    @model_validator(mode="after")
+    def _in_order(self) -> GuardsConfig:
+        if 0 < self.refuse < self.clip:
+            raise ValueError(f"refuse, {self.refuse:g}, is less than clip, {self.clip:g}: nothing would be scaled down")
+        return self
+
 
 class PrivacyConfig(_Table):
     """What is asked of the updates of devices that train; docs/privacy.md says what it means."""
@@ -146,6 +153,15 @@ class JournalConfig(_Table):
 
     history: int = Field(1000, ge=0, description="latest updates whose versions can be gone back to; 0: all")
     rows: int = Field(1_000_000, ge=0, description="latest updates on record, without their deltas; 0: all")
+
+    @model_validator(mode="after")
+    def _on_record(self) -> JournalConfig:
+        if self.rows and not 0 < self.history <= self.rows:
+            raise ValueError(
+                f"history, {self.history or 'all'}, must not be more than rows, {self.rows}: what can be gone back to "
+                "is on record"
+            )
+        return self
 
 
 class EvaluationConfig(_Table):
@@ -185,19 +201,21 @@ CHANGEABLE = ("run.rounds", "run.paused", "learning.", "evaluation.", "guards.")
 _FIXED = ("learning.mode",)
 
 
-def changed(config: Config, values: dict[str, Any]) -> Config:
+def changed(config: Config, values: dict[str, Any], asked: Iterable[str] = ()) -> Config:
     """``config`` with ``values`` by ``table.key`` in the place of its own.
 
-    Raises `ConfigError` for what is not known, out of range, or can't change while a run is going on.
+    Raises `ConfigError` for what is not known, out of range, or can't change while a run is going on: of ``values``,
+    and of what else is ``asked`` for.
     """
     tables = config.model_dump()
-    for name, value in values.items():
+    for name in dict.fromkeys((*values, *asked)):
         table, _, key = name.partition(".")
         if key not in tables.get(table, {}):
             raise ConfigError(f"unknown setting {name}; they are written table.key, as learning.alpha")
         if not name.startswith(CHANGEABLE) or name in _FIXED:
-            raise ConfigError(f"{name} can't change while a run is going on; stop it and change its configuration")
-        tables[table][key] = value
+            raise ConfigError(f"{name} can't change while a run is going on")
+        if name in values:
+            tables[table][key] = values[name]
     return _validate("setting", tables)
 
 

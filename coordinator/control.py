@@ -97,7 +97,7 @@ class Control:
     async def _rollback(self, arguments: Row) -> list[Row]:
         version = arguments.get("version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 0:
-            raise CoordinatorError(f"a version is a number, not {version!r}")
+            raise CoordinatorError(f"a version is a number from 0 on, not {version!r}")
         await self._journal.flush()
         self._run.roll_back(version)
         return [{"version": self._run.version}]
@@ -114,34 +114,45 @@ class Control:
     async def _devices(self, arguments: Row) -> list[Row]:
         devices = self._run.registry.devices
         if arguments:
-            devices = {device_id: self._run.device(device_id) for device_id in _ids(arguments)}
+            devices = {device.id: device for device in self._named(arguments)}
         return [_row(device) for _, device in sorted(devices.items())]
 
     async def _forget(self, arguments: Row) -> list[Row]:
-        for device_id in _ids(arguments):
-            self._run.forget(device_id)
-            self._clear(self._run.topics.device(device_id).status)
+        devices = self._named(arguments)
+        for device in devices:
+            if device.state == "online" and not device.quarantine:
+                raise CoordinatorError(
+                    f"device {device.id} is online; it would be back at once. If it is gone for good and only seems "
+                    "to be online, as one that was revoked does, put it in quarantine first"
+                )
+        for device in devices:
+            self._run.forget(device.id)
+            self._clear(self._run.topics.device(device.id).status)
         return []
 
     async def _quarantine(self, arguments: Row) -> list[Row]:
         reason = arguments.get("reason", "an operator's decision")
         if not isinstance(reason, str):
             raise CoordinatorError("a reason is a text")
-        for device_id in _ids(arguments):
-            self._run.quarantine(device_id, reason[: reports.TEXT])
+        for device in self._named(arguments):
+            self._run.quarantine(device.id, reason[: reports.TEXT])
         return []
 
     async def _release(self, arguments: Row) -> list[Row]:
-        for device_id in _ids(arguments):
-            self._run.release(device_id)
+        devices = self._named(arguments)
+        for device in devices:
+            if not device.quarantine:
+                raise CoordinatorError(f"device {device.id} is not in quarantine")
+        for device in devices:
+            self._run.release(device.id)
         return []
 
-
-def _ids(arguments: Row) -> list[str]:
-    ids = arguments.get("ids")
-    if not isinstance(ids, list) or not ids or not all(isinstance(device_id, str) for device_id in ids):
-        raise CoordinatorError("name at least one device")
-    return ids
+    def _named(self, arguments: Row) -> list[Device]:
+        """The devices that ``arguments`` name, each once."""
+        ids = arguments.get("ids")
+        if not isinstance(ids, list) or not ids or not all(isinstance(device_id, str) for device_id in ids):
+            raise CoordinatorError("name at least one device")
+        return [self._run.device(device_id) for device_id in dict.fromkeys(ids)]
 
 
 def _row(device: Device) -> Row:

@@ -85,8 +85,10 @@ class SQLite(Database):
     """One file. The lock is a file beside it: SQLite's own would keep out who only reads or copies."""
 
     def __init__(self, path: Path) -> None:
+        if path.is_dir():
+            raise StoreError(f"the store {path} is a folder; name a file")
         self._path = path
-        self._lock = _FileLock(path)
+        self._lock = _FileLock(path.resolve())  # one store has one lock, whatever links lead to it
         self._engine = sql.create_engine(URL.create("sqlite", database=str(path)))
         sql.event.listen(self._engine, "connect", self._prepare)
         try:
@@ -205,6 +207,8 @@ def copy_sqlite(source: Path, target: Path) -> None:
         raise StoreError("a store in PostgreSQL is copied with pg_dump --schema")
     if target.exists():
         raise StoreError(f"{target} exists already; a copy of a store replaces nothing")
+    if not target.parent.is_dir():
+        raise StoreError(f"there is no folder {target.parent} for {target.name}")
     unfinished = target.with_name(target.name + ".unfinished")
     try:
         with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as database:

@@ -52,10 +52,24 @@ def pack(message: dict[str, Any]) -> bytes:
 
 
 def unpack(payload: Any) -> Any:
-    """The value in ``payload``; raises `MessageError` if it is too long or not MessagePack."""
+    """The value in ``payload``; raises `MessageError` if it is too long or not MessagePack.
+
+    Texts come without control characters, which a terminal would obey.
+    """
     if not isinstance(payload, bytes | bytearray) or len(payload) > messages.MESSAGE_BYTES:
         raise MessageError(f"longer than {messages.MESSAGE_BYTES} bytes")
     try:
-        return msgpack.unpackb(payload)
+        return _printable(msgpack.unpackb(payload))
     except (ValueError, msgpack.UnpackException) as error:
         raise MessageError(f"not MessagePack: {error or type(error).__name__}") from None
+
+
+def _printable(value: Any) -> Any:
+    """``value`` with a replacement character for every one in its texts that can't be printed."""
+    if isinstance(value, str):
+        return value if value.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return value

@@ -10,7 +10,9 @@ from tinyreptile import messages
 
 from .entries import Known
 
-MAX_REST = 60.0  # seconds
+MAX_REST = 60.0  # seconds, of a device that fails and says so
+MAX_SILENCE = 3600.0  # seconds, of one that does not
+SILENT_AT_WORK = 2
 
 
 @dataclass
@@ -64,11 +66,12 @@ class Registry:
 
     def __init__(self) -> None:
         self.devices: dict[str, Device] = {}
-        self._idle: dict[str, OrderedDict[str, None]] = {
-            messages.TRAIN: OrderedDict(),
-            messages.EVALUATE: OrderedDict(),
+        self._idle: dict[tuple[str, bool], OrderedDict[str, None]] = {  # by role, and whether silent
+            (role, silent): OrderedDict() for role in (messages.TRAIN, messages.EVALUATE) for silent in (False, True)
         }
         self._resting: dict[str, float] = {}  # device id to the time its rest ends
+        self._silent: set[str] = set()  # who let a deadline pass and has said nothing since
+        self._tried: set[str] = set()  # those among them that have work
 
     def restore(self, known: Known) -> None:
         """Take up a device of an earlier start; it is away until it says otherwise."""
@@ -81,6 +84,10 @@ class Registry:
         device = self.devices.setdefault(device_id, Device(device_id))
         if status["state"] == "offline" and device.boot not in ("", status["boot"]):
             return device  # the last will of an earlier start, come late
+        if device.id in self._silent:
+            self.heard(device)
+        elif status["boot"] != device.boot:
+            self._wake(device)
         device.state = status["state"]
         device.boot = status["boot"]
         if device.state != "offline":
@@ -96,47 +103,78 @@ class Registry:
     def settle(self, device: Device) -> None:
         """Put ``device`` in the queue where it belongs: idle if it is online without work."""
         idle = device.state == "online" and device.work == 0 and not device.resting and not device.quarantine
-        for role, queue in self._idle.items():
-            if idle and role == device.role:
+        for (role, silent), queue in self._idle.items():
+            if idle and role == device.role and silent == (device.id in self._silent):
                 queue.setdefault(device.id)
             else:
                 queue.pop(device.id, None)
 
     def next_idle(self, role: str) -> Device | None:
-        """The device of ``role`` that has been idle longest, or None."""
-        device_id = next(iter(self._idle[role]), None)
-        return self.devices[device_id] if device_id is not None else None
+        """The device of ``role`` that has been idle longest, or None.
+
+        Of those that were silent when asked last, only `SILENT_AT_WORK` have work at a time: they may be gone, and
+        their work is in the way of others' for as long as its deadline.
+        """
+        silent, others = self._idle[role, True], self._idle[role, False]
+        queue = silent if silent and len(self._tried) < SILENT_AT_WORK else others
+        return self.devices[next(iter(queue))] if queue else None
 
     def idle(self, role: str) -> list[Device]:
         """All idle devices of ``role``, the longest idle first."""
-        return [self.devices[device_id] for device_id in self._idle[role]]
+        return [self.devices[device_id] for silent in (False, True) for device_id in self._idle[role, silent]]
 
     def assign(self, device: Device, work: int) -> None:
         """``device`` has been given ``work``, or with 0 is rid of it."""
         device.work = work
+        if work and device.id in self._silent:
+            self._tried.add(device.id)
+        else:
+            self._tried.discard(device.id)
         self.settle(device)
 
-    def failed(self, device: Device, now: float) -> None:
-        """``device`` failed at its work: it rests, each time longer, lest it fails at full speed."""
-        seconds = min(MAX_REST, 2.0 ** min(device.failures, 16) - 1)
+    def failed(self, device: Device, now: float, silent: float = 0.0) -> None:
+        """``device`` failed at its work: it rests, each time longer, lest it fails at full speed.
+
+        If it was ``silent`` for that many seconds, as one is that the broker does not let speak any more, it has held
+        the place of another for all of them: it rests for as long at least, or until it says something.
+        """
+        if silent:
+            self._silent.add(device.id)
+        else:
+            self.heard(device)
+        growth = 2.0 ** min(device.failures, 16)
+        seconds = min(MAX_SILENCE, silent * growth) if silent else min(MAX_REST, growth - 1)
         device.failures += 1
         if seconds:
             device.resting = True
             self._resting[device.id] = now + seconds
-            self.settle(device)
+        self.settle(device)
+
+    def heard(self, device: Device) -> None:
+        """``device`` has said something: if it was silent, it is not any more."""
+        if device.id in self._silent:
+            self._silent.remove(device.id)
+            self._tried.discard(device.id)
+            self._wake(device)
 
     def wake(self, now: float) -> None:
         """End the rest of those who have had it."""
         for device_id in [i for i, end in self._resting.items() if end <= now]:
-            del self._resting[device_id]
-            self.devices[device_id].resting = False
-            self.settle(self.devices[device_id])
+            self._wake(self.devices[device_id])
+
+    def _wake(self, device: Device) -> None:
+        self._resting.pop(device.id, None)
+        device.resting = False
+        self.settle(device)
 
     def forget(self, device_id: str) -> None:
         """Nothing is known of a device any more."""
-        device = self.devices.pop(device_id)
+        self.devices.pop(device_id)
         self._resting.pop(device_id, None)
-        self._idle.get(device.role, OrderedDict()).pop(device_id, None)
+        self._silent.discard(device_id)
+        self._tried.discard(device_id)
+        for queue in self._idle.values():
+            queue.pop(device_id, None)
 
     def count(self, state: str, role: str | None = None) -> int:
         """How many devices are in ``state``."""

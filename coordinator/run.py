@@ -23,7 +23,7 @@ from .accounting import rho_of
 from .config import Config, changed
 from .deltas import kept_of, unpack
 from .entries import Accepted, Checkpoint, Closed, Entry, Event, Forgotten, Issued, Setting
-from .errors import CoordinatorError
+from .errors import ConfigError, CoordinatorError
 from .evaluation import Evaluations
 from .guards import STRIKES, WINDOW, Guards, norm_of
 from .histogram import Histogram
@@ -244,8 +244,6 @@ class Run:
     def forget(self, device_id: str) -> None:
         """Nothing is known of ``device_id`` any more, until it says something."""
         device = self.device(device_id)
-        if device.state == "online":
-            raise CoordinatorError(f"device {device_id} is online; it would be back at once")
         if (work := self.book.open.get(device.work)) is not None:
             self._close(work, device, "lost", "the device was forgotten")
         self.registry.forget(device_id)
@@ -268,13 +266,18 @@ class Run:
         Raises `ConfigError` for what can't be, and nothing has changed then.
         """
         settings = {name: value for name, value in {**self._settings, **values}.items() if value is not None}
-        self.config = changed(self._configured, settings)
-        self._settings = settings
+        config = changed(self._configured, settings, values)
+        if values.get("run.rounds") is not None and 0 < config.run.rounds < self.updates:
+            raise ConfigError(f"run.rounds: the run has {self.updates} updates, it can't end at {config.run.rounds}")
+        self.config = config
+        tables = config.model_dump()
+        self._settings = {name: tables[name.split(".")[0]][name.split(".")[1]] for name in settings}
         earlier, self._meta = self._meta, self._meta_update()
         self._meta.take_over(earlier)
         self._guards.config = self.config.guards
         self.publication.fetch_seconds = self.config.learning.fetch_seconds
-        for name, value in values.items():
+        for name in values:
+            value = self._settings.get(name)
             self._record(Setting(name, value), None)
             self._note("setting", f"{name} as configured" if value is None else f"{name} = {value}")
 
@@ -291,9 +294,11 @@ class Run:
 
         The journal must be written when this is called. Raises `StoreError` if the version can't be had any more.
         """
-        state = replay(self._store, self.model, self._meta_update(), version)
-        if state is None or version >= self.version:
+        if version >= self.version:
             raise CoordinatorError(f"version {version} is not earlier than the present one, {self.version}")
+        state = replay(self._store, self.model, self._meta_update(), version)
+        if state is None:
+            raise CoordinatorError("the run has no version yet")
         for work in list(self.book.open.values()):
             self._close(work, self.registry.devices[work.device], "rolled back", f"version {version} was gone back to")
         self._meta.drop()
@@ -335,6 +340,7 @@ class Run:
             work = self._open_work(device_id, number)
             if work is None:
                 return
+            self.registry.heard(self.registry.devices[device_id])
             if "error" in update:
                 self.refusals["device error"] += 1
                 _log.info("device %s: %s", device_id, update["error"])
@@ -563,7 +569,8 @@ class Run:
         for work in self.book.expired(self._clock()):
             device = self.registry.devices[work.device]
             device.expired += 1
-            self.registry.failed(device, self._clock())
+            silent = work.deadline - work.issued if device.state == "online" else 0.0
+            self.registry.failed(device, self._clock(), silent)
             self._keep(device)
             self._close(work, device, "late", "the deadline has passed")
 

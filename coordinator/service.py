@@ -39,6 +39,7 @@ INCOMING = 20_000  # messages waiting to be looked at; devices send again what i
 STATUS_SECONDS = 1.0
 QUIET_SECONDS = 0.3  # a retained message comes sooner after its subscription
 LAST_SECONDS = 10.0  # for what is still to be said at the end
+LEAVE_SECONDS = 2.0  # for a word at the end of a run that failed
 MAX_BACKOFF = 30.0
 
 
@@ -169,7 +170,13 @@ class Coordinator:
                     await self._check_alone(session)  # another may have come while this one was cut off
                     self.reconnections += connected_once
                     connected_once, backoff = True, 0.5
-                    await self._session(session)
+                    try:
+                        await self._session(session)
+                    except aiomqtt.MqttError:
+                        raise  # the broker publishes the last will
+                    except BaseException:
+                        await self._leave(session)
+                        raise
             except aiomqtt.MqttError as error:
                 if not connected_once:
                     raise broker_error(self.config.broker, error) from None
@@ -178,6 +185,12 @@ class Coordinator:
                     async with asyncio.timeout(backoff * (0.5 + random.random() / 2)):
                         await self._stopping.wait()
                 backoff = min(MAX_BACKOFF, backoff * 2)
+
+    async def _leave(self, session: aiomqtt.Client) -> None:
+        """Say that nobody serves the run any more: a connection that is closed in order leaves no last will."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._put(session, self._topics.coordinator, self._status_message("offline"), retain=True)
 
     async def _check_alone(self, session: aiomqtt.Client) -> None:
         """Raise `CoordinatorError` if another coordinator serves this run at this broker: it says so every second."""

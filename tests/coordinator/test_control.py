@@ -72,6 +72,28 @@ async def test_settings_change_and_are_told(config: Config) -> None:
         with pytest.raises(CoordinatorError, match=r"learning\.alpha: .* less than or equal to 1"):
             await ask(config, "set", {"learning.alpha": 2})
         assert coordinator._store.settings() == {"learning.alpha": 0.25, "learning.steps": 2}, "durable when answered"
+        rows = await ask(config, "set", {"run.paused": "yes", "learning.alpha": None, "learning.steps": None})
+        assert rows == [{"setting": "run.paused", "value": True, "configured": False}], "as it was understood"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"learning.nope": None}, "unknown setting learning.nope"),
+        ({"run.model": None}, "run.model can't change while a run is going on"),
+        ({"learning.steps": 2, "run.rounds": 3}, "run.rounds: the run has .* updates, it can't end at 3"),
+        ({"guards.clip": 10, "guards.refuse": 5}, "refuse, 5, is less than clip, 10"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value),
+)
+async def test_settings_that_can_not_be_are_told_and_nothing_changes(
+    config: Config, arguments: dict[str, Any], complaint: str
+) -> None:
+    async with serving(config):
+        with pytest.raises(CoordinatorError, match=complaint):
+            await ask(config, "set", arguments)
+        assert await ask(config, "settings") == []
+        assert await ask(config, "events") == []
 
 
 async def test_a_run_is_rolled_back_and_goes_on(config: Config) -> None:
@@ -82,7 +104,10 @@ async def test_a_run_is_rolled_back_and_goes_on(config: Config) -> None:
         await eventually(lambda: run.version > row["version"] + 5, "it learns on")
         events = await ask(config, "events")
         assert [(event["kind"], event["text"]) for event in events] == [("rollback", "to version 5")]
-        for version, complaint in ((10**6, "is not earlier|can't be had"), ("x", "a version is a number, not 'x'")):
+        for version, complaint in (
+            *((10**6, "is not earlier|can't be had"), (2**63, "is not earlier"), (2**64 - 1, "is not earlier")),
+            *(("x", "a version is a number from 0 on, not 'x'"), (-1, "from 0 on, not -1"), (True, "not True")),
+        ):
             with pytest.raises(CoordinatorError, match=complaint):
                 await ask(config, "rollback", {"version": version})
 
@@ -111,9 +136,18 @@ async def test_devices_are_listed_put_in_quarantine_and_released(config: Config)
         await ask(config, "release", {"ids": [device]})
         (row,) = await ask(config, "devices", {"ids": [device]})
         assert "quarantine" not in row
+        events = await ask(config, "events")
         for command in ("forget", "quarantine", "release", "devices"):
             with pytest.raises(CoordinatorError, match="no device nobody has ever joined"):
-                await ask(config, command, {"ids": ["nobody"]})
+                await ask(config, command, {"ids": [device, "nobody"]})
+        with pytest.raises(CoordinatorError, match="is not in quarantine"):
+            await ask(config, "release", {"ids": [device]})
+        with pytest.raises(CoordinatorError, match=f"device {device} is online; it would be back at once"):
+            await ask(config, "forget", {"ids": [device]})
+        assert await ask(config, "events") == events, "nothing has changed"
+        await ask(config, "quarantine", {"ids": [device, device]})
+        await ask(config, "forget", {"ids": [device]})
+        assert [event["kind"] for event in await ask(config, "events")][len(events) :] == ["quarantine", "forget"]
         for arguments in ({}, {"ids": []}, {"ids": "x"}, {"ids": [1]}):
             with pytest.raises(CoordinatorError, match="name at least one device"):
                 await ask(config, "forget", arguments)

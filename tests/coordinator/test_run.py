@@ -14,6 +14,7 @@ from coordinator.deltas import unpack
 from coordinator.errors import StoreError
 from coordinator.evaluation import LINGER
 from coordinator.initialization import decode, encode
+from coordinator.registry import MAX_SILENCE
 from coordinator.run import CHECKPOINT_EVERY, REMEMBERED
 from coordinator.store import Accepted
 from tinyreptile import messages
@@ -266,7 +267,7 @@ def test_a_repeated_update_is_acknowledged_again_and_not_applied_twice(start: St
 def test_outcomes_in_memory_are_limited(start: StartRun) -> None:
     driver = start(devices=1, learning={"deadline": 1})
     for _ in range(2 * REMEMBERED + 10):  # every other time the device rests
-        driver.now += 61
+        driver.now += MAX_SILENCE + 1
         driver.run.expire()
         driver.run.next_work()
     assert len(driver.run._outcomes) == REMEMBERED
@@ -471,6 +472,58 @@ def test_expired_work_frees_its_device_and_its_place(start: StartRun) -> None:
     driver.advance()
     assert len(driver.requests("d1")) == 1
     driver.answer("d1")
+    driver.hello("d0")
+    driver.advance()
+    assert len(driver.requests("d0")) == 2
+
+
+def answer_all(driver: Driver, count: int) -> None:
+    """Those of the first ``count`` devices that have work have done it."""
+    for number in range(count):
+        if driver.run.registry.devices[f"d{number}"].work:
+            driver.answer(f"d{number}")
+    driver.commit()
+    driver.sent.clear()
+    driver.advance()
+
+
+def test_devices_that_are_silent_do_not_keep_the_others_from_learning(start: StartRun) -> None:
+    # Forty of fifty were revoked: they are online as far as anybody knows, and never answer.
+    driver = start(run={"rounds": 0}, learning={"mode": "asynchronous", "in_flight": 10, "deadline": 60})
+    for number in range(50):
+        driver.hello(f"d{number}")
+    driver.advance()
+    devices = driver.run.registry.devices
+    for _ in range(400):  # the first time, each of them has its place until its deadline
+        driver.now += 1
+        driver.advance()
+        answer_all(driver, 10)
+    assert sum(devices[f"d{number}"].expired > 0 for number in range(10, 50)) == 40
+    before = driver.run.updates
+    for _ in range(300):
+        driver.now += 1
+        driver.advance()
+        answer_all(driver, 10)
+    assert driver.run.updates - before > 0.7 * 300 * 10
+
+
+def test_a_silent_device_that_says_something_is_asked_again(start: StartRun) -> None:
+    driver = start(devices=1)
+    for number in range(1, 4):
+        driver.now += 61
+        driver.advance()
+        assert len(driver.requests("d0")) == number
+        driver.hello("d0")
+        driver.advance()
+        assert len(driver.requests("d0")) == number + 1
+
+
+def test_a_device_that_had_gone_offline_is_not_taken_for_silent(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.hello("d0", state="offline")
+    driver.now += 61
+    driver.advance()
+    driver.hello("d0")
     driver.advance()
     assert len(driver.requests("d0")) == 2
 
@@ -489,7 +542,7 @@ def test_a_device_that_lets_its_deadlines_pass_rests_longer_each_time(start: Sta
             driver.now += 0.5
             driver.advance()
         rests.append(driver.now - begun)
-    assert rests == [0, 1, 3, 7]
+    assert rests == [60, 120, 240, 480]
 
 
 def test_a_stale_update_is_discounted(start: StartRun) -> None:
@@ -804,12 +857,14 @@ def test_work_ids_are_never_given_out_twice(start: StartRun) -> None:
     device_has = driver.requests("d0")[0]["work"]
     driver.now += 61
     driver.run.expire()
+    driver.hello("d0")
     while driver.run.next_work():
         pass
     not_durable = driver.requests("d0")[-1]["work"]
     assert not_durable > device_has
     again = start()
     again.now += 61
+    again.advance()
     again.hello("d0")
     again.advance()
     assert again.requests("d0")[-1]["work"] > not_durable

@@ -169,7 +169,7 @@ def test_a_store_in_an_absent_folder_is_told(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_a_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="can't be used: unable to open database file"):
+    with pytest.raises(StoreError, match="is a folder; name a file"):
         Store(str(tmp_path), "test")
 
 
@@ -292,7 +292,7 @@ def test_a_store_is_not_made_by_who_only_looks(path: Path) -> None:
 
 
 def test_a_copy_that_can_not_be_written_is_told_and_leaves_nothing(path: Path, store: Store) -> None:
-    with pytest.raises(StoreError, match=r"can't be copied to .*: unable to open database file"):
+    with pytest.raises(StoreError, match=r"there is no folder .*absent for copy\.sqlite"):
         copy_sqlite(path, path.parent / "absent" / "copy.sqlite")
     assert sorted(file.name for file in path.parent.glob("copy*")) == []
 
