@@ -34,7 +34,9 @@ async def log_of(config: Config, device_id: str, seconds: float = _ANSWER_SECOND
                     if not part["left"]:
                         return lines
     except TimeoutError:
-        raise BoardError(f"{device_id} does not answer; tinyreptile status says whether it is online") from None
+        raise BoardError(
+            f"{device_id} does not answer; tinyreptile status says whether it is online (a simulated one keeps no log)"
+        ) from None
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None
     raise AssertionError("messages do not end")

@@ -21,9 +21,26 @@ _log = logging.getLogger(__name__)
 WIDTH = 160  # where there is no terminal: a table's rows are lines for grep and awk
 
 
-def _console(stream: TextIO) -> Console:
+class _Console(Console):
+    """A console whose reader may go.
+
+    Attributes:
+        goes_on: whether what is done is worth doing with nobody looking on.
+    """
+
+    goes_on = False
+
+    def on_broken_pipe(self) -> None:
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            if not self.goes_on:
+                raise
+
+
+def _console(stream: TextIO) -> _Console:
     wide = not stream.isatty() and "COLUMNS" not in os.environ
-    return Console(stderr=stream is sys.stderr, width=WIDTH if wide else None)
+    return _Console(stderr=stream is sys.stderr, width=WIDTH if wide else None)
 
 
 out = _console(sys.stdout)
@@ -52,6 +69,11 @@ def tell_error(error: Exception) -> None:
         _log.error("%s", error)
     else:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+
+
+def state_text(status: dict[str, Any]) -> str:
+    """The state in a run's status message, in a word: a run that goes on may be paused."""
+    return "paused" if status.get("paused") and status["state"] == "running" else str(status["state"])
 
 
 def loss_text(evaluation: dict[str, Any]) -> str:
@@ -90,6 +112,7 @@ class RunProgress:
         self._printed = dict.fromkeys(rounds, 0.0)
 
     def __enter__(self) -> Self:
+        out.goes_on = True
         if out.is_terminal:
             self._bar.start()
         return self

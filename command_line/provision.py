@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from coordinator.errors import BrokerError
 
 from .console import configure_logging, err, out
-from .options import RunOption
 
 if TYPE_CHECKING:
     from deployment.fleet import Fleet
@@ -23,7 +22,10 @@ FolderArgument = Annotated[Path, typer.Argument(help="The fleet's folder.")]
 def command(
     folder: FolderArgument,
     devices: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Devices that the run gets.")] = None,
-    run: RunOption = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The devices' run; left out where the fleet has one.", show_default=False),
+    ] = None,
     host: Annotated[
         list[str] | None,
         typer.Option(

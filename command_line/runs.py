@@ -15,7 +15,7 @@ from coordinator.config import value_of
 from coordinator.errors import ConfigError, CoordinatorError
 from coordinator.operator import ask, runs
 
-from .console import configure_logging, loss_text, out
+from .console import configure_logging, loss_text, out, state_text
 from .options import Connection, connected
 
 group = typer.Typer(
@@ -39,10 +39,9 @@ def list_runs(connection: Connection) -> None:
         table.add_column(column)
     for name, status in sorted(found.items()):
         rounds = f" of {status['rounds']}" if status["rounds"] else ""
-        state = "paused" if status.get("paused") and status["state"] == "running" else status["state"]
         table.add_row(
             name,
-            escape(status.get("problem") or state),
+            escape(status.get("problem") or state_text(status)),
             str(status["version"]),
             f"{status['updates']}{rounds}",
             str(status["devices"]),
@@ -108,12 +107,33 @@ def set_(
 def unset(
     names: Annotated[list[str], typer.Argument(metavar="TABLE.KEY...", help="Settings that were changed.")],
     connection: Connection,
+    store: Annotated[
+        str | None,
+        typer.Option(help="The store of a run that nobody serves: change it there.", show_default=False),
+    ] = None,
 ) -> None:
     """Give settings back to the configuration file.
 
     Example: [bold]tinyreptile runs unset learning.alpha --run kitchen[/]
+
+    Example: [bold]tinyreptile runs unset run.rounds --store kitchen.sqlite[/]
     """
-    _show_settings(_ask(connection, "set", dict.fromkeys(names))[1])
+    if store is None:
+        _show_settings(_ask(connection, "set", dict.fromkeys(names))[1])
+        return
+    from coordinator.entries import Setting
+    from coordinator.store import Store
+
+    opened = Store(store, connection.run or "default", create=False)
+    try:
+        absent = [name for name in names if name not in opened.settings()]
+        if absent:
+            raise ConfigError(f"{store}: {', '.join(absent)} was not changed while the run went on")
+        opened.write([Setting(name, None) for name in names])
+        left = [{"setting": name, "value": value} for name, value in sorted(opened.settings().items())]
+    finally:
+        opened.close()
+    _show_settings(left)
 
 
 @group.command("settings")
@@ -177,6 +197,22 @@ def backup(
     with out.status(f"copying {escape(str(store))}"):
         copy_sqlite(store, copy)
     out.print(f"{copy}: {copy.stat().st_size:,} bytes", highlight=False)
+
+
+@group.command()
+def restore(
+    copy: Annotated[Path, typer.Argument(help="What runs backup has made.")],
+    store: Annotated[Path, typer.Argument(help="The run's SQLite file; its coordinator must not run.")],
+) -> None:
+    """Put a back-up in the place of a run's store; what was there is kept beside it.
+
+    Example: [bold]tinyreptile runs restore kitchen-monday.sqlite kitchen.sqlite[/]
+    """
+    from coordinator.databases import restore_sqlite
+
+    with out.status(f"copying {escape(str(copy))}"):
+        kept = restore_sqlite(copy, store)
+    out.print(f"{store} is what {copy} was" + (f"; the store before is {kept}" if kept else ""), highlight=False)
 
 
 @group.command()

@@ -18,7 +18,7 @@ from coordinator.config import Config
 from coordinator.errors import BrokerError, CoordinatorError
 from coordinator.observer import Snapshot, look
 
-from .console import configure_logging, loss_text, out
+from .console import configure_logging, loss_text, out, state_text
 from .options import (
     Connection,
     connected,
@@ -60,7 +60,7 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
     table = Table(title=f"Run {settings.run.name}", show_header=False)
     rounds = f" of {status['rounds']}" if status.get("rounds") else ""
     rows = {
-        "state": status.get("state"),
+        "state": state_text(status) if status else None,
         "mode": status.get("mode"),
         "version": status.get("version"),
         "updates": f"{status.get('updates')}{rounds}, {status.get('rate', 0):.1f} a second",
@@ -78,7 +78,8 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
     states = Counter(f"{d['state']} {d.get('role', '')}".strip() for d in snapshot.devices.values())
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
     devices = Table(title=f"Devices: {escape(counted)}")
-    for column in ("id", "state", "role", "platform", "library", "RAM for a model", "error"):
+    devices.add_column("id", overflow="fold")  # an id that is cut is of no use
+    for column in ("state", "role", "platform", "library", "RAM for a model", "error"):
         devices.add_column(column)
     for device_id, device in sorted(snapshot.devices.items(), key=lambda item: (item[1]["state"], item[0]))[:most]:
         ram = device.get("ram") or 0

@@ -209,14 +209,58 @@ def copy_sqlite(source: Path, target: Path) -> None:
         raise StoreError(f"{target} exists already; a copy of a store replaces nothing")
     if not target.parent.is_dir():
         raise StoreError(f"there is no folder {target.parent} for {target.name}")
+    with _copied(source, target) as unfinished:
+        unfinished.replace(target)
+
+
+def restore_sqlite(copy: Path, store: Path) -> Path | None:
+    """Put ``copy``, which `copy_sqlite` has made, in the place of ``store``; returns where that one is now, if any.
+
+    SQLite's log beside a store belongs to it: with another file in the store's place it would damage that one. So it
+    is moved with the store. Raises `StoreError`; then all is as it was.
+    """
+    if "://" in str(store):
+        raise StoreError("a store in PostgreSQL is restored with psql or pg_restore")
+    if not store.resolve().parent.is_dir():
+        raise StoreError(f"there is no folder {store.resolve().parent} for {store.name}")
+    lock = _FileLock(store.resolve())
+    try:
+        kept = store.with_name(store.name + ".before")
+        if kept.exists() or kept.resolve() == copy.resolve():
+            raise StoreError(f"{kept} is there, of an earlier restoration; move it away first")
+        # No log beside it: nobody writes to it, and reading it leaves nothing there.
+        with _copied(copy, store, alone=not copy.with_name(copy.name + "-wal").exists()) as unfinished:
+            with closing(sqlite3.connect(unfinished)) as database:
+                found = [row[0] for row in database.execute("PRAGMA integrity_check")]
+            if found != ["ok"]:
+                raise StoreError(f"{copy} is damaged: {found[0]}")
+            there = store.exists()
+            for suffix in ("-wal", "-shm", ""):
+                part = store.with_name(store.name + suffix)
+                if part.exists():
+                    part.replace(kept.with_name(kept.name + suffix))
+            unfinished.replace(store)
+        return kept if there else None
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _copied(source: Path, target: Path, *, alone: bool = False) -> Iterator[Path]:
+    """A copy of the store in the file ``source`` beside ``target``, which is removed if it is not put anywhere.
+
+    ``alone``: it is certain that nobody writes to ``source``.
+    """
+    mode = "ro&immutable=1" if alone else "ro"
     unfinished = target.with_name(target.name + ".unfinished")
     try:
-        with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        unfinished.unlink(missing_ok=True)
+        with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode={mode}", uri=True)) as database:
             if database.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise StoreError(f"{source} is no store of this coordinator's")
             with closing(sqlite3.connect(unfinished)) as copy:
                 database.backup(copy)
-        unfinished.replace(target)
+        yield unfinished
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"{source} can't be copied to {target}: {error}") from None
     finally:

@@ -31,6 +31,12 @@ def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
     )
 
 
+def check_files(broker: BrokerConfig) -> None:
+    """Raise `CoordinatorError` if the files that ``broker`` names can't be used."""
+    broker.password()
+    tls.context(broker)
+
+
 def broker_error(broker: BrokerConfig, error: BaseException) -> BrokerError:
     """``error`` of a first connection as a sentence for the user."""
     text = str(error)

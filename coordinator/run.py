@@ -62,6 +62,12 @@ class Run:
         self._configured = config
         self._settings = store.settings()  # that were changed since
         self.config = changed(config, self._settings)
+        for row in self.settings():
+            _log.warning(
+                "%(setting)s is %(value)s, as it was set while the run went on, not %(configured)s as configured; "
+                "tinyreptile runs unset takes it back",
+                row,
+            )
         self.model = Model(config.run.model, config.run.weights)
         self.topics = reports.CoordinatorTopics(config.run.name)
         self.registry = Registry()

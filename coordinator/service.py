@@ -24,7 +24,7 @@ from .errors import CoordinatorError
 from .guards import RateLimit
 from .histogram import Histogram
 from .journal import Journal
-from .mqtt import broker_error, client, pack, unpack
+from .mqtt import broker_error, check_files, client, pack, unpack
 from .run import Run
 from .store import Store
 from .traffic import Flow, counting_queue, kind_of
@@ -52,6 +52,7 @@ class Coordinator:
     def __init__(self, config: Config, *, on_status: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.config = config
         kept = config.journal
+        check_files(config.broker)  # before there is a store
         self._store = Store(config.store_location(), config.run.name, history=kept.history, rows=kept.rows)
         try:
             self._journal = Journal(self._store)
@@ -168,7 +169,9 @@ class Coordinator:
                     queue_type=counting_queue(lambda: self._drop("incoming")),
                 ) as session:
                     await self._check_alone(session)  # another may have come while this one was cut off
-                    self.reconnections += connected_once
+                    if connected_once:
+                        _log.warning("the connection to the broker is back")
+                        self.reconnections += 1
                     connected_once, backoff = True, 0.5
                     try:
                         await self._session(session)

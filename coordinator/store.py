@@ -232,7 +232,8 @@ class Store:
             if connection.dialect.name != "sqlite":
                 return ""  # PostgreSQL's pg_amcheck does that for a whole cluster
             found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-        return "" if found == ["ok"] else "; ".join(found)
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        return "" if found == ["ok"] else str(found[0]).splitlines()[-1] + more
 
     def last_work(self) -> int:
         """The highest work id on record, 0 if none."""

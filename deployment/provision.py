@@ -51,9 +51,11 @@ def provision(folder: Path, wish: Wish, progress: Callable[[int, int], None] = l
     _check_unchanged(fleet, wish)
     _add(fleet, wish)
     make_folder(folder)
+    authority = _Lazy(fleet)
+    if _must_sign(fleet, wish):
+        authority.get()  # before anything is changed: its key may be elsewhere
     _note_serials(fleet)
     fleet.save()
-    authority = _Lazy(fleet)
     new = _make_server(fleet, authority, wish)
     members = list(fleet.members())
     for done, member in enumerate(members):
@@ -86,7 +88,13 @@ def revoke(folder: Path, names: list[str]) -> None:
     _note_serials(fleet)
     fleet.save()
     broker.write_files(fleet)
-    _write_revocations(fleet, _Lazy(fleet))
+    try:
+        _write_revocations(fleet, _Lazy(fleet))
+    except DeploymentError as error:
+        raise DeploymentError(
+            f"{error}. The rights of {', '.join(names)} are gone from the broker's files, but their certificates are "
+            f"not in {fleet.revocations} yet; the same command puts them there"
+        ) from None
     for member in members:
         for path in (member.certificate, member.key, member.password, member.configuration):
             remove(path)
@@ -181,10 +189,26 @@ def _add(fleet: Fleet, wish: Wish) -> None:
             raise DeploymentError(f"{name} is a device of run {there.run}, not {run}; take another id")
 
 
+def _must_sign(fleet: Fleet, wish: Wish) -> bool:
+    """Whether the authority's key is needed for what is missing."""
+    members = () if fleet.description.passwords else fleet.members()
+    pairs = [_server(fleet), *((member.certificate, member.key) for member in members)]
+    return any(_is_missing(*pair, wish) for pair in pairs) or not _revocations_stand(fleet)
+
+
+def _server(fleet: Fleet) -> tuple[Path, Path]:
+    """The broker's certificate and key."""
+    return fleet.broker / "server.pem", fleet.broker / "server.key"
+
+
+def _is_missing(certificate: Path, key: Path, wish: Wish) -> bool:
+    return not (certificate.exists() and key.exists()) or _is_due(certificate, wish)
+
+
 def _make_server(fleet: Fleet, authority: _Lazy, wish: Wish) -> list[str]:
     """The broker's certificate, if it is needed; returns its name then."""
-    certificate, key = fleet.broker / "server.pem", fleet.broker / "server.key"
-    if certificate.exists() and key.exists() and not _is_due(certificate, wish):
+    certificate, key = _server(fleet)
+    if not _is_missing(certificate, key, wish):
         return []
     _issue(authority.get(), certificate, key, fleet.description.hosts[0], wish.days, fleet.description.hosts)
     return [f"the broker, {fleet.description.hosts[0]}"]
@@ -204,7 +228,7 @@ def _make(fleet: Fleet, authority: _Lazy, member: Member, wish: Wish) -> bool:
                 remove(member.configuration)  # it holds the password
             write(member.password, new_password() + "\n")
             new = True
-    elif not (member.certificate.exists() and member.key.exists()) or _is_due(member.certificate, wish):
+    elif _is_missing(member.certificate, member.key, wish):
         _issue(authority.get(), member.certificate, member.key, member.user, wish.days)
         new = True
     if not member.configuration.exists():
@@ -251,11 +275,21 @@ def _note_serials(fleet: Fleet) -> None:
                 account.serials.append(serial)
 
 
-def _write_revocations(fleet: Fleet, authority: _Lazy) -> None:
-    """The list of revoked certificates, if it is not what it should be."""
+def _revoked(fleet: Fleet) -> set[int]:
+    """The serial numbers of all certificates that are to be on the list."""
+    return {int(serial, 16) for account in fleet.description.revoked.values() for serial in account.serials}
+
+
+def _revocations_stand(fleet: Fleet) -> bool:
+    """Whether the list of revoked certificates is what it should be."""
     if fleet.description.passwords:
-        return
-    wanted = {int(serial, 16) for account in fleet.description.revoked.values() for serial in account.serials}
-    before = read(fleet.revocations) if fleet.revocations.exists() else None
-    if before is None or {entry.serial_number for entry in x509.load_pem_x509_crl(before)} != wanted:
-        write(fleet.revocations, authority.get().revocation_list(sorted(wanted), before))
+        return True
+    if not fleet.revocations.exists():
+        return False
+    return {entry.serial_number for entry in x509.load_pem_x509_crl(read(fleet.revocations))} == _revoked(fleet)
+
+
+def _write_revocations(fleet: Fleet, authority: _Lazy) -> None:
+    if not _revocations_stand(fleet):
+        before = read(fleet.revocations) if fleet.revocations.exists() else None
+        write(fleet.revocations, authority.get().revocation_list(sorted(_revoked(fleet)), before))

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.entries import Setting
+from coordinator.store import Store
+
 from ..commands import Popen, tinyreptile, wait_until
 from ..environment import Mosquitto, free_port
 
@@ -45,6 +48,7 @@ def updates(folder: Path) -> int:
 def test_a_run_is_steered_while_it_goes_on(kitchen: list[object], tmp_path: Path) -> None:
     assert "operated │ running" in said("runs", "list", *kitchen[:2], cwd=tmp_path)
     assert said("runs", "pause", *kitchen, cwd=tmp_path) == "operated is paused"
+    assert "state │ paused" in said("status", *kitchen, cwd=tmp_path)
     changed = said("runs", "set", "learning.alpha=0.125", "learning.steps=8", *kitchen, cwd=tmp_path)
     assert "learning.alpha │ 0.125 │ 0.3" in changed
     assert "run.paused │ True │ False" in changed
@@ -57,7 +61,7 @@ def test_a_run_is_steered_while_it_goes_on(kitchen: list[object], tmp_path: Path
     assert "has the weights of version 7" in said("runs", "rollback", 7, *kitchen, cwd=tmp_path)
     refused = tinyreptile("runs", "rollback", 10**6, *kitchen, cwd=tmp_path)
     assert refused.returncode == 1
-    assert "error: version 1000000 can't be had any more, or not yet" in " ".join(refused.stderr.split())
+    assert "error: version 1000000 is not earlier than the present one" in " ".join(refused.stderr.split())
     assert "rollback │ to version 7" in said("runs", "events", *kitchen, cwd=tmp_path)
     before = updates(tmp_path)
     assert said("runs", "resume", *kitchen, cwd=tmp_path) == "operated goes on"
@@ -100,9 +104,31 @@ def test_a_mistake_is_told_in_a_sentence(mistake: str, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["check", "backup"])
+def test_a_run_that_nobody_serves_is_put_back_and_its_settings_are_as_configured(tmp_path: Path) -> None:
+    def settings() -> dict[str, object]:
+        store = Store(str(tmp_path / "run.sqlite"), "default", create=False)
+        found = store.settings()
+        store.close()
+        return found
+
+    store = Store(str(tmp_path / "run.sqlite"), "default")
+    store.write([Setting("run.rounds", 10), Setting("learning.alpha", 0.5)])
+    used = tinyreptile("runs", "unset", "run.rounds", "--store", "run.sqlite", cwd=tmp_path)
+    assert "is in use: another coordinator serves this run" in used.stderr
+    store.close()
+    said("runs", "backup", "run.sqlite", "copy.sqlite", cwd=tmp_path)
+    assert "learning.alpha │ 0.5" in said("runs", "unset", "run.rounds", "--store", "run.sqlite", cwd=tmp_path)
+    assert settings() == {"learning.alpha": 0.5}
+    again = tinyreptile("runs", "unset", "run.rounds", "--store", "run.sqlite", cwd=tmp_path)
+    assert "run.sqlite: run.rounds was not changed while the run went on" in again.stderr
+    put_back = said("runs", "restore", "copy.sqlite", "run.sqlite", cwd=tmp_path)
+    assert put_back == "run.sqlite is what copy.sqlite was; the store before is run.sqlite.before"
+    assert settings() == {"learning.alpha": 0.5, "run.rounds": 10}
+
+
+@pytest.mark.parametrize("command", ["check", "backup", "restore"])
 def test_an_absent_store_is_told(command: str, tmp_path: Path) -> None:
-    more = ["copy.sqlite"] if command == "backup" else []
+    more = [] if command == "check" else ["copy.sqlite"]
     done = tinyreptile("runs", command, "absent.sqlite", *more, cwd=tmp_path)
     assert done.returncode == 1
     assert "absent.sqlite" in done.stderr

@@ -94,6 +94,18 @@ def test_a_mistake_is_a_record_where_logs_are_records(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(broker: Mosquitto, tmp_path: Path, start: Start) -> None:
+    write_run(tmp_path, broker, "unread", rounds=150)
+    service = begin(tmp_path, "serve", "--config", "unread.toml")
+    assert service.stdout
+    assert service.stderr
+    service.stdout.readline()
+    service.stdout.close()
+    start("swarm", "-n", 4, "--evaluators", 0, "--think", 0.3, "--config", "unread.toml")
+    with service.stderr as errors:
+        assert (errors.read(), service.wait(60)) == ("", 0)
+
+
 # Several runs
 
 

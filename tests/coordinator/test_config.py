@@ -342,3 +342,21 @@ def test_eight_bit_weights_need_an_initialization_of_eight_bits() -> None:
     assert text == 'command line: learning.encoding must be "int8" where run.weights is "int8"'
     config = load_config(None, {"run": {"weights": "int8"}, "learning": {"encoding": "int8"}})
     assert config.run.weights == "int8"
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"journal": {"rows": 5}}, "history, 1000, must not be more than rows, 5"),
+        ({"journal": {"history": 0, "rows": 5}}, "history, all, must not be more than rows, 5"),
+        ({"guards": {"clip": 10, "refuse": 5}}, "refuse, 5, is less than clip, 10"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_values_that_contradict_each_other_are_refused(tables: dict[str, dict[str, Any]], said: str) -> None:
+    assert said in complaint(**tables)
+
+
+@pytest.mark.parametrize("tables", [{"journal": {"history": 0, "rows": 0}}, {"guards": {"clip": 10, "refuse": 0}}])
+def test_what_has_no_bound_contradicts_nothing(tables: dict[str, dict[str, Any]]) -> None:
+    load_config(None, tables)

@@ -16,7 +16,7 @@ import pytest
 
 import coordinator.service
 from coordinator.config import Config
-from coordinator.errors import BrokerError, StoreError
+from coordinator.errors import BrokerError, CoordinatorError, StoreError
 from coordinator.initialization import encode
 from coordinator.mqtt import client
 from coordinator.service import Coordinator
@@ -27,6 +27,7 @@ from tests.fleet import (
     BIG,
     broker_config,
     clients,
+    decoded,
     eventually,
     finish,
     hostile_payloads,
@@ -379,3 +380,30 @@ async def test_devices_that_come_before_the_coordinator_wait_for_it(broker: Mosq
     async with running_swarm(swarm_spec(config, 3)) as swarm:
         await eventually(lambda: swarm.counts().online == 3, "the devices are connected")
         assert (await finish(Coordinator(config)))["updates"] == 10
+
+
+async def test_a_coordinator_that_fails_is_shown_offline(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(broker, tmp_path, run={"rounds": 0})
+    topic = reports.CoordinatorTopics(config.run.name).coordinator
+    coordinator = Coordinator(config)
+    run = asyncio.create_task(coordinator.run())
+    async with listening(config.broker, topic) as heard:
+        await eventually(lambda: heard and decoded(heard[-1])["state"] == "running", "it serves")
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(coordinator.run_state, "expire", fail)
+        with pytest.raises(ZeroDivisionError):
+            await run
+        await eventually(lambda: decoded(heard[-1])["state"] == "offline", "it is not shown as running any more")
+
+
+async def test_credentials_that_can_not_be_read_leave_no_store(broker: Mosquitto, tmp_path: Path) -> None:
+    config = run_config(broker, tmp_path)
+    config.broker.password_file = tmp_path / "absent"
+    with pytest.raises(CoordinatorError, match="absent can't be read"):
+        Coordinator(config)
+    assert list(tmp_path.iterdir()) == []

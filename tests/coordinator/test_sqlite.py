@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.databases import copy_sqlite
+from coordinator.databases import copy_sqlite, restore_sqlite
 from coordinator.entries import Accepted, Checkpoint, Evaluated, Issued
 from coordinator.errors import StoreError, StoreUnavailable
 from coordinator.schema import FORMAT
@@ -295,6 +295,77 @@ def test_a_copy_that_can_not_be_written_is_told_and_leaves_nothing(path: Path, s
     with pytest.raises(StoreError, match=r"there is no folder .*absent for copy\.sqlite"):
         copy_sqlite(path, path.parent / "absent" / "copy.sqlite")
     assert sorted(file.name for file in path.parent.glob("copy*")) == []
+
+
+def killed_with_a_log(path: Path) -> None:
+    """A store at ``path`` whose coordinator was killed: SQLite's log is left beside it."""
+    program = (
+        "import os, signal, sys; import numpy as np; from coordinator.store import *; "
+        "store = Store(sys.argv[1], 'test'); "
+        "[store.write([Checkpoint(n, n, np.full(4000, n))]) for n in range(20)]; os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert path.with_name(path.name + "-wal").stat().st_size > 0
+
+
+def newest(path: Path) -> int:
+    store = Store(str(path), "test", create=False)
+    checkpoint = store.checkpoint()
+    damage = store.damage()
+    store.close()
+    assert checkpoint is not None
+    assert damage == ""
+    return checkpoint.updates
+
+
+def test_a_restored_store_is_what_the_copy_was_and_the_one_before_is_kept(path: Path, store: Store) -> None:
+    copy = path.with_name("copy.sqlite")
+    store.write([Checkpoint(3, 2, np.ones(4))])
+    copy_sqlite(path, copy)
+    store.close()
+    killed_with_a_log(path)
+    kept = restore_sqlite(copy, path)
+    assert kept is not None
+    assert (newest(path), newest(kept), newest(copy)) == (3, 19, 3)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["copy.sqlite", "run.sqlite", "run.sqlite.before"]
+    with pytest.raises(StoreError, match=r"run\.sqlite\.before is there, of an earlier restoration"):
+        restore_sqlite(copy, path)
+
+
+def test_a_store_is_restored_where_there_is_none(path: Path, store: Store) -> None:
+    store.write([Checkpoint(3, 2, np.ones(4))])
+    copy_sqlite(path, path.with_name("copy.sqlite"))
+    assert restore_sqlite(path.with_name("copy.sqlite"), path.with_name("other.sqlite")) is None
+    assert newest(path.with_name("other.sqlite")) == 3
+
+
+def test_what_can_not_be_restored_leaves_the_store_as_it_was(path: Path, store: Store) -> None:
+    copy = path.with_name("copy.sqlite")
+    store.write([Checkpoint(3, 2, np.ones(4000))])
+    copy_sqlite(path, copy)
+    with pytest.raises(StoreError, match="is in use: another coordinator serves this run"):
+        restore_sqlite(copy, path)
+    store.close()
+    data = bytearray(copy.read_bytes())
+    data[len(data) // 2 : -4096] = bytes(len(data) - len(data) // 2 - 4096)
+    copy.write_bytes(data)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"copy\.sqlite"):
+        restore_sqlite(copy, path)
+    for absent in (path.with_name("absent.sqlite"), path.parent / "absent" / "copy.sqlite"):
+        with pytest.raises(StoreError, match="can't be copied"):
+            restore_sqlite(absent, path)
+    with pytest.raises(StoreError, match="there is no folder"):
+        restore_sqlite(path, path.parent / "absent" / "run.sqlite")
+    assert path.read_bytes() == before
+    assert sorted(file.name for file in path.parent.iterdir()) == ["copy.sqlite", "run.sqlite"]
+
+
+def test_a_store_is_in_use_by_whatever_name(path: Path, store: Store) -> None:
+    link = path.with_name("link.sqlite")
+    link.symlink_to(path.name)
+    with pytest.raises(StoreError, match="is in use: another coordinator serves this run"):
+        Store(str(link), "test")
 
 
 def test_every_commit_reaches_the_disk(store: Store) -> None:
