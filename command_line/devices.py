@@ -33,7 +33,8 @@ def list_devices(connection: Connection) -> None:
     """
     rows = _ask(connection, "devices")
     table = Table(title=f"{len(rows)} devices of the run")
-    for column in ("id", "state", "role", "accepted", "refused", "expired", "last heard of", "note"):
+    table.add_column("id", overflow="fold")  # an id that is cut is of no use
+    for column in ("state", "role", "accepted", "refused", "expired", "last heard of", "note"):
         table.add_column(column)
     for row in rows:
         counts = (str(row.get(name, 0)) for name in ("accepted", "refused", "expired"))

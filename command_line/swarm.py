@@ -141,6 +141,8 @@ async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
                 if counts.unfit == spec.devices + spec.evaluators:
                     break
                 note = f"; here {counts.online} online, {counts.accepted} accepted"
+                if not counts.accepted:
+                    note += " (the first time, compiling takes a minute)"
                 if "devices" in last:
                     progress.show(last | {"run": spec.run}, note)
                 with contextlib.suppress(TimeoutError):
