@@ -1,12 +1,12 @@
 # make demo           watch a fleet learn (TASK=presence for real data)
 # make test           all tests
 # make test-image     what a container's image is built of, installed and served
-# make test-boards    the client on emulated boards, whose firmwares are built first; a quarter of an hour
+# make test-boards    the client on emulated boards, whose firmwares are built first; half an hour
 # make test-faults    all under kills, cuts, full disks, clock jumps; an hour or two (FAULTS_OPTIONS=--quick: minutes)
 # make fuzz           decoders under coverage-guided fuzzing, ten minutes each on a core (FUZZ_SECONDS=600)
 # make check          linter, formatter and type checker
 # make bench          the figures of docs/benchmarks.md
-# make bench-boards   what learning takes of emulated boards; fifteen minutes
+# make bench-boards   what learning takes of emulated boards; half an hour
 # make reproduce      the study of docs/results.md, some hours (STUDY_OPTIONS=--quick: rough, ten minutes)
 PYTHON ?= python3
 TASK ?= sine
