@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 500  # updates
 MAX_LAG = 4  # times in_flight versions may be missing on the wire before work waits for the newest
+OVERDUE = 3  # times in_flight pieces of work may be overdue before they hold a place again
 REMEMBERED = 10_000  # outcomes of closed work kept in memory, to answer what is sent again
 _PENDING = "pending"
 # Bounds of the histograms.
@@ -86,6 +87,7 @@ class Run:
         self._guards = Guards(self.config.guards)
         self._outcomes: OrderedDict[int, tuple[str, bool, str]] = OrderedDict()
         self._published_at = -1e9
+        self._measured_at, self._patient = -1e9, 0.0
         self._on_the_wire: Checkpoint | None = None
         self.evaluations = Evaluations(self)
         self._gone_back = False  # to a version that is not on the wire yet
@@ -522,10 +524,30 @@ class Run:
         }[learning.mode]
         if self.rounds_left is not None:
             limit = min(limit, self.rounds_left)
-        if self.book.count(messages.TRAIN) >= limit or (device := self.registry.next_idle(messages.TRAIN)) is None:
+        if self._places_taken() >= limit or (device := self.registry.next_idle(messages.TRAIN)) is None:
             return False
         self.issue(device, messages.TRAIN)
         return True
+
+    def _places_taken(self) -> int:
+        """Open pieces of training, in asynchronous mode without those that a device should have answered long ago.
+
+        They stay open until their deadline, but somebody else has their place: else a few devices that are gone and
+        seem to be there, as those whose certificates were revoked, would stop everybody until then.
+        """
+        taken = self.book.count(messages.TRAIN)
+        if self.config.learning.mode != "asynchronous" or taken < self.config.learning.in_flight:
+            return taken
+        recent = self.book.count_since(messages.TRAIN, self._clock() - self._patience())
+        return max(recent, taken - OVERDUE * self.config.learning.in_flight)
+
+    def _patience(self) -> float:
+        """Seconds in which a device answers that is there: four times what nearly all take, as of the last second."""
+        now = self._clock()
+        if now >= self._measured_at + 1:
+            usual = float(np.quantile(np.asarray(self.round_trips), 0.99)) if self.round_trips else 0.0
+            self._measured_at, self._patient = now, max(self.config.learning.fetch_seconds, 4 * usual)
+        return self._patient
 
     def issue(self, device: Device, kind: str) -> Work:
         """Ask ``device`` for work of ``kind``."""

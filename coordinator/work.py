@@ -102,6 +102,15 @@ class WorkBook:
         """Open work of ``kind``."""
         return self._counts[kind]
 
+    def count_since(self, kind: str, time: float) -> int:
+        """Open work of ``kind`` that was asked for after ``time``."""
+        count = self._counts[kind]
+        for work in self.open.values():  # in the order in which they were asked for
+            if work.issued > time:
+                break
+            count -= work.kind == kind
+        return count
+
     def next_deadline(self) -> float | None:
         """When the first open work is due, or None."""
         while self._deadlines and self._deadlines[0][1] not in self.open:

@@ -489,15 +489,18 @@ def answer_all(driver: Driver, count: int) -> None:
 
 def test_devices_that_are_silent_do_not_keep_the_others_from_learning(start: StartRun) -> None:
     # Forty of fifty were revoked: they are online as far as anybody knows, and never answer.
-    driver = start(run={"rounds": 0}, learning={"mode": "asynchronous", "in_flight": 10, "deadline": 60})
-    for number in range(50):
+    driver = start(run={"rounds": 0}, learning={"mode": "asynchronous", "in_flight": 20, "deadline": 60})
+    for number in reversed(range(50)):  # the others are asked first
         driver.hello(f"d{number}")
     driver.advance()
     devices = driver.run.registry.devices
-    for _ in range(400):  # the first time, each of them has its place until its deadline
+    answered = []
+    for _ in range(400):
         driver.now += 1
         driver.advance()
         answer_all(driver, 10)
+        answered.append(driver.run.updates)
+    assert answered[30] > 10 * 5, "who is not heard of soon holds no place any more"
     assert sum(devices[f"d{number}"].expired > 0 for number in range(10, 50)) == 40
     before = driver.run.updates
     for _ in range(300):
@@ -505,6 +508,25 @@ def test_devices_that_are_silent_do_not_keep_the_others_from_learning(start: Sta
         driver.advance()
         answer_all(driver, 10)
     assert driver.run.updates - before > 0.7 * 300 * 10
+
+
+def test_what_an_overdue_device_answers_before_its_deadline_counts(start: StartRun) -> None:
+    driver = start(devices=3, learning={"mode": "asynchronous", "in_flight": 1, "deadline": 60})
+    for number in range(3):  # each of them overdue in its turn
+        assert [bool(driver.requests(f"d{i}")) for i in range(3)] == [i <= number for i in range(3)]
+        driver.now += 6
+        driver.advance()
+    driver.answer("d0")
+    assert (driver.run.updates, driver.run.refusals.total()) == (1, 0)
+
+
+@pytest.mark.parametrize("mode", ["serial", "batch"])
+def test_one_device_after_the_other_waits_for_the_deadline(start: StartRun, mode: str) -> None:
+    driver = start(devices=2, learning={"mode": mode, "batch": 1, "deadline": 60})
+    for _ in range(9):
+        driver.now += 6
+        driver.advance()
+    assert driver.requests("d1") == []
 
 
 def test_a_silent_device_that_says_something_is_asked_again(start: StartRun) -> None:

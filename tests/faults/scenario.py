@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coordinator.errors import CoordinatorError
-
 from .bench import Bench, Fleet
 from .faults import Fault
 from .guarantees import broken
@@ -115,7 +113,7 @@ async def play(scenario: Scenario, folder: Path, seed: int) -> Outcome:
         outcome.broken += [*await scenario.after(bench), *bench.breaches]
     except TimeoutError:
         outcome.broken.append("the run or its fleet did not end by itself")
-    except (EndedEarlyError, CoordinatorError) as error:
+    except EndedEarlyError as error:
         outcome.broken.append(str(error))
     finally:
         await bench.stop()
