@@ -2,7 +2,7 @@
 # make test           all tests
 # make test-image     what a container's image is built of, installed and served
 # make test-boards    the client on emulated boards, whose firmwares are built first; half an hour
-# make test-faults    all under kills, cuts, full disks, clock jumps; an hour or two (FAULTS_OPTIONS=--quick: minutes)
+# make test-faults    all under kills, cuts, full disks, clock jumps; an hour (FAULTS_OPTIONS=--quick: minutes)
 # make fuzz           decoders under coverage-guided fuzzing, ten minutes each on a core (FUZZ_SECONDS=600)
 # make check          linter, formatter and type checker
 # make bench          the figures of docs/benchmarks.md

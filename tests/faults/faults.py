@@ -61,7 +61,10 @@ async def kill_swarm(bench: Bench) -> None:
     swarm = bench.chance.choice(bench.swarms)
     await swarm.process.kill()
     bench.injected["kill -9 of a swarm"] += 1
+    said = swarm.process.log.stat().st_size
     await swarm.process.start()
+    while swarm.process.running and swarm.process.log.stat().st_size == said:
+        await asyncio.sleep(0.05)  # it gives up if it never finds a broker, and says something once it has
 
 
 def _lines(bench: Bench) -> list[Proxy]:
