@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, ClassVar, Self, TextIO
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -25,10 +25,10 @@ class _Console(Console):
     """A console whose reader may go.
 
     Attributes:
-        goes_on: whether what is done is worth doing with nobody looking on.
+        goes_on: whether what the program does is worth doing with nobody looking on, be it at either console.
     """
 
-    goes_on = False
+    goes_on: ClassVar[bool] = False
 
     def on_broken_pipe(self) -> None:
         try:
@@ -112,7 +112,7 @@ class RunProgress:
         self._printed = dict.fromkeys(rounds, 0.0)
 
     def __enter__(self) -> Self:
-        out.goes_on = True
+        _Console.goes_on = True
         if out.is_terminal:
             self._bar.start()
         return self

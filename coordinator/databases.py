@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,9 @@ def restore_sqlite(copy: Path, store: Path) -> Path | None:
             if found != ["ok"]:
                 raise StoreError(f"{copy} is damaged: {found[0]}")
             there = store.exists()
+            if there:  # whole in one file, should this be interrupted; a damaged one goes as it is
+                with suppress(sqlite3.Error), closing(sqlite3.connect(store)) as database:
+                    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             for suffix in ("-wal", "-shm", ""):
                 part = store.with_name(store.name + suffix)
                 if part.exists():

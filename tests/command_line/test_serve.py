@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from coordinator.entries import Setting
+from coordinator.store import Store
+
 from ..commands import COMMAND, Popen, tinyreptile, wait_until
 from ..environment import Mosquitto, free_port, hear_ctrl_c
 
@@ -94,16 +97,26 @@ def test_a_mistake_is_a_record_where_logs_are_records(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_a_run_goes_on_when_nobody_reads_what_it_prints(broker: Mosquitto, tmp_path: Path, start: Start) -> None:
-    write_run(tmp_path, broker, "unread", rounds=150)
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("errors_too", [False, True], ids=["output", "output and warnings"])
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(
+    errors_too: bool, broker: Mosquitto, tmp_path: Path, start: Start
+) -> None:
+    write_run(tmp_path, broker, "unread", rounds=150, store=str(tmp_path / "unread.sqlite"))
+    store = Store(str(tmp_path / "unread.sqlite"), "unread")
+    store.write([Setting("learning.alpha", 0.25)])  # of which a start warns
+    store.close()
     service = begin(tmp_path, "serve", "--config", "unread.toml")
     assert service.stdout
     assert service.stderr
-    service.stdout.readline()
     service.stdout.close()
     start("swarm", "-n", 4, "--evaluators", 0, "--think", 0.3, "--config", "unread.toml")
-    with service.stderr as errors:
-        assert (errors.read(), service.wait(60)) == ("", 0)
+    if errors_too:
+        service.stderr.close()
+    else:
+        with service.stderr as errors:
+            assert "learning.alpha is 0.25" in " ".join(errors.read().split())
+    assert service.wait(200) == 0
 
 
 # Several runs
