@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import hostile, micropython, operation, presence, privacy, service, sine, step, wire
+from . import micropython, operation, presence, privacy, service, sine, staleness, step, traffic, wire
 from .report import Figure, Result, Unavailable, make_console, show, write
 from .report import Progress as Advance
 
@@ -23,12 +23,13 @@ BENCHMARKS: dict[str, Callable[[bool, Advance], Result]] = {
     "step": step.run,
     "micropython": micropython.run,
     "service": service.run,
+    "staleness": staleness.run,
     "durability": operation.durability,
     "metrics": operation.metrics,
     "sine": sine.run,
     "presence": presence.run,
     "bytes": wire.run,
-    "hostile": hostile.run,
+    "traffic": traffic.run,
     "privacy": privacy.run,
 }
 

@@ -44,6 +44,10 @@ def view16(buffer):
 
 
 view32 = ptr32  # of an array('i')
+
+
+def address(view):
+    return view
 """
 
 _SCRIPT = """

@@ -1,13 +1,13 @@
 """The yardstick of the service: two bare aiomqtt clients in two processes that exchange a run's messages, and no more.
 
-One stands where the coordinator stands, the other for all devices at once. Per update there is one work message, one
-update and one acknowledgement; a new version (its chunks and the manifest, retained) follows after as many updates as
-in the real run, and as large a share of the updates is preceded by a fetch (subscribe to a slot, take its retained
-chunks, unsubscribe). Sizes, topics, QoS, the number of requests in flight and the number of sender tasks are the real
-ones. Payloads are blank: nothing is packed, checked, learned, added up or written to a disk, and a request follows an
-update at once. Both clients are as fast as aiomqtt makes them: as many publishes are under way at a time as the
-coordinator has, since more of them slow aiomqtt down; TCP does not hold small packets back; and no call has a time
-limit, which would cost a task each.
+One stands where the coordinator stands, the other for all devices at once. Per update there are as many messages to a
+device as in the real run (a request with its initialization, and the answer to the update before where that travelled
+alone) and one update; a new version (its pieces and the manifest, retained) follows after as many updates as there.
+Sizes, topics, QoS, the number of requests in flight and the number of sender tasks are the real ones. Payloads are
+blank: nothing is packed, checked, learned, added up or written to a disk, and a request follows an update at once. Both
+clients are as fast as aiomqtt makes them: as many publishes are under way at a time as the coordinator has, since more
+of them slow aiomqtt down; TCP does not hold small packets back; and no call has a time limit, which would cost a task
+each.
 """
 
 from __future__ import annotations
@@ -37,19 +37,18 @@ class Traffic:
     """What a real run was seen to send.
 
     Attributes:
-        work, update, ack, manifest: bytes of each payload.
-        chunks: bytes of the payload of each chunk of an initialization.
+        work, update, manifest: bytes of each payload.
+        words: messages to a device per update, of which the first is followed by an update.
+        pieces: bytes of the payload of each piece of a published initialization.
         versions: versions published per update.
-        fetches: fetches per update.
     """
 
     work: int
     update: int
-    ack: int
     manifest: int
-    chunks: tuple[int, ...]
+    words: float
+    pieces: tuple[int, ...]
     versions: float
-    fetches: float
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,21 @@ def coordinate(setting: Setting, traffic: Traffic, pipe: Connection) -> None:
 
 async def _coordinate(setting: Setting, traffic: Traffic, pipe: Connection) -> None:
     topics = reports.CoordinatorTopics(setting.run)
-    work, ack = bytes(traffic.work), bytes(traffic.ack)
+    work = bytes(traffic.work)
+    answer = b"\1" + work[1:]  # what is not followed by an update
     outbox: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
     asked: dict[str, float] = {}
     trips: list[float] = []
-    updates = versions = 0
+    updates = versions = words = 0
     due = asyncio.Event()
 
     async with _client(setting) as session:
 
         def ask(device: str) -> None:
+            nonlocal words
+            while words + 1 <= updates * (traffic.words - 1):
+                words += 1
+                outbox.put_nowait((topics.device(device).work, answer))
             asked[device] = time.monotonic()
             outbox.put_nowait((topics.device(device).work, work))
 
@@ -117,10 +121,8 @@ async def _coordinate(setting: Setting, traffic: Traffic, pipe: Connection) -> N
                 await session.publish(topic, payload, qos=1, timeout=math.inf)
 
         async def publish_version() -> None:
-            for index, size in enumerate(traffic.chunks):
-                await session.publish(
-                    topics.chunk(versions % 2, index), bytes(size), qos=1, retain=True, timeout=math.inf
-                )
+            for index, size in enumerate(traffic.pieces):
+                await session.publish(topics.piece(index), bytes(size), qos=1, retain=True, timeout=math.inf)
             await session.publish(topics.init, bytes(traffic.manifest), qos=1, retain=True, timeout=math.inf)
 
         async def publish_versions() -> None:
@@ -139,7 +141,6 @@ async def _coordinate(setting: Setting, traffic: Traffic, pipe: Connection) -> N
                 updates += 1
                 if updates * traffic.versions >= versions + 1:
                     due.set()
-                outbox.put_nowait((topics.device(device).ack, ack))
                 ask(device)
 
         await publish_version()
@@ -161,36 +162,23 @@ async def _answer(setting: Setting, traffic: Traffic, pipe: Connection) -> None:
     topics = reports.CoordinatorTopics(setting.run)
     update = bytes(traffic.update)
     inbox: asyncio.Queue[str] = asyncio.Queue()
-    served = fetches = chunks = 0
 
     async with _client(setting) as session:
 
         async def serve() -> None:
-            nonlocal served, fetches
             while True:
                 device = await inbox.get()
-                served += 1
-                if served * traffic.fetches >= fetches + 1:
-                    fetches += 1
-                    await session.subscribe(topics.chunks(0), qos=1, timeout=math.inf)
-                    await session.unsubscribe(topics.chunks(0), timeout=math.inf)
                 await session.publish(topics.device(device).update(0), update, qos=1, timeout=math.inf)
 
         async def receive() -> None:
-            nonlocal chunks
             async for message in session.messages:
-                levels = message.topic.value.split("/")
-                if levels[-1] == "work":
-                    inbox.put_nowait(levels[3])
-                elif levels[2] == "init":
-                    chunks += 1
+                if isinstance(message.payload, bytes) and message.payload[0] == 0:
+                    inbox.put_nowait(message.topic.value.split("/")[3])
 
-        device = topics.root + "/device/+/"
-        await session.subscribe([(device + "work", 1), (device + "ack", 1)])
+        await session.subscribe(topics.root + "/device/+/work", qos=1)
         pipe.send("ready")
         tasks = [asyncio.create_task(job) for job in [serve() for _ in range(SENDERS)] + [receive()]]
         await _first(asyncio.to_thread(pipe.recv), tasks)
-        pipe.send({"fetches": fetches / max(1, served), "chunks": chunks / max(1, served)})
 
 
 async def _first(main: Awaitable[Any], tasks: list[asyncio.Task[None]]) -> Any:

@@ -42,7 +42,7 @@ def learn(task: Presence, seed: int, rounds: int) -> Weights:
     settings = task.settings["learning"]
     model = Model(task.model)
     device = IntegerDevice(model, beta=settings["beta"], bits=settings["bits"])
-    weights = random_weights(model.tensors, model.parameters, seed)
+    weights = random_weights(model, seed)
     learning = {name: settings[name] for name in ("steps", "alpha", "alpha_end")}
     algorithm = TinyReptile(Fleet(task, device, seed), learning, rounds)
     for number in range(1, rounds + 1):
@@ -69,7 +69,7 @@ def run(quick: bool, progress: Progress) -> Result:
         scores = [accuracy(task, weights, beta, shots, steps) for weights in learned]
         by_rate = []
         for rate in RATES:
-            randoms = [random_weights(model.tensors, model.parameters, seed) for seed in range(1, starts + 1)]
+            randoms = [random_weights(model, seed) for seed in range(1, starts + 1)]
             by_rate.append([accuracy(task, weights, rate, shots, steps)[1] for weights in randoms])
         best = max(by_rate, key=statistics.fmean)
         before, after = np.mean(scores, axis=0)

@@ -38,7 +38,7 @@ def study(noise: float | None, versions: int) -> tuple[float, float]:
     model = Model(task.model)
     privacy = None if noise is None else Privacy(CLIP, noise, source=random.Random(SEED).randbytes)
     device = IntegerDevice(model, beta=BETA, bits=BITS, privacy=privacy)
-    weights = random_weights(model.tensors, model.parameters, SEED)
+    weights = random_weights(model, SEED)
     unseen = [task.unseen_stream(i, SEED) for i in range(UNSEEN)]
     errors = []
     settings = {"steps": STEPS, "alpha": ALPHA, "alpha_end": ALPHA, "meta_batch": BATCH}

@@ -86,7 +86,7 @@ def study(kind: str, seed: int, rounds: int) -> float:
         device = FloatDevice(task.model)
     else:
         device = IntegerDevice(model, beta=BETA, bits=4 if "4-bit" in kind else 16)
-    weights = random_weights(model.tensors, model.parameters, seed)
+    weights = random_weights(model, seed)
     algorithm = TinyReptile(Fleet(task, device, seed), {"steps": STEPS, "alpha": 0.3, "alpha_end": 0.0}, rounds)
     for number in range(1, rounds + 1):
         algorithm.round(weights, number)

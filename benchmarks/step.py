@@ -47,7 +47,7 @@ class Race:
 
 RACES = (
     Race("sine", "1-32-32-1", 25.0, 5000, 250),
-    Race("omniglot", "four convolutions, 23,941 parameters", 5.0, 1000, 200),
+    Race("omniglot", "four convolutions, 23,941 parameters", 2.5, 1000, 200),
 )
 
 
@@ -119,7 +119,7 @@ def _samples(task: Task) -> tuple[list[array[int]], list[array[int]]]:
 def _learner_step(task: Task, xs: list[array[int]], ys: list[array[int]]) -> Step:
     model = Model(task.model)
     learner = Learner(model)
-    learner.wire[:] = encode(model, random_weights(model.tensors, model.parameters, seed=1))
+    learner.wire[:] = encode(model, random_weights(model, seed=1))
     learner.receive()
     learner.load()
     learner.set_rate(task.settings["learning"]["beta"])

@@ -1,28 +1,33 @@
 """Bytes of an update on the wire, as the client packs it, and the RAM that the model states.
 
-An update is whole MQTT PUBLISH packets: topic, MessagePack envelope with the report, and the delta in its chunks. The
-float32 line is what the same messages would be if the delta went unquantized.
+An update is whole MQTT PUBLISH packets on their way up: topic, MessagePack envelope with the report, and the coded
+delta in its chunks, the mean of several sines; `traffic` has both ways at the broker. The float32 line is what the same
+messages would be if the delta went unquantized.
 """
 
 from __future__ import annotations
 
 import asyncio
-from array import array
+import statistics
 from collections.abc import Callable
 from typing import Any
 
 import msgpack
 
+from coordinator.initialization import encode, random_weights
+from simulator.offline import run_now
 from simulator.tasks.sine import Sine
-from tinyreptile import messages
+from tinyreptile import episodes, messages
 from tinyreptile.client import Client
-from tinyreptile.learner import Learner, fixed
+from tinyreptile.coding import Coded
+from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 from tinyreptile.streams.sine import SineStream
 
 from .report import Figure, Progress, Result
 
 RUN, DEVICE = "bench", "sine-17"
+SINES = 20
 
 
 class _Capture:
@@ -42,7 +47,7 @@ def run(quick: bool, progress: Progress) -> Result:
     model = Model(Sine.model)
     sizes = {bits: _update(model, bits) for bits in (16, 8, 4)}
     unquantized = _float_update(model)
-    figures = [Figure(f"an update of {model.parameters:,} numbers, float32", _text(*unquantized))]
+    figures = [Figure(f"an update on its way up, {model.parameters:,} numbers, float32", _text(*unquantized))]
     for bits, (size, packets) in sizes.items():
         less = unquantized[0] / size
         figures.append(Figure(f"the same, {bits}-bit delta", f"{_text(size, packets)}, {less:.1f} times less"))
@@ -55,46 +60,42 @@ def _text(size: int, packets: int) -> str:
     return f"{size:,} bytes in {packets} packet{'s' * (packets > 1)}"
 
 
-def _report(bits: int, gains: list[int]) -> dict[str, Any]:
-    return {
-        "version": 12_000,
-        "bits": bits,
-        "gains": gains,
-        "loss": 0.731,
-        "samples": 32,
-        "ms": 412,
-        "free": 121_344,
-    }
+def _report(gains: list[int]) -> dict[str, Any]:
+    return {"version": 12_000, "gains": gains, "loss": 0.731}
 
 
 def _update(model: Model, bits: int) -> tuple[int, int]:
-    """(bytes, packets) of an update that the client itself sends, after a piece of training."""
+    """(mean bytes, packets) of updates that the client itself sends, each after a piece of training."""
     learner = Learner(model)
-    cells = array("h", (((i * 25173 + 13849) & 0x7FF) - 1024 for i in range(model.parameters)))
-    learner.initialization[:] = cells.tobytes()
-    learner.load()
+    learner.wire[:] = encode(model, random_weights(model, 1))
+    learner.receive()
     learner.set_rate(0.005)
-    for _ in range(32):
-        learner.x[0], learner.y[0] = fixed(1.5), fixed(2.0)
-        learner.step(learner.x, learner.y)
-    client = Client(DEVICE, RUN, SineStream(1), host="", port=0)
-    capture = _Capture()
-    client.mqtt = capture  # type: ignore[assignment]
-    delta = learner.delta(bits)
-    asyncio.run(client._send_delta(70_000, delta, _report(bits, delta.gains)))
-    return sum(_packet(topic, len(payload)) for topic, payload in capture.published), len(capture.published)
+    sizes, packets = [], 0
+    for seed in range(SINES):
+        learner.load()
+        run_now(episodes.train(learner, SineStream(seed), 32))
+        client = Client(DEVICE, RUN, SineStream(1), host="", port=0)
+        capture = _Capture()
+        client.mqtt = capture  # type: ignore[assignment]
+        delta = learner.delta(bits)
+        work = {"work": 70_000}
+        client._work = work
+        asyncio.run(client._send_delta(work, Coded(delta), _report(delta.gains)))
+        sizes.append(sum(_packet(topic, len(payload)) for topic, payload in capture.published))
+        packets = max(packets, len(capture.published))
+    return round(statistics.fmean(sizes)), packets
 
 
 def _float_update(model: Model) -> tuple[int, int]:
     size = 4 * model.parameters
     topics = messages.RunTopics(RUN).device(DEVICE)
-    count = messages.chunk_count(size)
+    count = messages.chunk_count(size, messages.DELTA_BYTES)
     total = 0
     for index in range(count):
-        data = bytes(min(messages.CHUNK_BYTES, size - index * messages.CHUNK_BYTES))
-        message = {"work": 70_000, "chunks": count, "data": data}
+        data = bytes(min(messages.DELTA_BYTES, size - index * messages.DELTA_BYTES))
+        message: dict[str, Any] = {"work": 70_000, "chunks": count, "data": data}
         if index == 0:
-            message["report"] = _report(32, [])
+            message |= _report([])
         total += _packet(topics.update(index), len(msgpack.packb(message)))
     return total, count
 

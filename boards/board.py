@@ -9,7 +9,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from tinyreptile.updates import CHIPS
 
@@ -21,13 +21,13 @@ try:
     from mpremote.transport_serial import SerialTransport
     from serial.tools import list_ports
 except ImportError:
-    raise BoardError("boards are reached with mpremote: pip install tinyreptile[boards]") from None
+    raise BoardError("boards are reached with mpremote: pip install 'tinyreptile[boards]'") from None
 
 BAUD = 115200
 OLDEST = (1, 24, 0)  # MicroPython's first release whose every part is known to do
 MPY = (6, 3)  # the format that mpy-cross writes for these releases
 _PIECE = 1024  # bytes of a file in one command
-_COMMAND_SECONDS = 20
+COMMAND_SECONDS = 20.0  # that a board may take for a command, if nobody says otherwise
 _BYTE_SECONDS = 5  # for a byte that is due
 _RETURN_SECONDS = 20  # for a board that has restarted to be on its port again
 
@@ -131,11 +131,12 @@ def find_port(named: str | None = None) -> str:
 class Board:
     """The board at ``port``, which goes on with what it does until it is told to `stop`; a context manager.
 
-    Raises `BoardError` if there is none, or if something else uses it.
+    It has so many ``seconds`` for each command. Raises `BoardError` if there is none, or if something else uses it.
     """
 
-    def __init__(self, port: str) -> None:
+    def __init__(self, port: str, seconds: float = COMMAND_SECONDS) -> None:
         self.port = port
+        self._seconds = seconds
         self._transport = _connect(port)
 
     def __enter__(self) -> Self:
@@ -167,7 +168,7 @@ class Board:
 
     def about(self) -> About:
         """What the board says of itself; raises `BoardError` for one that can't be used."""
-        name, version, machine, mpy, unique, flash, heap = ast.literal_eval(self._run(_ABOUT))
+        name, version, machine, mpy, unique, flash, heap = self._value(_ABOUT)
         said = ".".join(str(part) for part in version)
         if name != "micropython":
             raise BoardError(f"{machine} runs {name} {said}, not MicroPython: see micropython.org/download")
@@ -182,8 +183,8 @@ class Board:
 
     def hashes(self) -> dict[str, str]:
         """The SHA-256 of every file on the board, in hexadecimal, by path."""
-        lines = self._run("_list('')").splitlines()
-        return dict(ast.literal_eval(line) for line in lines)
+        listed = ",".join(self._run("_list('')").splitlines())
+        return dict(self._parsed(f"[{listed}]"))
 
     def write(self, path: str, data: bytes, progress: Callable[[int], None] = lambda size: None) -> None:
         """Write file ``path``; the one that was there stays until the new one is whole.
@@ -199,10 +200,9 @@ class Board:
 
     def read(self, path: str) -> bytes | None:
         """The content of file ``path``, or None if there is none; for small files."""
-        text = self._run(
+        content: bytes | None = self._value(
             f"try:\n with open({'/' + path!r}, 'rb') as f: print(repr(f.read()))\nexcept OSError: print(None)"
         )
-        content: bytes | None = ast.literal_eval(text)
         return content
 
     def remove(self, path: str) -> None:
@@ -274,10 +274,24 @@ class Board:
             last = error.error_output.strip().splitlines()[-1:]
             raise BoardError(f"the board says: {' '.join(last)}") from None
         except (TransportError, OSError, serial.SerialException) as error:
+            if "timeout" in str(error):
+                raise BoardError(
+                    f"the board at {self.port} has not answered for {self._seconds:g} s; --timeout gives it more time"
+                ) from None
             raise BoardError(f"the connection to {self.port} was lost: {error}") from None
 
+    def _value(self, code: str) -> Any:
+        """The value that ``code`` prints."""
+        return self._parsed(self._run(code))
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            raise BoardError(f"an answer of the board at {self.port} is damaged; try again, or another cable") from None
+
     def _command(self, code: str) -> str:
-        output, problem = self._transport.exec_raw(code, timeout=_COMMAND_SECONDS)
+        output, problem = self._transport.exec_raw(code, timeout=self._seconds)
         if problem:
             raise TransportExecError(output, problem.decode(errors="replace"))
         text: str = output.decode(errors="replace")

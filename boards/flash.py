@@ -58,6 +58,8 @@ def settings(
         given = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin it with a mark
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid JSON: values are nested too deep in it") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
     if isinstance(given, dict):

@@ -19,8 +19,9 @@ def read_key(path: Path, *, create: bool = False) -> str:
     try:
         if create and not path.exists():
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                os.fchmod(file.fileno(), 0o600)  # whatever the umask
                 file.write(secrets.token_hex(32) + "\n")
-        key = path.read_text().strip()
+        key = path.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
         raise BoardError(f"{path}: {error.strerror}") from None
     except UnicodeError:

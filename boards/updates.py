@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import aiomqtt
 
 from coordinator.config import Config
-from coordinator.mqtt import broker_error, client, pack
+from coordinator.echo import check_retained
+from coordinator.mqtt import broker_error, client, pack, subscribe
 from coordinator.observer import look, retained
 from tinyreptile import messages
-from tinyreptile.software import MAX_IMAGE, signature
+from tinyreptile.software import MAX_IMAGE, SOFTWARE, signature
 from tinyreptile.software import pack as pack_image
 
 from .errors import BoardError
@@ -55,12 +56,40 @@ async def boards_of(config: Config) -> dict[str, State]:
     }
 
 
+async def check_key(config: Config, key: str, fleet: dict[str, State]) -> None:
+    """Raise `BoardError` if a version that boards of ``fleet`` have taken is at the broker, signed with another key.
+
+    What no board has taken may itself be signed with a wrong one.
+    """
+    topics = messages.RunTopics(config.run.name)
+    try:
+        async with client(config.broker) as session:
+            await subscribe(session, *(topics.software(chip) for chip in sorted({b.chip for b in fleet.values()})))
+            offered = [message async for _, message in retained(session, 1.0)]
+    except aiomqtt.MqttError as error:
+        raise broker_error(config.broker, error) from None
+    for message in offered:
+        try:
+            offer = messages.check(SOFTWARE, message)
+        except messages.MessageError:
+            continue  # it is no good to anybody
+        number, chip = offer["version"], offer["chip"]
+        taken = any((board.number, board.chip) == (number, chip) for board in fleet.values())
+        signed = signature(key.encode(), number, chip, offer["bytes"], bytes(offer["sha256"]))
+        if taken and signed != bytes(offer["signature"]):
+            raise BoardError(
+                f"version {number} for {chip}, which boards of the run have taken, is signed with another key; name "
+                "the file with the key that they were flashed with"
+            )
+
+
 async def publish(
     config: Config, offer: Offer, key: str, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
     """Announce ``offer``, signed with ``key``, in the place of what was offered before to boards with its chip.
 
-    ``progress`` is called with the chunks that the broker has and all there are. Raises `BrokerError`.
+    ``progress`` is called with the chunks that were sent and all there are. Raises `BrokerError`, also where the
+    broker does not retain what was sent: then nothing is announced.
     """
     topic = messages.RunTopics(config.run.name).software(offer.chip)
     digest = hashlib.sha256(offer.image).digest()
@@ -71,22 +100,24 @@ async def publish(
         "sha256": digest,
         "signature": signature(key.encode(), offer.number, offer.chip, len(offer.image), digest),
     }
-    chunks = messages.chunk_count(len(offer.image))
+    chunks = {}
+    for index in range(messages.chunk_count(len(offer.image))):
+        data = offer.image[index * messages.CHUNK_BYTES : (index + 1) * messages.CHUNK_BYTES]
+        chunks[f"{topic}/{index}"] = pack({"version": offer.number, "data": data})
     try:
         async with client(config.broker) as session:
-            await session.subscribe(f"{topic}/+", qos=1)
+            await subscribe(session, f"{topic}/+")
             old = {name async for name, _ in retained(session, 1.0)}
             await session.unsubscribe(f"{topic}/+")
             # The announcement goes first: nobody is to begin with chunks of which some are old and some new.
             await session.publish(topic, b"", qos=1, retain=True)
-            for index in range(chunks):
-                start = index * messages.CHUNK_BYTES
-                chunk = {"version": offer.number, "data": offer.image[start : start + messages.CHUNK_BYTES]}
-                await session.publish(f"{topic}/{index}", pack(chunk), qos=1, retain=True)
-                old.discard(f"{topic}/{index}")
-                progress(index + 1, chunks)
-            for left in old:  # of a longer image
+            for done, (name, chunk) in enumerate(chunks.items(), 1):
+                await session.publish(name, chunk, qos=1, retain=True)
+                progress(done, len(chunks))
+            for left in sorted(old - chunks.keys()):  # of a longer image
                 await session.publish(left, b"", qos=1, retain=True)
+            await check_retained(session, f"{topic}/+", chunks)
             await session.publish(topic, pack(manifest), qos=1, retain=True)
+            await check_retained(session, topic, {topic: pack(manifest)})
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,26 +12,31 @@ from rich.table import Table
 
 from coordinator.config import BrokerConfig, Config, load_config
 from coordinator.errors import ConfigError
+from tinyreptile.messages import CLIENT_ID
 
-from .console import RunProgress, configure_logging, err, out
+from .console import RunProgress, configure_logging, err, need, out, without_numba
 from .options import (
     TASK_HELP,
-    BrokerOption,
     CertificateOption,
+    ClientIdOption,
     Connection,
     DataOption,
+    DeviceClientIdOption,
     KeyOption,
     PasswordOption,
-    RunOption,
     TlsOption,
     UserOption,
+    device_client_id,
 )
+from .signals import stopping
 
 # What suits a demonstration: enough updates for a good picture in about a minute and a half, few of them stale.
 ROUNDS = {"sine": 20_000, "presence": 8_000, "omniglot": 3_000, "keywords": 2_000}
 OTHER_ROUNDS = 3_000
-SETTINGS: dict[str, Any] = {"mode": "asynchronous", "in_flight": 12, "publish_interval": 0.02, "bits": 8}
+SETTINGS: dict[str, Any] = {"mode": "asynchronous", "in_flight": 12, "bits": 8}
 EVALUATIONS = 20
+RUN = "demo"
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def command(
@@ -47,13 +52,23 @@ def command(
     picture: Annotated[
         Path | None, typer.Option(help="Where the picture goes \\[default: out/demo-TASK.png].", show_default=False)
     ] = None,
-    broker: BrokerOption = None,
-    run: RunOption = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            "--broker", metavar="HOST[:PORT]", help="The MQTT broker \\[default: one of its own].", show_default=False
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="NAME", help=f"The run's name \\[default: {RUN}].", show_default=False),
+    ] = None,
     user: UserOption = None,
     password_file: PasswordOption = None,
     tls_ca: TlsOption = None,
     tls_cert: CertificateOption = None,
     tls_key: KeyOption = None,
+    client_id: ClientIdOption = None,
+    device_client_ids: DeviceClientIdOption = CLIENT_ID,
     data: DataOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")] = False,
 ) -> None:
@@ -65,15 +80,20 @@ def command(
     from simulator.tasks import task_settings
 
     configure_logging(verbose)
+    path = _picture_path(picture, Path("out") / f"demo-{task}.png")
+    without_numba("swarm")
     settings = task_settings(task)
     settings["learning"] = settings.get("learning", {}) | SETTINGS
     wanted = rounds or ROUNDS.get(task, OTHER_ROUNDS)
-    settings["run"] |= {"rounds": wanted, "seed": seed, "name": run or "demo"}
+    settings["run"] |= {"rounds": wanted, "seed": seed, "name": run or RUN}
     settings["evaluation"] = settings.get("evaluation", {}) | {"every": max(1, wanted // EVALUATIONS)}
-    if any((user, password_file, tls_ca, tls_cert, tls_key)) and not broker:
-        raise ConfigError("--user, --password-file and --tls-... belong to a broker of yours: name it with --broker")
+    names = device_client_id(device_client_ids)
+    if any((user, password_file, tls_ca, tls_cert, tls_key, client_id)) and not broker:
+        raise ConfigError(
+            "--user, --password-file, --tls-... and --client-id belong to a broker of yours: name it with --broker"
+        )
     given = (
-        Connection(None, broker, run, user, password_file, tls_ca, tls_cert, tls_key).settings().broker
+        Connection(None, broker, run, user, password_file, tls_ca, tls_cert, tls_key, client_id).settings().broker
         if broker
         else None
     )
@@ -86,11 +106,8 @@ def command(
 
     async def go() -> Any:
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        with RunProgress({settings["run"]["name"]: wanted}) as progress:
-            result = await run_demo(
+        with stopping(partial(_stop, stop)), RunProgress({settings["run"]["name"]: wanted}) as progress:
+            return await run_demo(
                 make_config,
                 task_name=task,
                 data=data,
@@ -98,23 +115,59 @@ def command(
                 devices=devices,
                 evaluators=evaluators,
                 seed=seed,
+                client_id=names,
                 on_start=lambda text: out.print(text, highlight=False),
+                on_compiling=partial(progress.show_compiling, settings["run"]["name"]),
                 on_status=progress.show,
                 stop=stop,
             )
-        if result.status["state"] == "finished":
-            from simulator.pictures import draw
-
-            path = picture or Path("out") / f"demo-{task}.png"
-            draw(result, path)
-            out.print(_table(result))
-            out.print(f"Picture: {path}", highlight=False)
-        return result
 
     result = asyncio.run(go())
     if result.status["state"] != "finished":
         err.print(f"Stopped after {result.status['updates']} updates.", highlight=False)
         raise typer.Exit(130)
+    with out.status(f"measuring what {evaluators} unseen devices make of it"):
+        table = _table(result)
+    out.print(table)
+    if path is not None:
+        from simulator.pictures import draw
+
+        try:
+            with out.status("drawing the picture"):
+                draw(result, path)
+        except OSError as error:
+            raise ConfigError(f"the picture can't be written to {path}: {error.strerror or error}") from None
+        out.print(f"Picture: {path}", highlight=False)
+
+
+def _stop(stop: asyncio.Event) -> None:
+    if not stop.is_set():
+        err.print("Stopping.", highlight=False)
+    stop.set()
+
+
+def _picture_path(wanted: Path | None, default: Path) -> Path | None:
+    """Where the picture goes, or None where it can't be drawn and nobody asked for it; raises `ConfigError`."""
+    path = wanted or default
+    try:
+        need("a picture", "swarm", "matplotlib")
+    except ConfigError as error:
+        if wanted is not None:
+            raise
+        err.print(f"No picture will be drawn: {error}", highlight=False, markup=False, soft_wrap=True)
+        return None
+    if path.suffix not in PICTURES:
+        raise ConfigError(f"--picture: {path} does not end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"--picture: {path} can't be written: {error.strerror or error}") from None
+    return path
 
 
 def _table(result: Any) -> Table:
@@ -136,10 +189,13 @@ def _table(result: Any) -> Table:
         table.add_row(name, *cells)
     status = result.status
     board = (
-        "none on this machine" if result.micropython is None else f"{result.micropython} of them from real MicroPython"
+        "no MicroPython on this machine"
+        if result.micropython is None
+        else f"{result.micropython} of them from real MicroPython"
     )
     table.caption = (
-        f"{status['updates']} updates accepted ({board}), {sum(status['refusals'].values())} refused, "
+        f"{result.took_part} of {result.devices} devices took part: {status['updates']} updates accepted ({board}), "
+        f"{sum(status['refusals'].values())} refused, "
         f"round trip p50 {status['round_trip_p50'] * 1e3:.0f} ms, p99 {status['round_trip_p99'] * 1e3:.0f} ms, "
         f"{result.broker}"
     )

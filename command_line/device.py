@@ -17,13 +17,15 @@ from boards.errors import BoardError
 from boards.keys import read_key
 from boards.library import compiled, library, new_number
 from coordinator.config import Config
-from coordinator.observer import look
+from coordinator.errors import CoordinatorError
+from coordinator.observer import AGAIN_SECONDS, Outage, look
 from tinyreptile.settings import SECRETS
 
-from .console import configure_logging, err, out
+from .console import configure_logging, err, out, warnings_above
 from .options import (
     Connection,
     PortOption,
+    TimeoutOption,
     connected,
 )
 
@@ -51,7 +53,7 @@ def monitor(port: PortOption = None) -> None:
 
 
 @group.command()
-def config(port: PortOption = None) -> None:
+def config(port: PortOption = None, timeout: TimeoutOption = 20) -> None:
     """Show the configuration of the board on the cable, without its secrets, and restart it.
 
     To change it, change your file and flash again: only what is different is written.
@@ -61,7 +63,7 @@ def config(port: PortOption = None) -> None:
     from boards.board import Board, find_port
     from boards.flash import CONFIG
 
-    with Board(find_port(port)) as board:
+    with Board(find_port(port), timeout) as board:
         board.stop()
         try:
             text = board.read(CONFIG)
@@ -72,7 +74,7 @@ def config(port: PortOption = None) -> None:
     try:
         given = json.loads(text)
         shown = _without_secrets(given)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise BoardError("its configuration is damaged: tinyreptile flash writes a new one") from None
     out.print_json(data=shown)
 
@@ -145,6 +147,7 @@ def reset(
         str | None, typer.Argument(metavar="[ID]", help="The device's id; without one, the board on the cable.")
     ] = None,
     port: PortOption = None,
+    timeout: TimeoutOption = 20,
 ) -> None:
     """Restart a board: one that is online by its id, or the one on the cable.
 
@@ -154,7 +157,7 @@ def reset(
     if device_id is None:
         from boards.board import Board, find_port
 
-        with Board(find_port(port)) as board:
+        with Board(find_port(port), timeout) as board:
             board.stop()
             board.restart()
         out.print("restarted")
@@ -184,11 +187,15 @@ def update(
     fleet = asyncio.run(updates.boards_of(settings))
     if not fleet:
         raise BoardError(f"no board of run {settings.run.name} takes updates: flash them with --key-file")
+    asyncio.run(updates.check_key(settings, key, fleet))
     number = max(new_number(), *(max(board.number, board.failed) + 1 for board in fleet.values()))
     wanted = {name for name, board in fleet.items() if board.online}
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), console=out, transient=True
-    ) as bar:
+    with (
+        Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), console=out, transient=True
+        ) as bar,
+        warnings_above(bar.live),
+    ):
         for chip in sorted({board.chip for board in fleet.values()}):
             size = _publish(settings, bar, chip, number, key)
             out.print(f"version {number} for {chip}: {size:,} bytes", highlight=False)
@@ -224,11 +231,19 @@ def _watch(settings: Config, bar: Progress, number: int, wanted: set[str], secon
     """(boards that run version ``number``, those that gave it up) once that is all ``wanted``, or after ``seconds``."""
     task = bar.add_task("boards that run it", total=len(wanted))
     end = time.monotonic() + seconds
+    done: set[str] = set()
+    failed: set[str] = set()
+    outage = Outage()
     while True:
-        fleet = asyncio.run(updates.boards_of(settings))
-        done = {name for name, board in fleet.items() if board.number == number and board.online}
-        failed = {name for name, board in fleet.items() if board.failed == number}
-        bar.update(task, completed=len(done & wanted))
+        try:
+            fleet = asyncio.run(updates.boards_of(settings))
+        except CoordinatorError as error:  # the broker may come back, and files that are being renewed
+            outage.report(error)
+        else:
+            outage.end()
+            done = {name for name, board in fleet.items() if board.number == number and board.online}
+            failed = {name for name, board in fleet.items() if board.failed == number}
+            bar.update(task, completed=len(done & wanted))
         if wanted <= done | failed or time.monotonic() > end:
             return done, failed
-        time.sleep(1)
+        time.sleep(AGAIN_SECONDS)

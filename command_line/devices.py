@@ -10,10 +10,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from coordinator.accounting import DELTA, epsilon_of
+from coordinator.accounting import DELTA
 from coordinator.operator import ask
 
-from .console import configure_logging, out
+from .console import configure_logging, epsilon_text, out
 from .options import Connection, connected
 
 group = typer.Typer(
@@ -39,7 +39,7 @@ def list_devices(connection: Connection) -> None:
     for row in rows:
         counts = (str(row.get(name, 0)) for name in ("accepted", "refused", "expired"))
         quarantine = f"in quarantine: {row['quarantine']}" if "quarantine" in row else ""
-        note = quarantine or row.get("error", "")
+        note = quarantine or row.get("error") or row.get("notice") or row.get("trouble", "")
         table.add_row(row["device"], row["state"], row.get("role", ""), *counts, _when(row), escape(note))
     out.print(table)
 
@@ -59,7 +59,7 @@ def show(
         table = Table(title=row.pop("device"), show_header=False)
         row["seen"] = _when(row)
         if "rho" in row:
-            row |= {"epsilon": f"{epsilon_of(row['rho'], delta):.4g} at delta {delta:g}"}
+            row["epsilon"] = epsilon_text(row["rho"], delta)
         for name, value in row.items():
             table.add_row(name, escape(str(value)))
         out.print(table)

@@ -11,9 +11,11 @@ import numpy as np
 import typer
 
 from coordinator.errors import CoordinatorError
-from coordinator.observer import fetch
+from coordinator.observer import UnpublishedError, fetch
+from coordinator.operator import other_runs
+from tinyreptile import geometry
 
-from .console import configure_logging, out
+from .console import configure_logging, no_run, out
 from .options import (
     Connection,
     connected,
@@ -36,9 +38,16 @@ def command(
         if path.suffix not in (".npz", ".json"):
             raise CoordinatorError(f"{path}: the file's name must end in .npz or .json")
     settings = connection.settings()
-    model, version, weights = asyncio.run(fetch(settings))
+    try:
+        model, version, weights = asyncio.run(fetch(settings))
+    except UnpublishedError as error:
+        found = asyncio.run(other_runs(settings.broker))
+        if found is None or settings.run.name in found:
+            raise
+        raise CoordinatorError(f"{error}\n{no_run(settings.run.name, settings.broker, found)}") from None
     tensors = {
-        name: weights[offset : offset + int(np.prod(shape))].reshape(shape) for name, offset, shape in model.tensors
+        name: weights[offset : offset + int(np.prod(shape))].reshape(shape)
+        for name, offset, shape in geometry.tensors(model)
     }
     for path in files:
         try:

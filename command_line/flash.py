@@ -12,7 +12,7 @@ from boards.errors import BoardError
 from boards.keys import read_key
 
 from .console import err, out
-from .options import CredentialsOption, PortOption
+from .options import CredentialsOption, PortOption, TimeoutOption
 
 if TYPE_CHECKING:
     from boards.board import Board
@@ -36,6 +36,7 @@ def command(
     wait: Annotated[
         float, typer.Option(help="Seconds to watch whether it joins; 0: do not wait.", min=0)
     ] = _BEGIN_SECONDS,
+    timeout: TimeoutOption = 20,
 ) -> None:
     """Put the library and a configuration on the board that is plugged in, and start it.
 
@@ -48,7 +49,7 @@ def command(
 
     key = read_key(key_file, create=True) if key_file else None
     chosen, files = settings(config, board_id, key, fleet)
-    with Board(find_port(port)) as board:
+    with Board(find_port(port), timeout) as board:
         board.stop()
         try:
             _bring_up_to_date(board, chosen, files)

@@ -12,6 +12,7 @@ import typer
 
 from coordinator.config import Config, load_config
 from coordinator.errors import ConfigError
+from tinyreptile.settings import check_client_id
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; see docs/configuration.md.", show_default=False)
@@ -42,11 +43,31 @@ CertificateOption = Annotated[
 KeyOption = Annotated[
     Path | None, typer.Option("--tls-key", help="PEM file of that certificate's private key.", show_default=False)
 ]
+ClientIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--client-id",
+        metavar="ID",
+        help="This client's MQTT id \\[default: made up].",
+        show_default=False,
+    ),
+]
+DeviceClientIdOption = Annotated[
+    str,
+    typer.Option(
+        "--device-client-id",
+        metavar="TEMPLATE",
+        help="MQTT ids of the devices, with {id} for each one's own and {random} for a random word.",
+    ),
+]
 PortOption = Annotated[
     str | None,
     typer.Option(
         "--port", help="Serial port of the board \\[default: the one that is plugged in].", show_default=False
     ),
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=1, help="Seconds that the board may take for a command.")
 ]
 CredentialsOption = Annotated[
     Path | None,
@@ -73,6 +94,7 @@ class Connection:
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    client_id: str | None = None
 
     def settings(
         self,
@@ -84,8 +106,8 @@ class Connection:
 
         ``tables`` are further values by table; None values are options that were not given. Raises `ConfigError`.
         """
-        host, port = split_address(self.broker) if self.broker else (None, None)
-        account = {"user": self.user, "password_file": self.password_file}
+        host, port = (None, None) if self.broker is None else split_address(self.broker)
+        account = {"user": self.user, "password_file": self.password_file, "client_id": self.client_id}
         files = {"tls_ca": self.tls_ca, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
         given: dict[str, dict[str, Any]] = {
             "run": {"name": self.run},
@@ -94,7 +116,24 @@ class Connection:
         for table, values in (tables or {}).items():
             given[table] = given.get(table, {}) | values
         overrides = {t: {k: v for k, v in values.items() if v is not None} for t, values in given.items()}
-        return load_config(self.config, {table: values for table, values in overrides.items() if values}, defaults)
+        config = load_config(self.config, {table: values for table, values in overrides.items() if values}, defaults)
+        if config.broker.password_file and not config.broker.user:
+            raise ConfigError("a password goes with a user: name the one of --password-file with --user")
+        return config
+
+
+def device_client_id(template: str) -> str:
+    """Return ``template`` if it gives every device a client id of its own; raises `ConfigError`."""
+    if "{id}" not in template:
+        raise ConfigError(
+            f"--device-client-id: {template} would be the client id of all devices, and a broker keeps one session of "
+            "each; write {id} where each has its own"
+        )
+    try:
+        check_client_id(template)
+    except ValueError as error:
+        raise ConfigError(f"--device-client-id: {error}") from None
+    return template
 
 
 def metrics_address(text: str) -> tuple[str, int]:
@@ -129,6 +168,7 @@ _CONNECTION: dict[str, Any] = {
     "tls_ca": TlsOption,
     "tls_cert": CertificateOption,
     "tls_key": KeyOption,
+    "client_id": ClientIdOption,
 }
 
 

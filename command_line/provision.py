@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,14 @@ def command(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Its port \\[default: 8883].", show_default=False)
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where the broker listens; all: on every interface \\[default: the first --host].",
+            show_default=False,
+        ),
+    ] = None,
     passwords: Annotated[bool, typer.Option("--passwords", help="Passwords in place of certificates.")] = False,
     dynamic_security: Annotated[
         bool,
@@ -60,20 +69,29 @@ def command(
         int | None,
         typer.Option(metavar="DAYS", min=0, help="Make certificates anew that end within so many days."),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Also into a folder of another user's, or with other things in it.")
+    ] = False,
 ) -> None:
     """Make the credentials of a fleet and its broker's files, or add a run or devices to them.
 
     What is there stays as it is, so the same command may be given again, after an interruption for example.
 
     Example: [bold]tinyreptile provision fleet --host broker.example --run kitchen kitchen-1 kitchen-2[/]
+
+    Example, a second run of the fleet: [bold]tinyreptile provision fleet --run garden garden-1[/]
     """
     from deployment.fleet import load
-    from deployment.provision import Wish, provision
+    from deployment.provision import Wish, provision, whose
 
     configure_logging(False)
+    if not yes and sys.stdin.isatty() and (owner := whose(folder)):
+        typer.confirm(f"{owner}. Put the fleet there?", abort=True)
+        yes = True
     wish = Wish(
         hosts=host or [],
         port=port,
+        listen=listen,
         passwords=passwords,
         plugin=str(plugin) if plugin else "" if dynamic_security else None,
         broker_user=broker_user,
@@ -82,6 +100,7 @@ def command(
         devices=devices or [],
         days=days,
         renew=renew,
+        anyway=yes,
     )
     with _bar() as bar:
         task = bar.add_task("credentials", total=None)

@@ -7,7 +7,6 @@ import functools
 import importlib.util
 import os
 import shlex
-import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .console import LINE_SECONDS, configure_logging, err, out
+from .console import LINE_SECONDS, configure_logging, err, need, out, without_numba
 from .options import DataOption, VerboseOption
 
 if TYPE_CHECKING:
@@ -90,6 +89,8 @@ def command(
     from simulator.study.store import Store
 
     configure_logging(verbose)
+    need("the study's report", "study", "matplotlib", "scipy")
+    without_numba("study")
     names = dict.fromkeys(name for given in tasks or ["all"] for name in (EXPERIMENTS if given == "all" else [given]))
     extra = own(algorithm or [])
     plan_of = functools.partial(
@@ -110,7 +111,6 @@ def command(
             out.print(text, highlight=False, soft_wrap=True)
             planned = [job for job in planned if job not in twins]
             missing = [job for job in missing if job not in twins]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     try:
         failed = _run(missing, len(planned), store, data, jobs or os.cpu_count() or 1, scheduler, fresh)
     except KeyboardInterrupt:
@@ -156,6 +156,7 @@ def _run(
     from simulator.study.cluster import cluster
     from simulator.study.job import check, saved_state
     from simulator.study.workers import Workers
+    from tinyreptile.cpython_compile import compile_kernels
 
     if not missing:
         out.print(f"All {planned} runs are in {store.runs}.", highlight=False)
@@ -173,6 +174,8 @@ def _run(
         out.print(f"{planned - len(missing)} of {planned} runs are in {store.runs} already.", highlight=False)
     if ends:
         return _follow(ends, missing, store)
+    for weights in sorted({job.settings["device"]["format"] for job in missing}):
+        compile_kernels(weights, functools.partial(out.print, highlight=False))  # which workers then load
     with Workers(missing, jobs, data, store.runs) as workers:
         return _follow(workers, missing, store)
 

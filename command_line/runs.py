@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from coordinator.config import value_of
 from coordinator.errors import ConfigError, CoordinatorError
 from coordinator.operator import ask, runs
 
-from .console import configure_logging, loss_text, out, state_text
+from .console import configure_logging, goes_on, last_known, loss_text, out, state_text
 from .options import Connection, connected
 
 group = typer.Typer(
@@ -41,10 +42,10 @@ def list_runs(connection: Connection) -> None:
         rounds = f" of {status['rounds']}" if status["rounds"] else ""
         table.add_row(
             name,
-            escape(status.get("problem") or state_text(status)),
-            str(status["version"]),
-            f"{status['updates']}{rounds}",
-            str(status["devices"]),
+            escape(state_text(status)),
+            last_known(status, "version"),
+            f"{last_known(status, 'updates')}{rounds}",
+            str(status["devices"]) if goes_on(status) else "-",
             loss_text(status["evaluation"]),
         )
     out.print(table)
@@ -98,7 +99,7 @@ def set_(
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"{text!r} is not TABLE.KEY=VALUE, as learning.alpha=0.1")
-        changes[name] = value_of(value)
+        changes[name] = value_of(name, value)
     _show_settings(_ask(connection, "set", changes)[1])
 
 
@@ -222,20 +223,23 @@ def check(
 ) -> None:
     """Check a store: replay its deltas, and hold the result against its checkpoints, bit for bit.
 
+    An SQLite file is only read: what is replayed is a copy of it in the folder for temporary files.
+
     Example: [bold]tinyreptile runs check kitchen-monday.sqlite[/]
     """
     from coordinator import replay
+    from coordinator.databases import snapshot
     from coordinator.store import Store
-    from tinyreptile.model import Model
 
-    opened = Store(store, run, create=False)
-    try:
-        properties = opened.properties()
-        with out.status("replaying"):
-            count = replay.check(opened, Model(properties["model"], properties["weights"]))
-        versions = opened.checkpoint_versions()
-    finally:
-        opened.close()
+    with nullcontext(store) if "://" in store else snapshot(Path(store)) as place:
+        opened = Store(str(place), run, create=False, shown="" if "://" in store else store)
+        try:
+            properties = opened.properties()
+            with out.status("replaying"):
+                count = replay.check(opened, replay.model_of(opened))
+            versions = opened.checkpoint_versions()
+        finally:
+            opened.close()
     out.print(
         f"run {properties['run']}: {len(versions)} checkpoints to version {versions[-1][0]}; {count} updates replayed "
         "between them, each with equal bits",

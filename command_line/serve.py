@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import signal
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from enum import StrEnum
@@ -26,6 +25,7 @@ from coordinator.web import watched
 
 from .console import RunProgress, configure_logging, loss_text, out, tell_error
 from .options import TASK_HELP, Connection, VerboseOption, connected, metrics_address
+from .signals import stopping
 
 _log = logging.getLogger(__name__)
 _FAULT = "the run has ended for a fault of this program"
@@ -109,12 +109,10 @@ async def _serve(runs: Runs, voice: _Display | _Records, address: tuple[str, int
         await stack.enter_async_context(notified(runs, Notifier()))
         stack.enter_context(voice.progress)
         runs.begin()
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_tell)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, runs.stop)
+        asyncio.get_running_loop().set_exception_handler(_tell)
+        stack.enter_context(stopping(runs.stop))
         for served in runs.served:
-            if served.coordinator is not None:
+            if served.coordinator is not None and not runs.failure:
                 voice.begun(served, served.coordinator.run_state.version)
         await runs.run()
 

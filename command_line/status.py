@@ -13,12 +13,11 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from coordinator.accounting import DELTA, epsilon_of
-from coordinator.config import Config
-from coordinator.errors import BrokerError, CoordinatorError
-from coordinator.observer import Snapshot, look
+from coordinator.errors import CoordinatorError
+from coordinator.observer import AGAIN_SECONDS, Outage, look
+from coordinator.operator import other_runs
 
-from .console import configure_logging, loss_text, out, state_text
+from .console import configure_logging, epsilon_text, goes_on, last_known, loss_text, no_run, out, state_text
 from .options import (
     Connection,
     connected,
@@ -37,51 +36,57 @@ def command(
     """
     configure_logging(False)
     settings = connection.settings()
+    run = settings.run.name
     snapshot = asyncio.run(look(settings))
-    if snapshot.coordinator is None:
-        raise CoordinatorError(
-            f"no coordinator has said anything of run {settings.run.name}; "
-            f"begin it with: tinyreptile serve --run {settings.run.name}"
-        )
+    if (status := snapshot.coordinator) is None:
+        found = asyncio.run(other_runs(settings.broker))
+        raise CoordinatorError(f"{no_run(run, settings.broker, found)}\nBegin it with: tinyreptile serve --run {run}")
     if not watch:
-        out.print(_view(settings, snapshot, most))
+        out.print(_view(run, status, snapshot.devices, most))
         return
-    with Live(_view(settings, snapshot, most), console=out) as live:
+    outage = Outage()
+    with Live(_view(run, status, snapshot.devices, most), console=out) as live:
         while True:
             try:
-                live.update(_view(settings, asyncio.run(look(settings)), most))
-            except BrokerError as error:  # it may come back
-                live.update(escape(str(error)))
-                time.sleep(1)
+                snapshot = asyncio.run(look(settings))
+                outage.end()
+                if (status := snapshot.coordinator) is None:  # the broker has lost its memory
+                    live.update(f"nothing is known of run {run} any more")
+                else:
+                    live.update(_view(run, status, snapshot.devices, most))
+            except CoordinatorError as error:  # the broker may come back, and files that are being renewed
+                live.update(escape(f"{error}; trying again"))
+                if not out.is_terminal:  # where the view is shown at the end only
+                    outage.report(error)
+                time.sleep(AGAIN_SECONDS)
 
 
-def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
-    status: dict[str, Any] = snapshot.coordinator or {}
-    table = Table(title=f"Run {settings.run.name}", show_header=False)
-    rounds = f" of {status['rounds']}" if status.get("rounds") else ""
+def _view(run: str, status: dict[str, Any], known: dict[str, dict[str, Any]], most: int) -> Group:
+    table = Table(title=f"Run {run}", show_header=False)
+    rounds = f" of {status['rounds']}" if status["rounds"] else ""
+    now = goes_on(status)
     rows = {
-        "state": state_text(status) if status else None,
-        "mode": status.get("mode"),
-        "version": status.get("version"),
-        "updates": f"{status.get('updates')}{rounds}, {status.get('rate', 0):.1f} a second",
-        "in flight": status.get("in_flight"),
+        "state": state_text(status),
+        "mode": status["mode"],
+        "version": last_known(status, "version"),
+        "updates": f"{last_known(status, 'updates')}{rounds}" + (f", {status['rate']:.1f} a second" if now else ""),
+        "in flight": status["in_flight"] if now else "-",
         "training loss": _number(status.get("loss")),
         "staleness": _number(status.get("staleness")),
-        "privacy of the device that lost most": _epsilon(status.get("rho")),
-        "unseen devices": loss_text(status.get("evaluation") or {}),
-        "round trip p50 / p99": " / ".join(f"{status.get(f'round_trip_{p}', 0) * 1e3:.0f}" for p in ("p50", "p99"))
-        + " ms",
-        "refused": ", ".join(f"{v} {k}" for k, v in (status.get("refusals") or {}).items()) or "0",
+        "privacy of the device that lost most": "-" if status.get("rho") is None else epsilon_text(status["rho"]),
+        "unseen devices": loss_text(status["evaluation"]),
+        "round trip p50 / p99": f"{status['round_trip_p50'] * 1e3:.0f} / {status['round_trip_p99'] * 1e3:.0f} ms",
+        "refused": ", ".join(f"{v} {k}" for k, v in status["refusals"].items()) or "0",
     }
     for name, value in rows.items():
         table.add_row(name, escape(str(value)))
-    states = Counter(f"{d['state']} {d.get('role', '')}".strip() for d in snapshot.devices.values())
+    states = Counter(f"{d['state']} {d.get('role', '')}".strip() for d in known.values())
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
     devices = Table(title=f"Devices: {escape(counted)}")
     devices.add_column("id", overflow="fold")  # an id that is cut is of no use
     for column in ("state", "role", "platform", "library", "RAM for a model", "error"):
         devices.add_column(column)
-    for device_id, device in sorted(snapshot.devices.items(), key=lambda item: (item[1]["state"], item[0]))[:most]:
+    for device_id, device in sorted(known.items(), key=lambda item: (item[1]["state"], item[0]))[:most]:
         ram = device.get("ram") or 0
         devices.add_row(
             device_id,
@@ -92,18 +97,9 @@ def _view(settings: Config, snapshot: Snapshot, most: int) -> Group:
             f"{ram:,} bytes" if ram else "not limited" if device["state"] == "online" else "",
             escape(device.get("error") or device.get("notice", "")),
         )
-    if len(snapshot.devices) > most:
-        devices.caption = f"{len(snapshot.devices) - most} more; --devices shows them"
+    if len(known) > most:
+        devices.caption = f"{len(known) - most} more; --devices shows them"
     return Group(table, devices)
-
-
-def _epsilon(rho: float | None) -> str:
-    if rho is None:
-        return "-"
-    try:
-        return f"epsilon {epsilon_of(rho):.4g} at delta {DELTA:g}"
-    except CoordinatorError:
-        return f"rho {rho:.4g}; pip install 'tinyreptile[privacy]' for its epsilon"
 
 
 def _number(value: float | None) -> str:

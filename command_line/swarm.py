@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
+import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from coordinator.errors import ConfigError, CoordinatorError
-from coordinator.observer import watch
+from coordinator.observer import FIRST_SECONDS, SILENT_SECONDS, watch
+from coordinator.operator import other_runs
+from tinyreptile.messages import CLIENT_ID
 
-from .console import RunProgress, configure_logging, out
+from .console import RunProgress, configure_logging, err, goes_on, no_run, out, without_numba
 from .options import (
     TASK_HELP,
     Connection,
     CredentialsOption,
     DataOption,
+    DeviceClientIdOption,
     VerboseOption,
     connected,
+    device_client_id,
 )
+from .signals import stopping
+
+if TYPE_CHECKING:
+    from simulator.processes import SwarmProcesses
+    from simulator.swarm import SwarmSpec
 
 
 @connected
@@ -41,6 +52,7 @@ def command(
             help="Of the devices' ids \\[default: the task]; --credentials has names of its own.", show_default=False
         ),
     ] = None,
+    device_client_ids: DeviceClientIdOption = CLIENT_ID,
     think: Annotated[float, typer.Option(min=0, help="Mean seconds that a piece of training takes.")] = 0.0,
     latency: Annotated[float, typer.Option(min=0, help="Seconds that messages from the broker are late.")] = 0.0,
     drop_out: Annotated[
@@ -74,6 +86,7 @@ def command(
     if fleet and connection.config is None:  # what the observer may see is what is watched here
         connection = replace(connection, config=load(fleet).observer(connection.run))
     settings = connection.settings()
+    without_numba("swarm")
     spec = SwarmSpec(
         run=settings.run.name,
         broker=settings.broker,
@@ -84,8 +97,10 @@ def command(
         data=data,
         ram=ram,
         prefix=prefix,
+        client_id=device_client_id(device_client_ids),
         fleet=fleet,
         privacy=_privacy(privacy_clip, privacy_noise),
+        weights=settings.run.weights,
         conditions=Conditions(think=think, latency=latency, drop_out=drop_out),
     )
     swarm = SwarmProcesses(spec, processes)
@@ -108,29 +123,34 @@ def _privacy(clip: float | None, noise: float | None) -> tuple[float, float] | N
     return clip, noise
 
 
-async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
+async def _run(swarm: SwarmProcesses, spec: SwarmSpec, stay: bool) -> str | None:
     """Watch the run and the devices until there is nothing left to do; returns what stood in the way, if anything."""
     from simulator.swarm import Swarm
 
     Swarm(spec)  # a mistake in the task or the names shows before any process starts
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
     last: dict[str, Any] = {}
+    heard = 0.0  # when the last status came
+    lost: str | None = None
     finished_before = False
-    with RunProgress({spec.run: 0}) as progress:
+    with stopping(stop.set), RunProgress({spec.run: 0}) as progress:
 
         def show(status: dict[str, Any], retained: bool) -> None:
+            nonlocal heard
             first = not last
-            last.update(status)
+            heard = time.monotonic()
+            if status["state"] == "offline" and status["boot"] == last.get("boot"):
+                last["state"] = status["state"]  # the rest of the will is as old as the coordinator's connection
+            else:
+                last.clear()
+                last.update(status)
             if status["state"] == "finished" and not stay:
                 if first and retained:
                     nonlocal finished_before
                     finished_before = True
                 stop.set()
 
-        watching = asyncio.create_task(watch(spec.run, spec.broker, show))
+        watching = asyncio.create_task(_watch(spec, show))
         await asyncio.sleep(0)
         swarm.start()
         try:
@@ -140,10 +160,17 @@ async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
                 counts = swarm.counts()
                 if counts.unfit == spec.devices + spec.evaluators:
                     break
+                if lost is None and (lost := swarm.lost) is not None:
+                    err.print(f"[bold red]error:[/] {escape(lost)}", soft_wrap=True, highlight=False)
                 note = f"; here {counts.online} online, {counts.accepted} accepted"
-                if not counts.accepted:
-                    note += " (the first time, compiling takes a minute)"
-                if "devices" in last:
+                silent = time.monotonic() - heard
+                if not swarm.ready:
+                    progress.show_compiling(spec.run, swarm.compiling)
+                elif not last:
+                    progress.note(spec.run, f"waiting for a coordinator{note}")
+                elif goes_on(last) and silent > SILENT_SECONDS:
+                    progress.note(spec.run, f"nothing from the coordinator for {silent:.0f} seconds{note}")
+                else:
                     progress.show(last | {"run": spec.run}, note)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.5):
@@ -152,14 +179,35 @@ async def _run(swarm: Any, spec: Any, stay: bool) -> str | None:
             watching.cancel()
             counts = await swarm.stop()
     table = Table(title=f"Swarm of run {spec.run}", show_header=False)
+    table.add_row("took part", f"{counts.took_part} of {spec.devices + spec.evaluators} devices")
     for name, value in vars(counts).items():
-        if name != "online":
+        if name not in ("online", "took_part"):
             table.add_row(name, str(value))
     out.print(table)
-    problem: str | None = swarm.problem
     if finished_before:
-        problem = (
+        return (
             f"run {spec.run} has finished already, with {last['updates']} updates; "
             "serve it again with more --rounds, or wait for that with --stay"
         )
-    return problem
+    return swarm.problem or lost
+
+
+async def _watch(spec: SwarmSpec, show: Callable[[dict[str, Any], bool], None]) -> None:
+    """Call ``show`` as `watch` does, for ever; say that nobody serves the run if nothing is heard of it at first.
+
+    One session follows on the other: they may have one client id, of which a broker keeps one.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_SECONDS) as limit:
+
+            def show_all(status: dict[str, Any], retained: bool) -> None:
+                limit.reschedule(None)
+                show(status, retained)
+
+            await watch(spec.run, spec.broker, show_all)
+    with contextlib.suppress(CoordinatorError):
+        found = await other_runs(spec.broker)
+        if found is None or spec.run not in found:
+            text = escape(no_run(spec.run, spec.broker, found))
+            err.print(f"[bold yellow]warning:[/] {text}\nIts devices wait for it.", soft_wrap=True, highlight=False)
+    await watch(spec.run, spec.broker, show)

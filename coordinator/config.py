@@ -1,7 +1,7 @@
 """The configuration of a coordinator: one TOML file, then the environment, then the command line, each checked.
 
 An environment variable names its key in capitals after ``TINYREPTILE_``, with two underscores between table and key:
-``TINYREPTILE_BROKER__HOST=broker.example``. Its value is read as in the file, or as text where that is no TOML.
+``TINYREPTILE_BROKER__HOST=broker.example``. Its value is read by the type of its key; an empty one is not set.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tinyreptile import messages
 from tinyreptile.model import Model
@@ -20,10 +20,21 @@ from tinyreptile.model import Model
 from .errors import ConfigError
 
 _PREFIX = "TINYREPTILE_"
+_SHOWN = 200  # characters of a value in a message
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:  # Python has them for 1 and 0
+            raise ValueError(f"must be a number, not {str(value).lower()}")
+        if "\0" in (str(value) if isinstance(value, str | Path) else ""):
+            raise ValueError("must not contain the character U+0000")
+        return value
 
 
 class RunConfig(_Table):
@@ -71,13 +82,25 @@ class BrokerConfig(_Table):
     tls_cert: Path | None = Field(None, description="PEM file of the certificate that this client shows")
     tls_key: Path | None = Field(None, description="PEM file of that certificate's private key")
     keepalive: int = Field(30, ge=5, le=3600, description="seconds")
+    client_id: str | None = Field(
+        None, min_length=1, max_length=128, description="of this client alone; unset: another one for each connection"
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _legal_host(cls, value: str) -> str:
+        try:
+            value.encode("idna")
+        except UnicodeError:
+            raise ValueError(f"no host can have the name {value!r}") from None
+        return value
 
     def password(self) -> str | None:
         """The first line of `password_file`; raises `ConfigError` if it can't be read."""
         if self.password_file is None:
             return None
         try:
-            return self.password_file.read_text().splitlines()[0]
+            return self.password_file.read_text(encoding="utf-8-sig").splitlines()[0]
         except (OSError, UnicodeDecodeError, IndexError):
             raise ConfigError(
                 f"broker.password_file: {self.password_file} can't be read; its first line must be the password"
@@ -94,7 +117,7 @@ class LearningConfig(_Table):
     beta: float = Field(0.005, gt=0, le=1, description="a device's learning rate")
     bits: Literal[16, 8, 4] = Field(8, description="bits of each number of a delta on the wire")
     top: float = Field(1.0, gt=0, le=1, description="share of a delta's numbers that is sent, the largest ones")
-    encoding: Literal["int16", "int8"] = Field("int16", description="format of the initialization on the wire")
+    encoding: Literal["int16", "int8"] = Field("int8", description="format of the initialization on the wire")
     alpha: float = Field(0.3, gt=0, le=1, description="weight of an update in the initialization, at first")
     alpha_end: float = Field(0.0, ge=0, le=1, description="and at the end of the run")
     schedule: Literal["constant", "linear", "cosine", "cooldown"] = Field("linear", description="how alpha gets there")
@@ -106,9 +129,8 @@ class LearningConfig(_Table):
     hinge_slope: float = Field(0.25, ge=0, description="hinge: 1 / (1 + slope (tau - free))")
     deadline: float = Field(60.0, gt=0, le=1_000_000, description="seconds a device has for its work")
     publish_interval: float = Field(
-        0.05, ge=0, le=3600, description="asynchronous: seconds between two versions on the wire"
+        1.0, ge=0, le=3600, description="seconds between two versions that are published for whoever only reads"
     )
-    fetch_seconds: float = Field(5.0, ge=0.1, le=3600, description="how long a version stays whole for its readers")
 
     @model_validator(mode="after")
     def _chained(self) -> LearningConfig:
@@ -123,16 +145,32 @@ class GuardsConfig(_Table):
     rate: float = Field(50.0, ge=0, le=1_000_000, description="messages a second from one device; 0: no limit")
     burst: int = Field(2000, ge=1, le=1_000_000, description="messages from one device at once")
     devices: int = Field(10_000, ge=1, le=1_000_000, description="devices known at most, others are not heard")
+    share: float = Field(4.0, ge=0, description="times an equal share of updates that a device makes at most; 0: any")
     clip: float = Field(4.0, ge=0, description="times the median norm that a delta is scaled down to; 0: never")
     refuse: float = Field(100.0, ge=0, description="times the median norm beyond which it is refused; 0: never")
     repeats: bool = Field(True, description="refuse a delta that its device has sent before")
     strikes: int = Field(10, ge=0, description="refused updates until a device is quarantined; 0: never")
+    reputation: bool = Field(False, description="devices that pull elsewhere than the others count less, or nothing")
+    trusted: list[str] = Field([], description="ids of devices in the operator's own hands: they always count")
     combine: Literal["mean", "median", "trimmed"] = Field("mean", description="how a batch of deltas becomes one")
     buffer: int = Field(1, ge=1, le=1000, description="asynchronous: updates combined into one version")
-    drift: float = Field(0.0, ge=0, description="an evaluation so many times worse than the best of ten: alarm; 0: off")
+    drift: float = Field(3.0, ge=0, description="an evaluation so many times worse than the best of ten: alarm; 0: off")
     on_drift: Literal["tell", "hold", "rollback"] = Field(
-        "hold", description="then tell, hold the run, or roll back to the best of them"
+        "rollback", description="then tell, hold the run, or roll back to the best of them"
     )
+
+    @field_validator("trusted")
+    @classmethod
+    def _legal_ids(cls, value: list[str]) -> list[str]:
+        for device in value:
+            messages.check_id(device, "a trusted device's id")
+        return value
+
+    @model_validator(mode="after")
+    def _with_reputation(self) -> GuardsConfig:
+        if self.trusted and not self.reputation:
+            raise ValueError("trusted devices say something of the others where reputation is true")
+        return self
 
     @model_validator(mode="after")
     def _in_order(self) -> GuardsConfig:
@@ -172,6 +210,7 @@ class EvaluationConfig(_Table):
     shots: int = Field(10, ge=1, le=1_000_000, description="distinct support samples")
     queries: int = Field(50, ge=1, le=1_000_000, description="samples the loss is measured on")
     beta: float | None = Field(None, gt=0, le=1, description="learning rate of the adaptation; unset: learning.beta")
+    best: bool = Field(True, description="end the run with the best version that was evaluated, else with the last")
 
 
 class Config(_Table):
@@ -189,6 +228,21 @@ class Config(_Table):
     def _encodable(self) -> Config:
         if self.run.weights == "int8" and self.learning.encoding != "int8":
             raise ValueError('learning.encoding must be "int8" where run.weights is "int8"')
+        return self
+
+    @model_validator(mode="after")
+    def _combinable(self) -> Config:
+        mode, buffer, combine = self.learning.mode, self.guards.buffer, self.guards.combine
+        if buffer > 1 and mode != "asynchronous":
+            raise ValueError(
+                f'guards.buffer goes with learning.mode "asynchronous", and the mode is "{mode}"'
+                + (", where learning.batch says how many updates are combined" if mode == "batch" else "")
+            )
+        if combine != "mean" and {"serial": 1, "asynchronous": buffer, "batch": self.learning.batch}[mode] == 1:
+            raise ValueError(
+                f'guards.combine "{combine}" takes several updates: name their number with guards.buffer where '
+                'learning.mode is "asynchronous", with learning.batch where it is "batch"'
+            )
         return self
 
     def store_location(self) -> str:
@@ -219,6 +273,12 @@ def changed(config: Config, values: dict[str, Any], asked: Iterable[str] = ()) -
     return _validate("setting", tables)
 
 
+def setting(config: Config, name: str) -> Any:
+    """The value of the key ``name``, table.key."""
+    table, _, key = name.partition(".")
+    return getattr(getattr(config, table), key)
+
+
 def load_config(
     path: Path | None = None,
     overrides: dict[str, dict[str, Any]] | None = None,
@@ -228,30 +288,50 @@ def load_config(
 
     Raises `ConfigError` with one sentence for each mistake.
     """
-    from_file: dict[str, Any] = {}
-    if path is not None:
-        try:
-            from_file = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise ConfigError(f"configuration file {path}: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from None
-        _locate(from_file, path.parent)
     merged: dict[str, Any] = {}
     sources = [
         ("defaults", defaults or {}),
-        (str(path), from_file),
+        (str(path), _read(path) if path is not None else {}),
         ("environment", _environment()),
         ("command line", overrides or {}),
     ]
+    problem: ConfigError | None = None
     for name, source in sources:
         for table, values in source.items():
             if isinstance(values, dict) and isinstance(merged.get(table, {}), dict):
                 merged[table] = merged.get(table, {}) | values
             else:
                 merged[table] = values
-        _validate(name, merged)
-    return _validate("configuration", merged)
+        try:
+            config = _validate(name, merged)
+        except ConfigError as error:  # a later source may put it right
+            problem = problem or error
+        else:
+            problem = None
+    if problem:
+        raise problem
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tables of the TOML file ``path``."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin it with a mark
+    except OSError as error:
+        raise ConfigError(f"configuration file {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"configuration file {path} is not valid TOML: {_fault(error)}") from None
+    _locate(tables, path.parent)
+    return tables
+
+
+def _fault(error: Exception) -> str:
+    """Why text can't be read as TOML, in words."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text in UTF-8 ({error.reason} at byte {error.start})"
+    if isinstance(error, RecursionError):
+        return "values are nested too deep in it"
+    return str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a number in it has too many digits"
 
 
 def _locate(tables: dict[str, Any], folder: Path) -> None:
@@ -268,17 +348,29 @@ def _environment() -> dict[str, dict[str, Any]]:
     tables: dict[str, dict[str, Any]] = {}
     for name, text in os.environ.items():
         table, separator, key = name.removeprefix(_PREFIX).lower().partition("__")
-        if name.startswith(_PREFIX) and separator:
-            tables.setdefault(table, {})[key] = value_of(text)
+        if name.startswith(_PREFIX) and separator and text:
+            tables.setdefault(table, {})[key] = value_of(f"{table}.{key}", text)
     return tables
 
 
-def value_of(text: str) -> Any:
-    """``text`` read as in the file, or as it is where that is no TOML."""
+def value_of(name: str, text: str) -> Any:
+    """``text`` as the value of the key ``name``, table.key: itself where a text is wanted, else read as in the file.
+
+    A text may be in quotation marks as in the file, too. What is no TOML is returned as it is.
+    """
+    table, _, key = name.partition(".")
+    holder: Any = Config.model_fields[table].annotation if table in Config.model_fields else _Table
+    field = holder.model_fields.get(key)
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
         return text
+    return text if field and _is_text(field.annotation) and not isinstance(value, str) else value
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether values of the type ``kind`` are texts, or paths."""
+    return kind in (str, Path) or any(isinstance(arg, str) or _is_text(arg) for arg in get_args(kind))
 
 
 def _validate(source: str, values: dict[str, Any]) -> Config:
@@ -297,7 +389,7 @@ def _sentence(source: str, item: Any) -> str:
             table = table.model_fields[part].annotation
         return f"{source}: unknown key {key}; known here are {', '.join(table.model_fields)}"
     if item["type"] == "model_type":
-        return f"{source}: {key} is a table, written [{key}], not {item['input']!r}"
+        return f"{source}: {key} is a table, written [{key}], not {_shown(item['input'])}"
     return f"{source}: {complaint(item)}"
 
 
@@ -306,6 +398,17 @@ def complaint(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     given = (
-        "" if isinstance(item["input"], dict | list) or item["type"] == "value_error" else f", not {item['input']!r}"
+        ""
+        if isinstance(item["input"], dict | list) or item["type"] == "value_error"
+        else f", not {_shown(item['input'])}"
     )
     return ": ".join(part for part in (key, text + given) if part)
+
+
+def _shown(value: Any) -> str:
+    """``value`` as a message shows it, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "a value that is too long to show"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

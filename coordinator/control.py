@@ -8,8 +8,9 @@ from typing import Any
 from tinyreptile import reports
 from tinyreptile.messages import MessageError
 
-from .errors import CoordinatorError
+from .errors import CoordinatorError, cut
 from .journal import Journal
+from .mqtt import pack
 from .registry import Device
 from .run import Run
 from .store import Store
@@ -65,7 +66,7 @@ class Control:
             rows = await command(request.get("arguments", {}))
             await self._journal.flush()
         except (CoordinatorError, MessageError) as error:
-            return [{"request": number, "error": str(error)[: reports.LONG_TEXT], "left": 0}]
+            return [{"request": number, "error": cut(str(error), reports.LONG_TEXT), "left": 0}]
         return _messages(number, rows)
 
     # The run
@@ -135,7 +136,7 @@ class Control:
         if not isinstance(reason, str):
             raise CoordinatorError("a reason is a text")
         for device in self._named(arguments):
-            self._run.quarantine(device.id, reason[: reports.TEXT])
+            self._run.quarantine(device.id, cut(reason, reports.TEXT))
         return []
 
     async def _release(self, arguments: Row) -> list[Row]:
@@ -156,9 +157,19 @@ class Control:
 
 
 def _row(device: Device) -> Row:
-    now = {name: getattr(device, name) for name in ("state", "work", "error", "clip", "noise")}
+    names = ("state", "work", "error", "notice", "trouble", "saturated", "clip", "noise")
+    now = {name: getattr(device, name) for name in names}
     known = vars(device.known()) | now
     return {name: value for name, value in known.items() if value not in ("", 0)} | {"device": device.id}
+
+
+def _fitting(row: Row) -> tuple[Row, int]:
+    """``row``, with its longest texts cut until it fits a message, and its bytes: others may have written them."""
+    while (size := len(pack(row))) > ANSWER_BYTES:
+        texts = {name: value for name, value in row.items() if isinstance(value, str)}
+        longest = max(texts, key=lambda name: len(texts[name].encode()))
+        row = row | {longest: cut(texts[longest], len(texts[longest].encode()) // 2)}
+    return row, size
 
 
 def _messages(number: int, rows: list[Row]) -> list[dict[str, Any]]:
@@ -167,7 +178,7 @@ def _messages(number: int, rows: list[Row]) -> list[dict[str, Any]]:
     part: list[Row] = []
     size = 0
     for index, row in enumerate(rows):
-        more = sum(len(str(name)) + len(str(value)) + 16 for name, value in row.items())
+        row, more = _fitting(row)
         if part and size + more > ANSWER_BYTES:
             messages.append({"request": number, "rows": part, "left": len(rows) - index})
             part, size = [], 0

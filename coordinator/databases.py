@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import secrets
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -20,9 +23,11 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from .errors import StoreError
+from .schema import APPLICATION_ID
 
 BUSY_SECONDS = 5  # to wait for another program that reads or copies the file
-APPLICATION_ID = 0x54526570  # "TRep", by which file(1) and others may tell an SQLite file's owner
+FULL_BYTES = 256 << 10  # that a disk has free, at most, where it is the reason that nothing can be written
+LOG_BYTES = 8 << 20  # of SQLite's log that stay, however large a reader has made it grow
 LOCK_SECONDS = 2.0  # a server may take so long to notice that who had the lock has died
 
 
@@ -61,9 +66,12 @@ class Database:
         """What a transaction begins with."""
 
 
-def connect(location: str, run: str) -> Database:
-    """The database at ``location``, for ``run``; raises `StoreError` if another coordinator has it."""
-    return PostgreSQL(_url(location), run) if "://" in location else SQLite(Path(location))
+def connect(location: str, run: str, create: bool) -> Database:
+    """The database at ``location``, for ``run``; raises `StoreError` if another coordinator has it.
+
+    Unless it is to ``create`` a store nothing is made where there is none.
+    """
+    return PostgreSQL(_url(location), run, create) if "://" in location else SQLite(Path(location))
 
 
 def location_text(location: str) -> str:
@@ -78,6 +86,10 @@ def _url(location: str) -> URL:
         url = None
     if url is None or url.drivername not in ("postgresql", "postgres") or not url.database:
         raise StoreError("a store is a file, or postgresql://[USER@]HOST[:PORT]/DATABASE")
+    try:
+        (url.host or "").encode("idna")
+    except UnicodeError:
+        raise StoreError(f"the store's host: no host can have the name {url.host!r}") from None
     return url.set(drivername="postgresql+psycopg")
 
 
@@ -92,6 +104,7 @@ class SQLite(Database):
         self._engine = sql.create_engine(URL.create("sqlite", database=str(path)))
         sql.event.listen(self._engine, "connect", self._prepare)
         try:
+            make_private(path.resolve())
             self._writer = self._engine.connect()
         except BaseException:
             self._lock.release()
@@ -102,6 +115,7 @@ class SQLite(Database):
         connection.isolation_level = None  # transactions begin where we say
         connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
 
     def adopt(self) -> None:  # noqa: D102 - as the base says
         self._writer.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -117,20 +131,40 @@ class SQLite(Database):
         self._lock.release()
 
 
-class _FileLock:
-    """A lock beside ``path`` that ends with the process, and leaves no file behind."""
+def make_private(path: Path) -> None:
+    """Make ``path`` an empty file if there is none: its owner's alone, whatever the umask, and so is SQLite's log."""
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreError(f"the store {path} can't be used: {error.strerror}") from None
+    os.fchmod(file, 0o600)
+    os.close(file)
 
-    def __init__(self, path: Path) -> None:
+
+class _FileLock:
+    """A lock beside ``path`` that ends with the process, and leaves no file behind.
+
+    Anybody may open it, and holds the lock while he has it open: one that a killed process has left is no hindrance,
+    whoever that ran as. With ``make`` false nothing is written: where there is no such file, nobody has the lock.
+    """
+
+    def __init__(self, path: Path, *, make: bool = True) -> None:
         self._path = path.with_name(path.name + ".lock")
+        self._file = -1
+        self._made = make
         while True:
             try:
-                self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+                self._file = self._open(make)
+                if self._file < 0:
+                    return
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(self._file)
                 raise _in_use(str(path)) from None
             except OSError as error:
-                raise StoreError(f"the store {path} can't be used: {error.strerror}") from None
+                raise StoreError(f"the store {path} can't be used: {self._reason(error)}") from None
             try:
                 if self._path.stat().st_ino == os.fstat(self._file).st_ino:
                     return
@@ -138,9 +172,35 @@ class _FileLock:
                 pass
             os.close(self._file)
 
+    def _open(self, make: bool) -> int:
+        """Open the file that is there, or a new one; -1 if there is none and none is to be made."""
+        with suppress(FileNotFoundError):
+            try:
+                return os.open(self._path, os.O_RDWR)
+            except PermissionError:
+                return os.open(self._path, os.O_RDONLY)  # another user's
+        if not make:
+            return -1
+        try:
+            file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+        except FileExistsError:  # just now
+            return self._open(make)
+        os.fchmod(file, 0o644)
+        return file
+
+    def _reason(self, error: OSError) -> str:
+        if not isinstance(error, PermissionError) or not self._path.exists():
+            return str(error.strerror)
+        owner = str(self._path.stat().st_uid)
+        with suppress(KeyError):
+            owner = pwd.getpwuid(int(owner)).pw_name
+        return f"its lock {self._path} is of the user {owner}; delete it if no coordinator serves this run"
+
     def release(self) -> None:
         if self._file >= 0:
-            self._path.unlink(missing_ok=True)
+            if self._made:
+                with suppress(OSError):  # another user's, in a folder where only its owner may delete it
+                    self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
 
@@ -148,11 +208,13 @@ class _FileLock:
 class PostgreSQL(Database):
     """A schema of the run's own. The lock goes with the connection that writes."""
 
-    def __init__(self, url: URL, run: str) -> None:
+    def __init__(self, url: URL, run: str, create: bool) -> None:
         try:
             import psycopg  # noqa: F401 - the engine's driver
         except ImportError:
-            raise StoreError("a store in PostgreSQL needs the package psycopg: pip install psycopg[binary]") from None
+            raise StoreError(
+                "a store in PostgreSQL needs the package psycopg: pip install 'tinyreptile[postgresql]'"
+            ) from None
         self._where = url.render_as_string(hide_password=True)
         self._schema = f"tinyreptile_{run}"
         self._name = f"tinyreptile {run} {secrets.token_hex(4)}"
@@ -162,14 +224,18 @@ class PostgreSQL(Database):
             connect_args={"options": options, "application_name": self._name, "connect_timeout": BUSY_SECONDS},
             pool_pre_ping=True,
         )
-        self._writer = self._connect()
+        self._writer = self._connect(create)
 
-    def _connect(self) -> sql.Connection:
-        """A connection with the lock; raises `StoreError` if another coordinator has it."""
+    def _connect(self, create: bool = False) -> sql.Connection:
+        """A connection with the lock; raises `StoreError` if another coordinator has it, or there is no store."""
         writer = self._engine.connect()
         try:
             with writer.begin():
-                writer.exec_driver_sql(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
+                there = sql.text("SELECT count(*) FROM pg_namespace WHERE nspname = :schema")
+                if not writer.execute(there, {"schema": self._schema}).scalar_one():
+                    if not create:
+                        raise StoreError(f"there is no store of this run at {self._where}")
+                    writer.exec_driver_sql(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
                 # A session of ours whose connection was lost may live on at the server, with the lock.
                 others = sql.text(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -196,6 +262,29 @@ class PostgreSQL(Database):
             self._writer.close()
             self._writer = self._connect()
         return self._writer
+
+
+@contextmanager
+def snapshot(path: Path) -> Iterator[Path]:
+    """A copy of the store in the file ``path``, which goes with the context; ``path`` and its folder are only read.
+
+    Raises `StoreError` if a coordinator has it, or it can't be read.
+    """
+    if not path.is_file():
+        raise StoreError(f"there is no store at {path}")
+    with tempfile.TemporaryDirectory(prefix="tinyreptile-") as folder:
+        copy = Path(folder) / path.name
+        lock = _FileLock(path.resolve(), make=False)
+        try:
+            for suffix in ("", "-wal"):
+                part = path.resolve().with_name(path.resolve().name + suffix)
+                if part.exists() or not suffix:
+                    shutil.copyfile(part, copy.with_name(copy.name + suffix))
+        except OSError as error:
+            raise StoreError(f"{path} can't be copied to {folder} to be checked: {error.strerror}") from None
+        finally:
+            lock.release()
+        yield copy
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
@@ -256,18 +345,38 @@ def _copied(source: Path, target: Path, *, alone: bool = False) -> Iterator[Path
     """
     mode = "ro&immutable=1" if alone else "ro"
     unfinished = target.with_name(target.name + ".unfinished")
+    parts = [unfinished.with_name(unfinished.name + suffix) for suffix in ("", "-journal", "-wal", "-shm")]
     try:
-        unfinished.unlink(missing_ok=True)
+        for part in parts:
+            part.unlink(missing_ok=True)
         with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode={mode}", uri=True)) as database:
             if database.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise StoreError(f"{source} is no store of this coordinator's")
+            make_private(unfinished)
             with closing(sqlite3.connect(unfinished)) as copy:
                 database.backup(copy)
         yield unfinished
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"{source} can't be copied to {target}: {error}") from None
+        reason = disk_full(error, target.resolve().parent) or str(error)
+        raise StoreError(f"{source} can't be copied to {target}: {reason}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def disk_full(error: BaseException | None, folder: Path) -> str:
+    """Return that the disk of ``folder`` is full if ``error`` comes of that, in words; empty if it does not.
+
+    SQLite says "disk I/O error" where its log or its index can't grow.
+    """
+    name = getattr(error, "sqlite_errorname", "")
+    if not name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")):
+        return ""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    return f"the disk of {folder} is full" if free < FULL_BYTES else ""
 
 
 def _in_use(where: str) -> StoreError:

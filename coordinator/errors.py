@@ -15,9 +15,25 @@ class BrokerError(CoordinatorError):
     """The broker is not there, or refuses this client."""
 
 
+class DeniedError(BrokerError):
+    """The broker does not let this client read or write a topic."""
+
+
 class StoreError(CoordinatorError):
     """A store that can't be opened, is damaged, or belongs to another run."""
 
 
 class StoreUnavailable(StoreError):
     """A store that can't be used just now: its disk is full, or its server away. It may come back."""
+
+
+def failure_text(error: BaseException) -> str:
+    """Return what a run has ended for, in a sentence."""
+    if isinstance(error, CoordinatorError):
+        return str(error)
+    return f"a fault of this program ({type(error).__name__}{f': {error}' if str(error) else ''})"
+
+
+def cut(text: str, size: int) -> str:
+    """Return as much of ``text`` as has at most ``size`` bytes in a message."""
+    return text.encode(errors="replace")[:size].decode(errors="ignore")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyreptile import messages, reports
+from tinyreptile.evaluation import COUNTED_CLASSES
 
 from .entries import Evaluated
 from .guards import drifted
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     from .run import Run
 
 DRIFT_WINDOW = EVALUATED_KEPT - 1  # evaluations that the last is compared with, as far as one can go back
+CHANCE = 0.05  # share of the last loss by which an earlier one may be lower by chance
 LINGER = 30.0  # seconds that a finished run waits for held-out devices which are away
 
 
 def check_evaluation(message: Any, classes: int) -> dict[str, Any]:
     """``message`` if it is an evaluation of a model of ``classes`` classes (0: regression), else `MessageError`."""
     evaluation: dict[str, Any] = messages.check(reports.EVALUATION, message)
+    if classes > COUNTED_CLASSES:
+        classes = 0
     for name in ("seen", "hits_before", "hits_after"):
         counts = reports.check_ints(name, evaluation.setdefault(name, []), 0, 1_000_000)
         if len(counts) != classes:
@@ -106,8 +110,8 @@ class Evaluations:
         if self._round is None:
             if not self._due():
                 return
-            self._round = EvaluationRound(run.updates, run.publication.version)
-            run.keep_published()
+            self._round = EvaluationRound(run.updates, run.version)
+            run.keep_version()
             for device in run.registry.idle(messages.EVALUATE):
                 self._round.waiting.add(run.issue(device, messages.EVALUATE).id)
         if not self._round.waiting:
@@ -115,10 +119,10 @@ class Evaluations:
 
     def _due(self) -> bool:
         run, every = self._run, self._run.config.evaluation.every
-        if self._at == run.updates or run.publication.version < 0:
+        if self._at == run.updates or run.published_version < 0:
             return False
         if run.rounds_left == 0:
-            return not run.lagging and not self._absent()
+            return not self._absent()
         return bool(every) and run.updates // every != self._at // every
 
     def _absent(self) -> bool:
@@ -152,6 +156,21 @@ class Evaluations:
             self._remember(summary)
             self._run.record(Evaluated(ended.updates, ended.version, summary, time.time()))
             self._mind_drift()
+            if self._run.rounds_left == 0 and self._run.config.evaluation.best:
+                self._end_with_best(summary)
+
+    def _end_with_best(self, last: dict[str, Any]) -> None:
+        """Go back to the best version if the ``last`` one is worse by more than chance.
+
+        What fewer devices found does not count.
+        """
+        there = self._run.evaluated_versions()
+        comparable = [s for s in self.summaries if s["version"] in there and s["devices"] >= last["devices"]]
+        best = min(comparable, key=lambda summary: summary["after"], default=last)
+        if best["after"] < (1 - CHANCE) * last["after"]:
+            self._run.end_with(
+                best["version"], f"loss {last['after']:.4g} on unseen devices, {best['after']:.4g} at {best['version']}"
+            )
 
     def _mind_drift(self) -> None:
         """Raise the alarm if the last evaluation was much worse than the best before it."""
@@ -162,4 +181,6 @@ class Evaluations:
         text = f"loss {self._losses[-1][1]:.4g} on unseen devices, {loss:.4g} at version {best}"
         self._run.drifted(text, best)
         if guards.on_drift == "rollback":
-            del self._losses[-1]
+            # What the best version comes to from now on is the new measure: if the devices' data have changed, it is as
+            # bad as the last one, and to go back again and again would stop learning for good.
+            self._losses.clear()

@@ -8,22 +8,62 @@ from __future__ import annotations
 
 from binascii import crc32
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
 
 from .config import GuardsConfig
+from .reputation import Reputation
 from .rules import Weights
 from .work import Refusal
 
+RESTORED = 1000  # latest updates that a coordinator that starts anew looks at
 WINDOW = 200  # latest updates whose norms the median is taken of
 FEWEST = 20  # of them until it says anything; before, this share of the initialization's norm stands for it
 SHARE = 1 / 16
 REMEMBERED = 8  # deltas of each device that are not taken again
+TELLING_BYTES = 16  # of a delta and its gains; honest devices come to the same in fewer by chance
 
 # Refusals that an honest device does not earn; the others are bad luck: lateness, a restart.
 STRIKES = frozenset({"malformed", "wrong size", "wrong version", "not its work", "too large", "repeated delta"})
+
+
+class NormGuard:
+    """What the norms of the latest deltas say of the next one.
+
+    Attributes:
+        clip, refuse: times the median norm that a delta is scaled down to, and beyond which it is refused; 0: never.
+        norms: of the latest deltas that were taken, the oldest first.
+    """
+
+    def __init__(self, clip: float, refuse: float) -> None:
+        self.clip = clip
+        self.refuse = refuse
+        self.norms: deque[float] = deque(maxlen=WINDOW)
+
+    def scale(self, norm: float, weights: Weights, noise: float = 0.0) -> float:
+        """Return what a delta of ``norm`` is multiplied by, at most 1; raise `Refusal` if it is refused.
+
+        ``weights`` is the present initialization, (parameters,). A norm of ``noise`` is nothing that the device could
+        help: it is not refused for it, though it is scaled down.
+        """
+        if norm == 0.0:
+            return 1.0
+        usual = median(self.norms) if len(self.norms) >= FEWEST else SHARE * norm_of(weights)
+        if self.refuse and norm > self.refuse * max(usual, noise):
+            raise Refusal("too large", f"a delta of norm {norm:.3g} where {usual:.3g} is usual")
+        return min(1.0, self.clip * usual / norm) if self.clip else 1.0
+
+
+def fingerprint(packed: bytes, gains: Sequence[int]) -> int | None:
+    """Return a number that tells a packed delta from others; None where equal ones may well be chance.
+
+    ``gains`` belong to it: with few bits and few cells all that was learned may be in them.
+    """
+    if not any(packed) or len(packed) + 2 * len(gains) < TELLING_BYTES:
+        return None
+    return crc32(packed, crc32(np.asarray(gains, "<u4").tobytes()))
 
 
 class Guards:
@@ -31,71 +71,63 @@ class Guards:
 
     def __init__(self, config: GuardsConfig) -> None:
         self.config = config
-        self._norms: deque[float] = deque(maxlen=WINDOW)
-        self._deltas: dict[str, deque[tuple[int, int]]] = {}  # of each device: (checksum, version learned from)
+        self._norms = NormGuard(config.clip, config.refuse)
+        self._reputation = Reputation()
+        self._deltas: dict[str, deque[tuple[int, int]]] = {}  # of each device: (fingerprint, version learned from)
 
     def scale(
-        self, device: str, packed: bytes, version: int, norm: float, weights: Weights, noise: float = 0.0
+        self, device: str, same: int | None, version: int, norm: float, weights: Weights, noise: float = 0.0
     ) -> float:
         """What the delta of ``norm`` is to be multiplied with, at most 1; raises `Refusal` if it is not to be taken.
 
-        ``packed`` is the delta as it came from ``device``, learned from ``version``; ``weights`` is the present
+        ``same`` is the `fingerprint` of what came from ``device``, learned from ``version``; ``weights`` is the present
         initialization, (parameters,). A norm of ``noise`` is nothing that the device could help: it is not refused
         for it, though it is scaled down.
         """
-        same = crc32(packed)
-        if self.config.repeats and any(packed):
+        if self.config.repeats and same is not None:
             for earlier, learned_from in self._deltas.get(device, ()):
                 if earlier == same and learned_from != version:
                     raise Refusal("repeated delta", "the very delta that it sent before")
-        if norm == 0.0:
-            return 1.0
-        usual = median(self._norms) if len(self._norms) >= FEWEST else SHARE * norm_of(weights)
-        if self.config.refuse and norm > self.config.refuse * max(usual, noise):
-            raise Refusal("too large", f"a delta of norm {norm:.3g} where {usual:.3g} is usual")
-        return min(1.0, self.config.clip * usual / norm) if self.config.clip else 1.0
+        self._norms.clip, self._norms.refuse = self.config.clip, self.config.refuse
+        return self._norms.scale(norm, weights, noise)
 
-    def accepted(self, device: str, packed: bytes | None, version: int, norm: float) -> None:
-        """An update has been taken; ``packed`` is None if its delta is not known any more."""
-        self._norms.append(norm)
-        if packed is not None:
-            self._deltas.setdefault(device, deque(maxlen=REMEMBERED)).append((crc32(packed), version))
+    def accepted(self, device: str, same: int | None, version: int, norm: float) -> None:
+        """Remember an update that has been taken; ``same`` is the `fingerprint` of its delta, if there is one."""
+        self._norms.norms.append(norm)
+        if same is not None:
+            self._deltas.setdefault(device, deque(maxlen=REMEMBERED)).append((same, version))
+
+    def weight(self, device: str, delta: Weights, norm: float) -> float:
+        """What ``delta`` of that ``norm`` counts, from 0 to 1, by the reputation of its ``device``."""
+        if not self.config.reputation:
+            return 1.0
+        return self._trusting().weight(device, delta, norm)
+
+    def compare(self, device: str, delta: Weights, norm: float) -> list[str]:
+        """Hold a ``delta`` that has been taken against others; returns the devices that count less than half now."""
+        if not self.config.reputation:
+            return []
+        return self._trusting().accepted(device, delta, norm)
+
+    def standing(self, device: str) -> float:
+        """What deltas of ``device`` count, from 0 to 1."""
+        return self._trusting().standing(device) if self.config.reputation else 1.0
+
+    def _trusting(self) -> Reputation:
+        """Reputations by the settings as they are now."""
+        self._reputation.trusted = frozenset(self.config.trusted)
+        return self._reputation
 
     def forget(self, device: str) -> None:
         """``device`` is gone."""
         self._deltas.pop(device, None)
+        self._reputation.forget(device)
 
 
 def norm_of(delta: Weights) -> float:
-    """Euclidean norm of ``delta``, (parameters,)."""
-    return float(np.sqrt(delta @ delta))
-
-
-class RateLimit:
-    """A token bucket for each sender: ``rate`` messages a second, ``burst`` at once; with rate 0 all may pass.
-
-    Senders beyond ``devices`` share one bucket, so that made-up names take no memory. ``config`` says what these three
-    are at the moment.
-    """
-
-    def __init__(self, config: Callable[[], GuardsConfig], clock: Callable[[], float]) -> None:
-        self._config = config
-        self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and when that was so
-
-    def admits(self, sender: str) -> bool:
-        """Whether a message of ``sender`` may pass now."""
-        config = self._config()
-        if not config.rate:
-            return True
-        if sender not in self._buckets and len(self._buckets) >= config.devices:
-            sender = ""
-        now = self._clock()
-        tokens, then = self._buckets.get(sender, (float(config.burst), now))
-        tokens = min(float(config.burst), tokens + (now - then) * config.rate)
-        admitted = tokens >= 1.0
-        self._buckets[sender] = (tokens - admitted, now)
-        return admitted
+    """Return the Euclidean norm of ``delta``, (parameters,)."""
+    # Not by a product of vectors: that wakes all of BLAS's threads, which then spin for longer than the sum takes.
+    return float(np.sqrt(np.square(delta).sum()))
 
 
 def drifted(summaries: list[float], factor: float, window: int) -> bool:

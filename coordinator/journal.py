@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from .entries import Entry, Forgotten, Known
-from .errors import StoreUnavailable
+from .errors import StoreUnavailable, failure_text
 from .histogram import Histogram
 
 _log = logging.getLogger(__name__)
@@ -39,12 +39,13 @@ class Journal:
 
     Attributes:
         problem: why nothing can be written just now; empty if it can.
+        failure: why nothing will be written any more; empty if that is not known.
         seconds, entries: of each transaction.
     """
 
     def __init__(self, store: Writer) -> None:
         self._store = store
-        self.problem = ""
+        self.problem = self.failure = ""
         self.seconds, self.entries = Histogram(SECONDS), Histogram(ENTRIES)
         self._waiting: list[tuple[Entry | None, Callable[[], None] | None]] = []
         self._devices: dict[str, int] = {}  # where in `_waiting` each device's entry is
@@ -86,6 +87,9 @@ class Journal:
                 self._wake.clear()
                 if await self._commit() > 2 and not self._stopped.is_set():
                     await asyncio.sleep(GATHER_SECONDS)  # they come faster than one by one
+        except Exception as error:
+            self.failure = failure_text(error)
+            raise
         finally:
             self._thread.shutdown()
 

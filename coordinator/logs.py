@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+
+QUIET_SECONDS = 60.0  # between two records that somebody else causes, of a kind and a sender
+MOST_RECORDS = 100  # of all senders in as many seconds
+_REMEMBERED = 10_000  # senders and kinds
 
 _run: ContextVar[str] = ContextVar("run", default="")
 
@@ -29,6 +35,38 @@ class RunFilter(logging.Filter):
         """Let every record pass."""
         record.run = _run.get()
         return True
+
+
+class SenderFilter(logging.Filter):
+    """Of records with a ``sender``, who caused them, let one of a kind pass a minute, with a count of the others.
+
+    Of all senders together it lets `MOST_RECORDS` a minute pass. So nobody who sends messages can fill a disk with what
+    is said of them.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._told: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()  # when last, how many since
+        self._minute, self._count = -QUIET_SECONDS, 0  # when it began, how many it has
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether ``record`` is told."""
+        sender = getattr(record, "sender", None)
+        if sender is None:
+            return True
+        key, now = (sender, str(record.msg)), self._clock()
+        then, count = self._told.pop(key, (-QUIET_SECONDS, 0))
+        if now - self._minute >= QUIET_SECONDS:
+            self._minute, self._count = now, 0
+        told = now - then >= QUIET_SECONDS and self._count < MOST_RECORDS
+        self._count += told
+        self._told[key] = (now, 0) if told else (then, count + 1)
+        if len(self._told) > _REMEMBERED:
+            self._told.popitem(last=False)
+        if told and count:
+            record.msg = f"{record.msg} ({count} more since it was last told)"
+        return told
 
 
 class TextFormatter(logging.Formatter):

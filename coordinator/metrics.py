@@ -23,7 +23,7 @@ REASONS = (
     *("malformed", "wrong size", "wrong version", "unknown work", "not its work", "repeated", "late", "lost"),
     *("device error", "too large", "repeated delta", "quarantined", "rolled back", "too many devices"),
 )
-EVENTS = ("setting", "quarantine", "release", "forget", "rollback", "drift")
+EVENTS = ("setting", "quarantine", "release", "forget", "rollback", "drift", "best", "flood", "distrust")
 DROPPED = ("flood", "incoming", "outgoing", "requests")
 ROLES = (messages.TRAIN, messages.EVALUATE)
 STATES = ("online", "unfit", "offline")
@@ -98,9 +98,9 @@ def _tell_run(families: _Families, coordinator: Coordinator) -> None:
     families.counter("updates", "Updates that were accepted, since the run began.", run.updates)
     families.gauge("rounds", "Updates until the run ends; 0: it never ends.", run.config.run.rounds)
     families.gauge("version", "The newest version of the initialization.", run.version)
-    on_the_wire = run.publication.version
+    on_the_wire = run.published_version
     lag = run.version - on_the_wire if on_the_wire >= 0 else 0
-    families.gauge("publish_lag_versions", "Versions by which that on the wire is behind.", lag)
+    families.gauge("publish_lag_versions", "Versions by which the published one is behind.", lag)
     families.gauge("paused", "Whether the run is held: it hands out no work.", run.config.run.paused)
     refusals = {**dict.fromkeys(REASONS, 0), **run.refusals}
     for reason, count in refusals.items():
@@ -111,6 +111,7 @@ def _tell_run(families: _Families, coordinator: Coordinator) -> None:
         families.gauge("work_in_flight", "Work that is out, by kind.", run.book.count(kind), kind=kind)
     families.histogram("staleness_versions", "Versions between what was learned from and the newest.", run.staleness)
     families.histogram("round_trip_seconds", "From a request to its accepted update.", run.round_trip)
+    families.counter("saturated_steps", "Steps of updates in which an activation ended at +-32.", run.saturated)
     if run.losses:
         loss = sum(run.losses) / len(run.losses)
         families.gauge("training_loss", "Mean of the latest 200 updates, each step before it is taken.", loss)

@@ -2,33 +2,78 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
+import secrets
 import socket
+import time
 from typing import Any
 
 import aiomqtt
 import msgpack
+import paho.mqtt.client as paho
 from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
 
-from tinyreptile import messages
+from tinyreptile import reports
 from tinyreptile.messages import MessageError
+from tinyreptile.msgpack import MAX_DEPTH
 
 from . import tls
 from .config import BrokerConfig
-from .errors import BrokerError
+from .errors import BrokerError, CoordinatorError, DeniedError
+
+_log = logging.getLogger(__name__)
+
+SUBSCRIBE_SECONDS = 10.0
+_PROBE_SECONDS = 3.0
+_PACKET_BYTES = reports.MESSAGE_BYTES + 128  # the longest message with its topic, of 104 bytes at most, and header
+_REFUSED = 0x80  # of a subscription, and all codes above
 
 
 def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
     """An aiomqtt client for ``broker``; raises `CoordinatorError` if its files can't be used."""
+    identifier = _client_id(broker)
+    _log.info("connecting to %s:%d with the client id %s", broker.host, broker.port, identifier)
     return aiomqtt.Client(
         broker.host,
         broker.port,
         username=broker.user,
         password=broker.password(),
+        identifier=identifier,
         keepalive=broker.keepalive,
         tls_context=tls.context(broker),
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # else delayed acknowledgements cost 40 ms each
         **options,
     )
+
+
+def _client_id(broker: BrokerConfig) -> str:
+    """The client id that was configured, else a new one of 23 letters and digits, which every broker takes."""
+    return broker.client_id or f"tinyreptile{secrets.token_hex(6)}"
+
+
+async def subscribe(session: aiomqtt.Client, *topics: str) -> None:
+    """Subscribe to ``topics`` at QoS 1; raises `DeniedError` where the broker refuses any of them.
+
+    Others, Mosquitto's access list among them, grant every subscription and send nothing.
+    """
+    try:
+        async with asyncio.timeout(SUBSCRIBE_SECONDS):  # aiomqtt's may swallow a cancellation under Python 3.11
+            codes = await session.subscribe([(topic, 1) for topic in topics], timeout=math.inf)
+    except TimeoutError:
+        raise aiomqtt.MqttError("the broker does not answer a subscription") from None
+    numbers = (code if isinstance(code, int) else code.value for code in codes)
+    refused = [topic for topic, number in zip(topics, numbers, strict=True) if number >= _REFUSED]
+    if refused:
+        raise denied("read", *refused)
+
+
+def denied(access: str, *topics: str) -> DeniedError:
+    """Return the error for ``topics`` to which this client lacks ``access``: read, or write or read."""
+    return DeniedError(f"the broker does not let this client {access} {', '.join(topics)}; check its rights there")
 
 
 def check_files(broker: BrokerConfig) -> None:
@@ -42,13 +87,51 @@ def broker_error(broker: BrokerConfig, error: BaseException) -> BrokerError:
     text = str(error)
     where = f"{broker.host}:{broker.port}"
     if isinstance(error, MqttConnectError):
-        return BrokerError(f"the broker at {where} refused the connection ({text}); check --user and --password-file")
-    if (obstacle := tls.obstacle(broker)) is not None:
+        name = f"the client id {broker.client_id}" if broker.client_id else "client ids that are made up"
+        advice = {
+            133: f"it does not take {name}; give this client the one that it is to have with --client-id",
+            136: "it is not available just now; try again later",
+        }.get(error.rc.value if isinstance(error.rc, ReasonCode) else -1, "check --user and --password-file")
+        return BrokerError(f"the broker at {where} refused the connection ({text}); {advice}")
+    if (obstacle := tls.obstacle(broker) or limit_of(broker)) is not None:
         return BrokerError(f"no session with the broker at {where}: {obstacle}")
     or_tls = "" if broker.tls_ca else ", or its authority with --tls-ca if it speaks TLS"
     return BrokerError(
         f"no broker answers at {where} ({text}); start Mosquitto or name another with --broker HOST:PORT{or_tls}"
     )
+
+
+def limit_of(broker: BrokerConfig) -> str | None:
+    """What the broker does not offer and its clients need, in a sentence; None if nothing is known of that.
+
+    Under MQTT 3.1.1 it only closes the connection. Under MQTT 5, which is tried for this, it says why.
+    """
+    session = paho.Client(CallbackAPIVersion.VERSION2, client_id=_client_id(broker), protocol=paho.MQTTv5)
+    offered: list[dict[str, Any]] = []
+    session.on_connect = lambda *arguments: offered.append(vars(arguments[4]) if arguments[3] == 0 else {})
+    try:
+        session.username_pw_set(broker.user, broker.password())
+        if (context := tls.context(broker)) is not None:
+            session.tls_set_context(context)
+        session.connect(broker.host, broker.port)
+        end = time.monotonic() + _PROBE_SECONDS
+        while not offered and time.monotonic() < end and session.loop(0.1) == paho.MQTT_ERR_SUCCESS:
+            pass
+        session.disconnect()
+    except (OSError, ValueError, CoordinatorError):
+        return None
+    properties = offered[0] if offered else {}
+    if properties.get("RetainAvailable") == 0:
+        return "it does not retain messages, which every run needs; let it (Mosquitto: retain_available true)"
+    if properties.get("MaximumQoS") == 0:
+        return "it takes messages of QoS 0 only; let it take QoS 1 (Mosquitto: max_qos 1)"
+    most = properties.get("MaximumPacketSize", _PACKET_BYTES)
+    if most < _PACKET_BYTES:
+        return (
+            f"it takes packets of {most} bytes at most; let it take {_PACKET_BYTES} "
+            f"(Mosquitto: max_packet_size {_PACKET_BYTES})"
+        )
+    return None
 
 
 def pack(message: dict[str, Any]) -> bytes:
@@ -58,24 +141,31 @@ def pack(message: dict[str, Any]) -> bytes:
 
 
 def unpack(payload: Any) -> Any:
-    """The value in ``payload``; raises `MessageError` if it is too long or not MessagePack.
+    """The value in ``payload``; raises `MessageError` if it is too long, or not MessagePack as the protocol has it.
 
     Texts come without control characters, which a terminal would obey.
     """
-    if not isinstance(payload, bytes | bytearray) or len(payload) > messages.MESSAGE_BYTES:
-        raise MessageError(f"longer than {messages.MESSAGE_BYTES} bytes")
+    if not isinstance(payload, bytes | bytearray) or len(payload) > reports.MESSAGE_BYTES:
+        raise MessageError(f"longer than {reports.MESSAGE_BYTES} bytes")
     try:
-        return _printable(msgpack.unpackb(payload))
-    except (ValueError, msgpack.UnpackException) as error:
+        return _printable(msgpack.unpackb(payload, strict_map_key=False), 0)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a list or a map as a key
         raise MessageError(f"not MessagePack: {error or type(error).__name__}") from None
 
 
-def _printable(value: Any) -> Any:
-    """``value`` with a replacement character for every one in its texts that can't be printed."""
+def _printable(value: Any, depth: int) -> Any:
+    """``value`` with a replacement character for every one in its texts that can't be printed.
+
+    Raises `MessageError` where it is nested too deeply, or has keys that are neither strings nor integers.
+    """
+    if depth > MAX_DEPTH:
+        raise MessageError(f"more than {MAX_DEPTH} levels of nesting")
     if isinstance(value, str):
         return value if value.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in value)
     if isinstance(value, dict):
-        return {_printable(key): _printable(item) for key, item in value.items()}
+        if not all(isinstance(key, str | int) for key in value):
+            raise MessageError("a map's key is a string or an integer")
+        return {_printable(key, depth): _printable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_printable(item) for item in value]
+        return [_printable(item, depth + 1) for item in value]
     return value

@@ -60,12 +60,16 @@ async def notified(runs: Runs, notifier: Notifier) -> AsyncIterator[None]:
 
 async def _tell(runs: Runs, notifier: Notifier) -> None:
     loop = asyncio.get_running_loop()
-    begun, status_at = False, 0.0
+    begun = ending = False
+    status_at = 0.0
     while True:
         fields = {} if notifier.interval is None else {"WATCHDOG": "1"}
-        if not begun and runs.begun:
+        if not begun and not runs.obstacle:
             begun, status_at = True, 0.0
             fields["READY"] = "1"
+        if not ending and runs.failure:
+            ending, status_at = True, 0.0
+            fields["STOPPING"] = "1"  # from here on systemd waits no longer than TimeoutStopSec
         if loop.time() >= status_at:
             status_at = loop.time() + SECONDS
             fields["STATUS"] = _status(runs)

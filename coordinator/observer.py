@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from binascii import crc32
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +18,21 @@ from tinyreptile.model import Model
 
 from .config import BrokerConfig, Config
 from .errors import CoordinatorError
-from .initialization import decode, encoded_size
-from .mqtt import broker_error, client, unpack
+from .initialization import decode, encoded_size, held
+from .mqtt import broker_error, client, subscribe, unpack
 from .rules import Weights
 
+_log = logging.getLogger(__name__)
+
+FIRST_SECONDS = 3.0  # until the first retained message comes, over a slow network
 QUIET_SECONDS = 0.5  # once retained messages have come, so long a silence means that these were all
+SILENT_SECONDS = 5.0  # a coordinator that is there publishes its status every second
+AGAIN_SECONDS = 1.0  # until a connection that was lost is tried again
 
 
 @dataclass
 class Snapshot:
-    """Retained messages of a run: its coordinator's status, None if there is none, and its devices' by id."""
+    """Retained messages of a run: its coordinator's status, `confirmed`, or None; its devices' statuses by id."""
 
     coordinator: dict[str, Any] | None = None
     devices: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -45,95 +51,161 @@ def check_run_status(message: Any) -> dict[str, Any]:
     return status
 
 
-async def watch(run: str, broker: BrokerConfig, on_status: Callable[[dict[str, Any], bool], None]) -> None:
-    """Call ``on_status`` with each status of the run's coordinator and whether it was retained, for ever.
+class Outage:
+    """Warns of each reason why there is no session with the broker, once, and when there is one again."""
 
-    Raises `BrokerError` if there is no broker at the start.
+    def __init__(self) -> None:
+        self._reason = ""
+
+    def report(self, error: Exception) -> None:
+        """Take note of what a session has ended with, or could not begin for; it is tried again."""
+        if str(error) != self._reason:
+            self._reason = str(error)
+            _log.warning("no connection to the broker (%s); trying again", self._reason)
+
+    def end(self) -> None:
+        """Take note of a session."""
+        if self._reason:
+            _log.warning("the connection to the broker is back")
+        self._reason = ""
+
+
+async def follow(broker: BrokerConfig, topic: str) -> AsyncIterator[aiomqtt.Message]:
+    """Yield the messages on ``topic``, for ever.
+
+    Raises `CoordinatorError` if there is no broker at the start, or its files can't be used then. Later that is
+    passing: files may be renewed one after the other.
     """
-    topic = reports.CoordinatorTopics(run).coordinator
-    connected_once = False
+    outage, connected_once = Outage(), False
     while True:
         try:
             async with client(broker) as session:
+                await subscribe(session, topic)
                 connected_once = True
-                await session.subscribe(topic, qos=1)
+                outage.end()
                 async for message in session.messages:
-                    with contextlib.suppress(MessageError):
-                        on_status(check_run_status(unpack(message.payload)), bool(message.retain))
-        except aiomqtt.MqttError as error:
+                    yield message
+        except (aiomqtt.MqttError, CoordinatorError) as error:
             if not connected_once:
+                if isinstance(error, CoordinatorError):
+                    raise
                 raise broker_error(broker, error) from None
-            await asyncio.sleep(1)
+            outage.report(error)
+        await asyncio.sleep(AGAIN_SECONDS)
 
 
-async def look(config: Config, seconds: float = 3.0) -> Snapshot:
+async def watch(run: str, broker: BrokerConfig, on_status: Callable[[dict[str, Any], bool], None]) -> None:
+    """Call ``on_status`` with each status of the run's coordinator and whether it was retained; raises as `follow`."""
+    async for message in follow(broker, reports.CoordinatorTopics(run).coordinator):
+        with contextlib.suppress(MessageError):
+            on_status(check_run_status(unpack(message.payload)), bool(message.retain))
+
+
+async def look(config: Config, seconds: float = FIRST_SECONDS) -> Snapshot:
     """The run as its retained messages show it; raises `BrokerError`."""
     topics = reports.CoordinatorTopics(config.run.name)
     snapshot = Snapshot()
     try:
         async with client(config.broker) as session:
-            await session.subscribe([(topics.coordinator, 1), (topics.all_status, 1)])
-            async for topic, message in retained(session, seconds):
+            await subscribe(session, topics.coordinator, topics.all_status)
+            live: set[str] = set()
+            async for topic, message in retained(session, seconds, live=live):
                 with contextlib.suppress(MessageError):
                     if topic == topics.coordinator:
                         snapshot.coordinator = check_run_status(message)
                     else:
                         device_id, _, _ = reports.parse(topics, topic)
                         snapshot.devices[device_id] = messages.check(reports.STATUS, message)
+            if snapshot.coordinator:
+                statuses = {topics.coordinator: snapshot.coordinator}
+                snapshot.coordinator = (await confirmed(session, statuses, live))[topics.coordinator]
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None
     return snapshot
 
 
+class UnpublishedError(CoordinatorError):
+    """No initialization of a run is at the broker."""
+
+
 async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weights]:
     """(model, version, float64 weights) of the newest published initialization; raises `CoordinatorError`.
 
-    Like a device it never mixes versions: all chunks must carry the manifest's version and checksum.
+    It is `UnpublishedError` where there is none, and soon where nothing of one is there. Like a device it never mixes
+    versions: all pieces must carry the manifest's version and checksum. One that is replaced while it is read is
+    followed by the next.
     """
     topics = reports.CoordinatorTopics(config.run.name)
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     try:
         async with client(config.broker) as session:
-            await session.subscribe([(topics.init, 1), (topics.chunks(0), 1), (topics.chunks(1), 1)])
+            await subscribe(session, topics.init, topics.piece("+"))
             manifest: dict[str, Any] | None = None
-            chunks: dict[str, dict[str, Any]] = {}
-            async for topic, message in retained(session, seconds, quiet=seconds):
+            pieces: dict[str, dict[str, Any]] = {}
+            async for topic, message in retained(session, min(FIRST_SECONDS, seconds), quiet=seconds):
                 with contextlib.suppress(MessageError):
                     if topic == topics.init:
                         manifest = messages.check(messages.MANIFEST, message)
                     else:
-                        chunks[topic] = messages.check(messages.CHUNK, message)
-                if manifest and (data := _assemble(topics, manifest, chunks)) is not None:
-                    model = Model(manifest["model"], manifest["weights"])
-                    if len(data) == encoded_size(model, manifest["encoding"]):
-                        return model, manifest["version"], decode(model, data, manifest["encoding"])
+                        pieces[topic] = messages.check(reports.PIECE, message)
+                if manifest and (data := _assemble(topics, manifest, pieces)) is not None:
+                    model, encoding = Model(manifest["model"], manifest["weights"]), manifest["encoding"]
+                    if len(data) == encoded_size(model, encoding):
+                        weights = decode(model, data, encoding)
+                        if crc32(held(model, data, encoding)) == manifest["crc"]:
+                            return model, manifest["version"], weights
                 if loop.time() > end:
                     break
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None
     except ValueError as error:  # ModelError among them
         raise CoordinatorError(f"the run's model is not known here: {error}") from None
-    raise CoordinatorError(
+    raise UnpublishedError(
         f"run {config.run.name} has published no initialization at {config.broker.host}:{config.broker.port}; "
-        "is its coordinator running?"
+        f"is its coordinator running, and does the broker let this client read {topics.init}?"
     )
 
 
 def _assemble(
-    topics: reports.CoordinatorTopics, manifest: dict[str, Any], chunks: dict[str, dict[str, Any]]
+    topics: reports.CoordinatorTopics, manifest: dict[str, Any], pieces: dict[str, dict[str, Any]]
 ) -> bytes | None:
-    parts = [chunks.get(topics.chunk(manifest["slot"], i)) for i in range(manifest["chunks"])]
+    count = messages.chunk_count(manifest["bytes"], messages.PIECE_BYTES)
+    parts = [pieces.get(topics.piece(i)) for i in range(count)]
     if any(p is None or (p["version"], p["crc"]) != (manifest["version"], manifest["crc"]) for p in parts):
         return None
     data = b"".join(part["data"] for part in parts if part is not None)
-    return data if len(data) == manifest["bytes"] and crc32(data) == manifest["crc"] else None
+    return data if len(data) == manifest["bytes"] else None
 
 
-async def retained(session: aiomqtt.Client, seconds: float, quiet: float = QUIET_SECONDS) -> Any:
+async def confirmed(
+    session: aiomqtt.Client, statuses: dict[str, dict[str, Any]], live: set[str]
+) -> dict[str, dict[str, Any]]:
+    """The coordinators' ``statuses``, by topic, with the state "silent" where one says "running" and nobody is there.
+
+    A coordinator whose broker lost its will too leaves such a status behind. ``live`` are the topics on which anything
+    has come that was not retained; all the others' coordinators are given `SILENT_SECONDS` for their next status.
+    """
+    doubted = {topic for topic, status in statuses.items() if status["state"] == "running"} - live
+    iterator = aiter(session.messages)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SILENT_SECONDS):
+            while doubted:
+                message = await anext(iterator)
+                topic = message.topic.value
+                if topic in doubted and not message.retain:
+                    with contextlib.suppress(MessageError):
+                        statuses[topic] = check_run_status(unpack(message.payload))
+                        doubted.remove(topic)
+    return statuses | {topic: statuses[topic] | {"state": "silent"} for topic in doubted}
+
+
+async def retained(
+    session: aiomqtt.Client, seconds: float, quiet: float = QUIET_SECONDS, live: set[str] | None = None
+) -> Any:
     """(topic, message) of what arrives, until ``quiet`` seconds after the last retained one; ``seconds`` for the first.
 
-    What a busy run says meanwhile comes without the flag, and does not put off the end.
+    What a busy run says meanwhile comes without the flag, and does not put off the end; its topics come into ``live``.
     """
     loop = asyncio.get_running_loop()
     iterator = aiter(session.messages)
@@ -145,6 +217,8 @@ async def retained(session: aiomqtt.Client, seconds: float, quiet: float = QUIET
             return
         if message.retain:
             end = loop.time() + quiet
+        elif live is not None:
+            live.add(message.topic.value)
         if message.payload:
             with contextlib.suppress(MessageError):
                 yield message.topic.value, unpack(message.payload)

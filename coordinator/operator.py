@@ -13,9 +13,10 @@ from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 
 from .config import BrokerConfig, Config
-from .errors import CoordinatorError
-from .mqtt import broker_error, client, pack, unpack
-from .observer import QUIET_SECONDS, check_run_status, retained
+from .echo import Echo
+from .errors import CoordinatorError, DeniedError
+from .mqtt import broker_error, client, pack, subscribe, unpack
+from .observer import check_run_status, confirmed, look, retained
 
 ANSWER_SECONDS = 15.0
 
@@ -27,39 +28,70 @@ async def ask(config: Config, command: str, arguments: dict[str, Any] | None = N
     """
     topics = reports.CoordinatorTopics(config.run.name)
     name = f"operator-{secrets.token_hex(6)}"
-    request = {"request": 1, "client": name, "command": command, "arguments": arguments or {}}
+    request = Echo(
+        topics.control, pack({"request": 1, "client": name, "command": command, "arguments": arguments or {}})
+    )
     rows: list[dict[str, Any]] = []
+    fields = reports.ROWS.get(command, ())
     try:
         async with client(config.broker) as session:
-            await session.subscribe(topics.answers(name), qos=1)
-            await session.publish(topics.control, pack(request), qos=1)
+            await subscribe(session, topics.answers(name))
+            await request.publish(session)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_SECONDS):
                     async for message in session.messages:
+                        if request.takes(message):
+                            continue
                         with contextlib.suppress(MessageError):
                             answer = messages.check(reports.ANSWER, unpack(message.payload))
                             if "error" in answer:
                                 raise CoordinatorError(answer["error"])
-                            rows += answer.get("rows", [])
+                            rows += [messages.check(fields, row) for row in answer.get("rows", [])]
                             if not answer["left"]:
                                 return rows
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None
+    unknown = request.check()
     raise CoordinatorError(
-        f"the coordinator of run {config.run.name} does not answer; is it running, and may this user control it?"
+        f"the coordinator of run {config.run.name} does not answer: {await _obstacle(config, topics)}{unknown}"
+    )
+
+
+async def _obstacle(config: Config, topics: reports.CoordinatorTopics) -> str:
+    """Return why requests to the run's coordinator have no answers, as far as its status tells."""
+    status = (await look(config)).coordinator
+    if status is None:
+        return (
+            f"no run of this name has ever been at {config.broker.host}:{config.broker.port}, or the broker does not "
+            f"let this client read {topics.coordinator}"
+        )
+    if status["state"] != "running":
+        return "it is not running"
+    return status.get("problem") or (
+        f"it is running; it is busy, or the broker does not let it read {topics.control} or write {topics.control}/+, "
+        f"or does not let this client read {topics.control}/+"
     )
 
 
 async def runs(broker: BrokerConfig, seconds: float = 3.0) -> dict[str, dict[str, Any]]:
-    """The statuses of all runs at ``broker``, by name; raises `BrokerError`."""
-    found: dict[str, dict[str, Any]] = {}
+    """The statuses of all runs at ``broker``, by name, as `confirmed`; raises `BrokerError`."""
+    statuses: dict[str, dict[str, Any]] = {}
+    live: set[str] = set()
     try:
         async with client(broker) as session:
-            await session.subscribe(reports.ALL_COORDINATORS, qos=1)
-            async for _, message in retained(session, seconds, QUIET_SECONDS):
+            await subscribe(session, reports.ALL_COORDINATORS)
+            async for topic, message in retained(session, seconds, live=live):
                 with contextlib.suppress(MessageError):
-                    status = check_run_status(message)
-                    found[status["run"]] = status
+                    statuses[topic] = check_run_status(message)
+            statuses = await confirmed(session, statuses, live)
     except aiomqtt.MqttError as error:
         raise broker_error(broker, error) from None
-    return found
+    return {status["run"]: status for status in statuses.values()}
+
+
+async def other_runs(broker: BrokerConfig) -> dict[str, dict[str, Any]] | None:
+    """As `runs`; None where the broker does not let this client ask for those of all names."""
+    try:
+        return await runs(broker)
+    except DeniedError:
+        return None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tinyreptile import messages
 
 from .entries import Known
+from .turns import Fairness, Queue, Shares
 
 MAX_REST = 60.0  # seconds, of a device that fails and says so
 MAX_SILENCE = 3600.0  # seconds, of one that does not
 SILENT_AT_WORK = 2
+NEVER = float("-inf")
+
+_TRUSTED, _COSTLY, _DOUBTED, _SILENT = _KINDS = range(4)  # kinds of idle devices
 
 
 @dataclass
@@ -26,13 +29,20 @@ class Device:
     platform: str = ""
     ram: int = 0
     error: str = ""
+    notice: str = ""  # what its owner should see to
+    trouble: str = ""  # why its last work came to nothing; empty if it did not
+    saturated: int = 0  # steps, since this start of the coordinator, in which an activation ended at +-32
     work: int = 0  # its open work, 0 if none
     accepted: int = 0
     refused: int = 0
     expired: int = 0
     failures: int = 0  # pieces of work in a row that came to nothing at the device's own fault
     resting: bool = False
-    round_trip: float | None = None  # seconds that its last training took, None if the last came to nothing
+    counts: bool = False  # whether it is there for all that is known, and an equal share is its due
+    answered: float = NEVER  # when anything was heard of its work last, by the coordinator's clock
+    holds: int | None = None  # the version that it is known to hold
+    task: dict[str, Any] | None = None  # what it was last asked to do, if it is known to have heard
+    owed: int = 0  # work whose update is durable, which it has not been told yet
     strikes: int = 0  # updates of a kind that no honest device sends, less those that were taken since
     quarantine: str = ""  # why it gets no work; empty if it does
     seen: float = 0.0  # its last status or update, seconds since 1970
@@ -62,16 +72,28 @@ class Device:
 
 
 class Registry:
-    """All devices ever seen, and a queue of the idle ones for each role: the longest idle comes first."""
+    """All devices ever seen, and queues of the idle ones for each role.
+
+    Whose work has cost the others least comes first, of equal ones the longest idle; whose work costs them more than is
+    usual has a part of the time (`turns.Fairness`). Who has made more of the latest updates than its share waits
+    (`turns.Shares`).
+
+    A retained status may be that of a device that died long ago. While everybody answers, nobody is in doubt. Once
+    somebody was silent until his deadline, who has not answered since then is asked on trial only: beside the others.
+    """
 
     def __init__(self) -> None:
         self.devices: dict[str, Device] = {}
-        self._idle: dict[tuple[str, bool], OrderedDict[str, None]] = {  # by role, and whether silent
-            (role, silent): OrderedDict() for role in (messages.TRAIN, messages.EVALUATE) for silent in (False, True)
+        self._idle: dict[tuple[str, int], Queue] = {  # by role and kind
+            (role, kind): Queue() for role in (messages.TRAIN, messages.EVALUATE) for kind in _KINDS
         }
+        self._fairness = Fairness()
+        self._shares = Shares()
+        self._makers: int | None = None  # who made the latest updates and are there; None: not counted
         self._resting: dict[str, float] = {}  # device id to the time its rest ends
         self._silent: set[str] = set()  # who let a deadline pass and has said nothing since
         self._tried: set[str] = set()  # those among them that have work
+        self._doubt = NEVER  # who has answered since then is trusted
 
     def restore(self, known: Known) -> None:
         """Take up a device of an earlier start; it is away until it says otherwise."""
@@ -85,7 +107,7 @@ class Registry:
         if status["state"] == "offline" and device.boot not in ("", status["boot"]):
             return device  # the last will of an earlier start, come late
         if device.id in self._silent:
-            self.heard(device)
+            self._unsilence(device)
         elif status["boot"] != device.boot:
             self._wake(device)
         device.state = status["state"]
@@ -95,38 +117,90 @@ class Registry:
             device.platform = status.get("platform", "")
             device.ram = status.get("ram", 0)
             device.error = status.get("error", "")
+            device.notice = status.get("notice", "")
             device.clip = status.get("clip", 0.0)
             device.noise = status.get("noise", 0.0)
+            device.holds, device.task = status.get("version"), None
         self.settle(device)
         return device
 
     def settle(self, device: Device) -> None:
         """Put ``device`` in the queue where it belongs: idle if it is online without work."""
-        idle = device.state == "online" and device.work == 0 and not device.resting and not device.quarantine
-        for (role, silent), queue in self._idle.items():
-            if idle and role == device.role and silent == (device.id in self._silent):
-                queue.setdefault(device.id)
+        kind = self._kind(device)
+        there = device.state == "online" and not device.quarantine
+        if device.counts != (there and kind in (_TRUSTED, _COSTLY)):
+            device.counts = not device.counts
+            self._makers = None
+        idle = there and device.work == 0 and not device.resting
+        for queue_of, queue in self._idle.items():
+            if idle and queue_of == (device.role, kind):
+                queue.add(device.id, self._fairness.tag(device.id))
             else:
-                queue.pop(device.id, None)
+                queue.discard(device.id)
 
-    def next_idle(self, role: str) -> Device | None:
-        """The device of ``role`` that has been idle longest, or None.
+    def _kind(self, device: Device) -> int:
+        if device.id in self._silent:
+            return _SILENT
+        if device.answered < self._doubt:
+            return _DOUBTED
+        return _COSTLY if device.role == messages.TRAIN and self._fairness.is_costly(device.id) else _TRUSTED
 
-        Of those that were silent when asked last, only `SILENT_AT_WORK` have work at a time: they may be gone, and
-        their work is in the way of others' for as long as its deadline.
+    def next_idle(self, role: str, share: float = 0.0) -> Device | None:
+        """The device of ``role`` whose turn it is, of those that are not in doubt, or None.
+
+        Who has made ``share`` times as many of the latest updates as an equal share has to wait; with 0 nobody has.
         """
-        silent, others = self._idle[role, True], self._idle[role, False]
-        queue = silent if silent and len(self._tried) < SILENT_AT_WORK else others
-        return self.devices[next(iter(queue))] if queue else None
+        makers = self._count_makers() if share else 0
+        suits = (lambda device_id: self._shares.allow(device_id, share, makers)) if share else None
+        first = self._idle[role, _TRUSTED].first(suits)
+        if first is None or self._fairness.purse >= 0:
+            costly = self._idle[role, _COSTLY].first(suits)
+            if first is None or (costly and self._fairness.tag(costly) <= self._fairness.tag(first)):
+                first = costly
+        return None if first is None else self.devices[first]
+
+    def _count_makers(self) -> int:
+        """How many of those who made the latest updates are there and trusted to be."""
+        if self._makers is None:
+            makers = (self.devices.get(device_id) for device_id in self._shares.makers())
+            self._makers = sum(device is not None and device.counts for device in makers)
+        return self._makers
+
+    def delivered(self, device_id: str) -> None:
+        """An update of ``device_id`` was accepted, now or before this start of the coordinator."""
+        if self._shares.add(device_id):
+            self._makers = None
+
+    def spend(self, device: Device, seconds: float, places: int, *, delivered: bool) -> None:
+        """``device`` has held ``places`` for ``seconds``, and ``delivered`` an update, or nothing."""
+        self._fairness.spend(device.id, seconds, places, delivered=delivered)
+
+    def next_trial(self, role: str, places: int, on_trial: int, alone: bool) -> Device | None:
+        """The device in doubt that is asked next beside the others, or None if as many are as may be.
+
+        ``places`` is how many others may have work, ``on_trial`` how many have it on trial, and ``alone`` whether
+        these are all: then, so that the living are found soon among many that are gone, as many may be tried as have
+        been silent so far. Of those that were silent when asked last, only `SILENT_AT_WORK` have work at a time.
+        """
+        alone = alone and not self._idle[role, _TRUSTED] and not self._idle[role, _COSTLY]
+        if on_trial >= max(SILENT_AT_WORK, places, len(self._silent) if alone else 0):
+            return None
+        queue = self._idle[role, _DOUBTED]
+        if not queue and (alone or len(self._tried) < SILENT_AT_WORK):
+            queue = self._idle[role, _SILENT]
+        first = queue.first()
+        return None if first is None else self.devices[first]
 
     def idle(self, role: str) -> list[Device]:
-        """All idle devices of ``role``, the longest idle first."""
-        return [self.devices[device_id] for silent in (False, True) for device_id in self._idle[role, silent]]
+        """All idle devices of ``role``, in the order of their turns."""
+        return [self.devices[device_id] for kind in _KINDS for device_id in self._idle[role, kind]]
 
     def assign(self, device: Device, work: int) -> None:
         """``device`` has been given ``work``, or with 0 is rid of it."""
         device.work = work
-        if work and device.id in self._silent:
+        if work:
+            self._fairness.begin(device.id)
+        if work and device.role == messages.TRAIN and device.id in self._silent:
             self._tried.add(device.id)
         else:
             self._tried.discard(device.id)
@@ -141,7 +215,7 @@ class Registry:
         if silent:
             self._silent.add(device.id)
         else:
-            self.heard(device)
+            self._unsilence(device)
         growth = 2.0 ** min(device.failures, 16)
         seconds = min(MAX_SILENCE, silent * growth) if silent else min(MAX_REST, growth - 1)
         device.failures += 1
@@ -150,8 +224,19 @@ class Registry:
             self._resting[device.id] = now + seconds
         self.settle(device)
 
-    def heard(self, device: Device) -> None:
-        """``device`` has said something: if it was silent, it is not any more."""
+    def doubt(self, since: float) -> None:
+        """Somebody who held a place has been silent ``since`` then: so may be all who have not answered since."""
+        self._doubt = max(self._doubt, since)
+        for kind in (_TRUSTED, _COSTLY):
+            for device_id in list(self._idle[messages.TRAIN, kind]):
+                self.settle(self.devices[device_id])
+
+    def heard(self, device: Device, now: float) -> None:
+        """``device`` has said something of its work: it is there."""
+        device.answered = now
+        self._unsilence(device)
+
+    def _unsilence(self, device: Device) -> None:
         if device.id in self._silent:
             self._silent.remove(device.id)
             self._tried.discard(device.id)
@@ -170,11 +255,13 @@ class Registry:
     def forget(self, device_id: str) -> None:
         """Nothing is known of a device any more."""
         self.devices.pop(device_id)
+        self._fairness.forget(device_id)
+        self._makers = None
         self._resting.pop(device_id, None)
         self._silent.discard(device_id)
         self._tried.discard(device_id)
         for queue in self._idle.values():
-            queue.pop(device_id, None)
+            queue.discard(device_id)
 
     def count(self, state: str, role: str | None = None) -> int:
         """How many devices are in ``state``."""

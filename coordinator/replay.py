@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from tinyreptile.delta import DeltaError
 from tinyreptile.model import Model
 
 from .deltas import unpack
@@ -23,6 +23,10 @@ class State:
     version: int
     updates: int
     meta: MetaUpdate
+
+    def precedes(self, row: Accepted) -> bool:
+        """Return whether ``row`` is the very next update: rows before it may be gone, or a version was gone back to."""
+        return row.delta is not None and (row.updates, row.version + row.tau) == (self.updates, self.version)
 
     def fold(self, model: Model, row: Accepted) -> None:
         """Take the next update of the journal."""
@@ -43,14 +47,23 @@ def replay(store: Store, model: Model, meta: MetaUpdate, version: int | None = N
         if version is None:
             return None
         raise _out_of_reach(store, version)
+    if checkpoint.weights.size != model.parameters:
+        raise _damaged(store, f"a checkpoint of {checkpoint.weights.size} weights, its model has {model.parameters}")
     state = _state(checkpoint, meta)
-    for row in _rows_until(store, state, version):
-        if row.delta is None:
-            raise _out_of_reach(store, version)
-        state.fold(model, row)
-    if version is not None and state.version != version:
+    if not _advance(store, model, state, version):
         raise _out_of_reach(store, version)
     return state
+
+
+def model_of(store: Store) -> Model:
+    """Return the model of the store's run; raise `StoreError` if there is none."""
+    properties = store.properties()
+    if "model" not in properties:
+        raise StoreError(f"the store {store.location} holds no run yet")
+    try:
+        return Model(properties["model"], properties.get("weights"))
+    except (ValueError, TypeError) as error:
+        raise _damaged(store, f"its model: {error}") from None
 
 
 def check(store: Store, model: Model) -> int:
@@ -59,22 +72,26 @@ def check(store: Store, model: Model) -> int:
     Raises `StoreError` where the weights of a checkpoint don't come out as they were kept, to the last bit.
     """
     if damage := store.damage():
-        raise StoreError(f"the store {store.location} is damaged: {damage}")
+        raise _damaged(store, damage)
+    versions = store.checkpoint_versions()
+    if not versions:
+        raise StoreError(f"the store {store.location} holds no run yet")
     gone_back = {event.version for event in store.events() if event.kind == "rollback"}
+    first = store.first_delta()
     checked = 0
-    for (first, _), (version, _) in pairwise(store.checkpoint_versions()):
-        start, end = store.checkpoint(first), store.checkpoint(version)
-        if start is None or end is None or version in gone_back:
+    for (begin, updates), (version, _) in pairwise(versions):
+        if version in gone_back or first is None or updates < first:
+            continue  # nothing led there, or it was evaluated before the history
+        start, end = store.checkpoint(begin), store.checkpoint(version)
+        if start is None or end is None:
             continue
         state = _state(start, MetaUpdate(schedule("constant", 1, 1), discount("constant")))
-        rows = list(_rows_until(store, state, version))
-        if any(row.delta is None for row in rows):
-            continue  # an evaluated version from before the history
-        for row in rows:
-            state.fold(model, row)
-        if state.version != version or state.weights.tobytes() != end.weights.tobytes():
-            raise StoreError(f"the store {store.location} is damaged: version {version} is not what led to it")
-        checked += len(rows)
+        if not _advance(store, model, state, version) or state.weights.tobytes() != end.weights.tobytes():
+            raise _damaged(store, f"version {version} is not what led to it")
+        checked += state.updates - start.updates
+    if missing := store.missing_updates():
+        raise _damaged(store, missing)
+    replay(store, model, MetaUpdate(schedule("constant", 1, 1), discount("constant")))
     return checked
 
 
@@ -82,20 +99,28 @@ def _state(checkpoint: Checkpoint, meta: MetaUpdate) -> State:
     return State(checkpoint.weights, checkpoint.version, checkpoint.updates, meta)
 
 
-def _rows_until(store: Store, state: State, version: int | None) -> Iterator[Accepted]:
-    """The updates after ``state``, to that which makes ``version``."""
-    reached = state.version
-    if reached == version:
-        return
+def _advance(store: Store, model: Model, state: State, version: int | None) -> bool:
+    """Bring ``state`` to ``version``, or to the last; whether the rows that lead there are all on record."""
+    if state.version == version:
+        return True
     for row in store.accepted_since(state.updates):
-        yield row
-        reached += row.moved
-        if reached == version:
-            return
+        if not state.precedes(row):
+            return False
+        try:
+            state.fold(model, row)
+        except DeltaError as error:
+            raise _damaged(store, f"the delta of update {row.updates}: {error}") from None
+        if state.version == version:
+            return True
+    return version is None
+
+
+def _damaged(store: Store, what: str) -> StoreError:
+    return StoreError(f"the store {store.location} is damaged: {what}")
 
 
 def _out_of_reach(store: Store, version: int | None) -> StoreError:
     if version is None:
-        return StoreError(f"the store {store.location} is damaged: a delta is missing since its last checkpoint")
+        return _damaged(store, "a delta is missing since its last checkpoint")
     versions = ", ".join(str(version) for version, _ in store.checkpoint_versions())
     return StoreError(f"version {version} can't be had any more, or not yet; checkpoints are at {versions}")

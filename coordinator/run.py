@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,32 +20,37 @@ from tinyreptile.delta import DeltaError
 from tinyreptile.model import Model
 
 from .accounting import rho_of
-from .config import Config, changed
-from .deltas import kept_of, unpack
+from .admission import Admission
+from .config import Config, changed, setting
+from .deltas import kept_of, most_chunks, unpack
 from .entries import Accepted, Checkpoint, Closed, Entry, Event, Forgotten, Issued, Setting
-from .errors import ConfigError, CoordinatorError
+from .errors import ConfigError, CoordinatorError, cut
 from .evaluation import Evaluations
-from .guards import STRIKES, WINDOW, Guards, norm_of
+from .guards import RESTORED, STRIKES, Guards, fingerprint, norm_of
 from .histogram import Histogram
-from .initialization import Publication, encode, random_weights
+from .initialization import random_weights
 from .registry import Device, Registry
 from .replay import State, replay
 from .rules import MetaUpdate, Weights, discount, schedule
 from .store import Store
+from .versions import Version, Versions
 from .work import ID_GAP, Refusal, Work, WorkBook
 
 _log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 500  # updates
-MAX_LAG = 4  # times in_flight versions may be missing on the wire before work waits for the newest
+PATIENCE = 5.0  # seconds that any device may take for its work, however quick the others are
+LAST_PATIENCE = 0.2  # seconds, for the last updates of a run
 OVERDUE = 3  # times in_flight pieces of work may be overdue before they hold a place again
+REPEATS = 3  # times that the initialization of a piece of work is sent again
 REMEMBERED = 10_000  # outcomes of closed work kept in memory, to answer what is sent again
 _PENDING = "pending"
+_ENDED = "the run has ended"
 # Bounds of the histograms.
 VERSIONS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
-Send = Callable[[str, dict[str, Any]], None]
+Send = Callable[..., None]  # a topic, and the messages that follow one another there
 Record = Callable[[Entry, Callable[[], None] | None], None]
 
 
@@ -61,8 +66,11 @@ class Run:
 
     def __init__(self, config: Config, store: Store, *, send: Send, record: Record, clock: Callable[[], float]) -> None:
         self._configured = config
-        self._settings = store.settings()  # that were changed since
-        self.config = changed(config, self._settings)
+        stored = store.settings()
+        self.config = changed(config, stored)
+        self._settings = self._changed(stored)
+        for name in stored.keys() - self._settings.keys():  # the file says the same by now
+            record(Setting(name, None), None)
         for row in self.settings():
             _log.warning(
                 "%(setting)s is %(value)s, as it was set while the run went on, not %(configured)s as configured; "
@@ -75,6 +83,7 @@ class Run:
         self.refusals: Counter[str] = Counter()
         self.events: Counter[str] = Counter()  # what was done to the run, by kind, since this start
         self.staleness, self.round_trip = Histogram(VERSIONS), Histogram(SECONDS)  # of all updates since this start
+        self.saturated = 0  # steps of the same in which an activation ended at +-32
         self.losses: deque[float] = deque(maxlen=200)  # mean training loss of the latest updates
         self.round_trips: deque[float] = deque(maxlen=2000)  # seconds from request to accepted update
         self.taus: deque[int] = deque(maxlen=200)
@@ -82,13 +91,14 @@ class Run:
         self._send = send
         self._record = record
         self._clock = clock
-        self.publication = Publication(self.config.learning.fetch_seconds)
         self._meta = self._meta_update()
         self._guards = Guards(self.config.guards)
+        self.admission = Admission(self.topics, lambda: self.config.guards, clock)
         self._outcomes: OrderedDict[int, tuple[str, bool, str]] = OrderedDict()
         self._published_at = -1e9
-        self._measured_at, self._patient = -1e9, 0.0
-        self._on_the_wire: Checkpoint | None = None
+        self.published_version = -1  # that whoever only reads can have; -1 before the first
+        self._versions = Versions(self.model, self._held_by_devices)
+        self._measured_at, self._usual = -1e9, (0.0, 0.0)
         self.evaluations = Evaluations(self)
         self._gone_back = False  # to a version that is not on the wire yet
         self.draining = False  # no more work is handed out until the service ends
@@ -115,14 +125,21 @@ class Run:
         self._store.bind({"run": self.config.run.name, "model": self.model.spec, "weights": self.model.weights})
         state = replay(self._store, self.model, self._meta)
         if state is None:
-            weights = random_weights(self.model.tensors, self.model.parameters, self.config.run.seed)
+            weights = random_weights(self.model, self.config.run.seed)
             state = State(weights, 0, 0, self._meta)
             self._store.write([Checkpoint(0, 0, weights)])
         self.weights: Weights = state.weights
         self.version, self.updates = state.version, state.updates
         self.evaluations.restore(self._store.evaluations())
-        for row in self._store.accepted_since(max(0, self.updates - WINDOW)):
-            self._guards.accepted(row.device, row.delta, row.version, row.norm)
+        for row in self._store.accepted_since(max(0, self.updates - RESTORED)):
+            same = None
+            if row.delta is not None:
+                same = fingerprint(row.delta, row.gains)
+                if self.config.guards.reputation:
+                    delta = unpack(self.model, row.delta, row.bits, row.gains, row.kept)
+                    self._guards.compare(row.device, delta, row.norm)
+            self._guards.accepted(row.device, same, row.version, row.norm)
+            self.registry.delivered(row.device)
         for known in self._store.devices():
             self.registry.restore(known)
         self._first_work = self._store.last_work() + ID_GAP
@@ -131,14 +148,16 @@ class Run:
         closed = []
         for issued in self._store.open_work():
             left = min(issued.deadline - today, self.config.learning.deadline)  # today's clock may have gone back
-            if issued.kind == messages.TRAIN and left > 0:
+            if issued.kind == messages.TRAIN and left > 0 and self.rounds_left != 0:
                 work = Work(issued.work, issued.device, issued.kind, issued.version, issued.bits, now, now + left)
-                work.kept = issued.kept
+                work.kept, work.versions = issued.kept, {issued.version}
+                work.task = self._task(work)
                 self.book.restore(work)
                 self.registry.devices.setdefault(issued.device, Device(issued.device)).work = issued.work
             else:
                 closed.append(Closed(issued.work))
         self._store.write(closed)
+        self._durable = self.newest()  # what a device can be sent: no crash takes it back
 
     def checkpoint(self) -> Checkpoint:
         """The newest version; updates of a batch that is not whole come after it."""
@@ -146,26 +165,39 @@ class Run:
 
     @property
     def rounds_left(self) -> int | None:
-        """Updates still to be accepted, or None if the run has no end."""
+        """Updates still to be accepted, or None if the run has no end.
+
+        One more than it was to have makes a batch whole that was begun when the end was set.
+        """
         rounds = self.config.run.rounds
-        return max(0, rounds - self.updates) if rounds else None
+        return max(int(self._meta.pending > 0), rounds - self.updates) if rounds else None
 
     @property
     def finished(self) -> bool:
         """All rounds are done, and the final version is published and evaluated."""
-        return self.rounds_left == 0 and self.evaluations.done
+        ended = self.rounds_left == 0 and self.evaluations.done and not self.lagging
+        return ended and self.to_roll_back is None
 
     @property
     def lagging(self) -> bool:
-        """Whether the newest version is not on the wire."""
-        return self.publication.version != self.version
+        """Whether the newest version is not published."""
+        return self.published_version != self.version
+
+    def newest(self) -> Version:
+        """The present version as it goes to devices; a crash may still take it back."""
+        return self._versions.of(self.version, self.weights, self.config.learning.encoding)
+
+    def _held_by_devices(self) -> set[int]:
+        """Return the versions that a device holds, or may hold soon."""
+        held = {device.holds for device in self.registry.devices.values() if device.holds is not None}
+        return held.union({self._durable.number}, *(work.versions for work in self.book.open.values()))
 
     def disconnected(self) -> None:
         """The connection to the broker is new: nothing is known of who is there until they say so again."""
         for device in self.registry.devices.values():
             device.state = "offline"
             self.registry.settle(device)
-        self.publication = Publication(self.config.learning.fetch_seconds)
+        self.published_version = -1
 
     # Devices
 
@@ -181,27 +213,28 @@ class Run:
         elif status.get("role", messages.TRAIN) == messages.TRAIN:
             problem = self._privacy_problem(status)
         if problem and status["state"] == "online":
-            _log.warning("device %s gets no work: %s", device_id, problem)
+            _log.warning("device %s gets no work: %s", device_id, problem, extra={"sender": device_id})
             status = status | {"state": "unfit", "error": problem}
         before = self.registry.devices.get(device_id)
         if before is None and len(self.registry.devices) >= self.config.guards.devices:
             self.refusals["too many devices"] += 1
             return
         was = before and (before.state, before.known())
+        noticed = before.notice if before else ""
         rebooted = before is not None and status["state"] != "offline" and before.boot not in ("", status["boot"])
         if rebooted and before is not None and (work := self.book.open.get(before.work)):
             self._close(work, before, "lost", "the device has started anew")
         device = self.registry.take_status(device_id, status)
         if was != (device.state, device.known()):
             self._keep(device)
+        if device.notice not in ("", noticed):
+            _log.warning("device %s: %s", device_id, device.notice, extra={"sender": device_id})
         work = self.book.open.get(device.work)
-        if device.state == "offline":
-            self.publication.unpin(device.work)
         if device.state == "online":
             at = status.get("work", 0)
             if at and at not in self.book.open:
                 self._answer_again(device_id, at)  # the acknowledgement was lost with the device's last connection
-            if work is not None and at != work.id:
+            if work is not None and at != work.id and work.versions:
                 self._request(work)  # and so was the request
 
     def _privacy_problem(self, status: dict[str, Any]) -> str:
@@ -222,6 +255,7 @@ class Run:
     def _failed(self, device: Device, refusal: Refusal) -> None:
         """``device`` has sent what could not be taken."""
         device.refused += 1
+        device.trouble = str(refusal)
         self.registry.failed(device, self._clock())
         limit = self.config.guards.strikes
         if refusal.kind in STRIKES:
@@ -240,6 +274,17 @@ class Run:
         self.registry.settle(device)
         self._keep(device)
         self._note("quarantine", f"{device_id}: {reason}")
+
+    def shut_out(self) -> set[str]:
+        """Return who floods, and put the devices among them into quarantine."""
+        names = set(self.admission.flooding)
+        for name in names:
+            device = self.registry.devices.get(name)
+            if device is not None and not device.quarantine:
+                self.quarantine(name, "it floods the coordinator with messages")
+            elif device is None:
+                self._note("flood", f"of messages from {name}, which is no device of this run")
+        return names
 
     def release(self, device_id: str) -> None:
         """Let a device that was quarantined learn again."""
@@ -266,36 +311,44 @@ class Run:
             raise CoordinatorError(f"no device {device_id} has ever joined run {self.config.run.name}")
         return device
 
+    def standing(self, device_id: str) -> float:
+        """What deltas of ``device_id`` count, from 0 to 1."""
+        return self._guards.standing(device_id)
+
     # Operation
 
     def change(self, values: dict[str, Any]) -> None:
         """Put the settings ``values``, by ``table.key``, in the place of the configured ones; None takes them back.
 
-        Raises `ConfigError` for what can't be, and nothing has changed then.
+        The configured value does so, too. Raises `ConfigError` for what can't be, and nothing has changed then.
         """
         settings = {name: value for name, value in {**self._settings, **values}.items() if value is not None}
         config = changed(self._configured, settings, values)
         if values.get("run.rounds") is not None and 0 < config.run.rounds < self.updates:
             raise ConfigError(f"run.rounds: the run has {self.updates} updates, it can't end at {config.run.rounds}")
         self.config = config
-        tables = config.model_dump()
-        self._settings = {name: tables[name.split(".")[0]][name.split(".")[1]] for name in settings}
+        self._settings = self._changed(settings)
         earlier, self._meta = self._meta, self._meta_update()
         self._meta.take_over(earlier)
         self._guards.config = self.config.guards
-        self.publication.fetch_seconds = self.config.learning.fetch_seconds
         for name in values:
             value = self._settings.get(name)
             self._record(Setting(name, value), None)
             self._note("setting", f"{name} as configured" if value is None else f"{name} = {value}")
+        if self.rounds_left == 0:
+            self._end()
 
     def settings(self) -> list[dict[str, Any]]:
         """The settings that were changed, with what is configured."""
-        configured = self._configured.model_dump()
         return [
-            {"setting": name, "value": value, "configured": configured[name.split(".")[0]][name.split(".")[1]]}
+            {"setting": name, "value": value, "configured": setting(self._configured, name)}
             for name, value in sorted(self._settings.items())
         ]
+
+    def _changed(self, names: Iterable[str]) -> dict[str, Any]:
+        """Those of the settings ``names`` whose value is another than the configured one, with it."""
+        values = {name: setting(self.config, name) for name in names}
+        return {name: value for name, value in values.items() if value != setting(self._configured, name)}
 
     def roll_back(self, version: int) -> None:
         """Make the weights of the earlier ``version`` a new version; all that is learned from later ones is dropped.
@@ -339,6 +392,15 @@ class Run:
         elif reaction == "rollback":
             self.to_roll_back = best
 
+    def evaluated_versions(self) -> set[int]:
+        """Return the evaluated versions that can be gone back to."""
+        return {version for version, _ in self._store.checkpoint_versions()} | {self.version}
+
+    def end_with(self, version: int, text: str) -> None:
+        """End the run with the weights of the earlier ``version``; ``text`` says why."""
+        self._note("best", text)
+        self.to_roll_back = version
+
     # Updates
 
     def take_update(self, device_id: str, index: int, update: dict[str, Any]) -> None:
@@ -348,23 +410,35 @@ class Run:
             work = self._open_work(device_id, number)
             if work is None:
                 return
-            self.registry.heard(self.registry.devices[device_id])
+            self.registry.heard(self.registry.devices[device_id], self._clock())
             if "error" in update:
                 self.refusals["device error"] += 1
-                _log.info("device %s: %s", device_id, update["error"])
+                _log.info("device %s: %s", device_id, update["error"], extra={"sender": device_id})
                 self._forget(work)
                 self._failed(self.registry.devices[device_id], Refusal("device error", update["error"]))
-            elif "fetched" in update:
-                self.publication.unpin(number)
+            elif update.get("whole"):
+                self._repeat(work)
             elif "evaluation" in update:
                 self.evaluations.take(work, update["evaluation"])
+                self._confirm(work, update["evaluation"]["version"])
+                self.registry.devices[device_id].trouble = ""
                 self._forget(work)
                 self._remember(work, True, "")
                 self._acknowledge(work.device, work.id, True, "")
-            elif (packed := work.add(self.model, index, update)) is not None:
-                self._accept(work, packed, work.report)
+            else:
+                packed = work.add(self.model, index, update)
+                if index == 0:
+                    self._confirm(work, work.report["version"])
+                if packed is not None:
+                    self._accept(work, packed, work.report)
         except Refusal as refusal:
             self.refuse(device_id, number, refusal)
+
+    def _confirm(self, work: Work, version: int) -> None:
+        """The device of ``work`` has begun from ``version``, and knows what it is asked to do."""
+        if version in work.versions:
+            device = self.registry.devices[work.device]
+            device.holds, device.task = version, work.task
 
     def refuse(self, device_id: str, number: int, refusal: Refusal) -> None:
         """Tell the device why; if the work is its own, it is closed."""
@@ -405,12 +479,10 @@ class Run:
     def _accept(self, work: Work, packed: bytes, report: dict[str, Any]) -> None:
         if work.kind != messages.TRAIN:
             raise Refusal("malformed", "an evaluation was asked for, not an update")
-        if not work.version <= report["version"] <= self.publication.version:
-            raise Refusal(
-                "wrong version", f"version {report['version']} is not between {work.version} and the newest one"
-            )
         if self.rounds_left == 0:
-            raise Refusal("late", "the run has ended")
+            raise Refusal("late", _ENDED)
+        if report["version"] not in work.versions:
+            raise Refusal("wrong version", f"version {report['version']} was not sent with work {work.id}")
         try:
             delta = unpack(self.model, packed, work.bits, report["gains"], work.kept)
         except DeltaError as error:
@@ -418,14 +490,17 @@ class Run:
         norm = norm_of(delta)
         device = self.registry.devices[work.device]
         noise = device.clip * device.noise * self.model.parameters**0.5
-        bound = self._guards.scale(work.device, packed, report["version"], norm, self.weights, noise)
+        same = fingerprint(packed, report["gains"])
+        bound = self._guards.scale(work.device, same, report["version"], norm, self.weights, noise)
+        bound *= self._guards.weight(work.device, delta, norm)
         tau = self.version - report["version"]
         rounds = self.config.run.rounds
-        decision = self._meta.weigh(self.updates / rounds if rounds else 0.0, tau)
+        decision = self._meta.weigh(min(self.updates, rounds - 1) / rounds if rounds else 0.0, tau)
         moves = decision.moves or self.rounds_left == 1  # the last batch may be a short one
         decision = replace(decision, moves=moves, scale=bound * decision.scale)
         self._meta.fold(self.weights, delta, decision)
-        self._guards.accepted(work.device, packed, report["version"], norm)
+        self._guards.accepted(work.device, same, report["version"], norm)
+        distrusted = self._guards.compare(work.device, delta, norm)
         row = Accepted(
             work=work.id,
             updates=self.updates,
@@ -435,7 +510,7 @@ class Run:
             weight=decision.weight,
             moved=moves,
             loss=report.get("loss"),
-            samples=report["samples"],
+            samples=work.task["steps"],
             bits=work.bits,
             gains=tuple(report["gains"]),
             delta=packed,
@@ -455,141 +530,219 @@ class Run:
         self.round_trips.append(seconds)
         self.round_trip.add(seconds)
         self.book.close(work)
-        self.publication.unpin(work.id)
         self._remember(work, True, _PENDING)
         device.accepted += 1
+        device.saturated += report.get("saturated", 0)
+        self.saturated += report.get("saturated", 0)
+        device.trouble = ""
         device.failures = 0
         device.strikes = max(0, device.strikes - 1)
-        device.round_trip = seconds
         self._keep(device)
 
         def durable() -> None:
             self._remember(work, True, "")
-            self._acknowledge(work.device, work.id, True, "")
-            self.registry.assign(device, 0)  # idle only now: what it gets next follows the acknowledgement
+            device.owed = work.id
+            following = self.book.open.get(device.work)
+            if following is None or following.versions:  # else the answer goes along with its request
+                self._pay(device)
 
         self._record(row, durable)
+        self.registry.delivered(device.id)
+        self._spend_time(work, delivered=True)
+        for name in distrusted:
+            self._note("distrust", f"{name}: what it sends pulls elsewhere than what the others send")
+        self.registry.assign(device, 0)  # what it gets next is durable no sooner than this update
+        if self.rounds_left == 0:
+            self._end()
         if self.updates % CHECKPOINT_EVERY == 0:
             self._record(self.checkpoint(), None)
 
-    # Work
+    def _end(self) -> None:
+        """The last update is in: who else was asked for it, so that nobody is waited for, need not go on."""
+        for work in [work for work in self.book.open.values() if work.kind == messages.TRAIN]:
+            self._close(work, self.registry.devices[work.device], "late", _ENDED)
+            self._acknowledge(work.device, work.id, False, _ENDED)
+
+    # Publication, for whoever only reads
 
     def publish_at(self) -> float | None:
-        """When the current version may go on the wire; None if it is there already."""
-        if not self.lagging or self._held():
+        """When the current version is to be published; None if it is, or a paused run holds it back."""
+        if not self.lagging:
             return None
-        now = self._clock()
-        at = self.publication.free_at(now)
-        if self.config.learning.mode == "asynchronous" and self.rounds_left != 0 and not self._lags():
-            at = max(at, self._published_at + self.config.learning.publish_interval)
-        return at
+        if self.published_version < 0 or self.rounds_left == 0 or self._gone_back:
+            return self._clock()
+        return None if self.config.run.paused else self._published_at + self.config.learning.publish_interval
 
-    def _held(self) -> bool:
-        """Whether what is on the wire is to stay: a paused run puts nothing there but a version gone back to."""
-        there = self.publication.version >= 0
-        return self.config.run.paused and there and self.rounds_left != 0 and not self._gone_back
-
-    def _lags(self) -> bool:
-        """Whether what is on the wire is so old that nothing should be learned from it."""
-        return self.version - self.publication.version >= MAX_LAG * self.config.learning.in_flight
-
-    def encoded(self, state: Checkpoint) -> bytes:
-        """The weights of ``state`` as devices fetch them."""
-        return encode(self.model, state.weights, self.config.learning.encoding)
-
-    def published(self, state: Checkpoint, data: bytes) -> dict[str, Any]:
-        """``state``, encoded as ``data``, is on the wire; returns its manifest."""
+    def published(self, version: Version) -> dict[str, Any]:
+        """``version`` is being published; returns its manifest."""
         self._published_at = self._clock()
-        self._on_the_wire = state
+        self.published_version = version.number
         self._gone_back = False
-        manifest = self.publication.finish(state.version, data, self.model, self.config.learning.encoding)
-        return manifest | {"beta": self.config.evaluation.beta or self.config.learning.beta}
+        return {
+            "protocol": messages.PROTOCOL,
+            "version": version.number,
+            "model": self.model.spec,
+            "weights": self.model.weights,
+            "encoding": version.encoding,
+            "bytes": len(version.data),
+            "crc": version.crc,
+            "beta": self.config.evaluation.beta or self.config.learning.beta,
+        }
 
-    def keep_published(self) -> None:
-        """The version on the wire can be gone back to, also when it is older than the history."""
-        if self._on_the_wire is not None:
-            self._record(replace(self._on_the_wire, evaluated=True), None)
+    def keep_version(self) -> None:
+        """The present version can be gone back to, also when it is older than the history."""
+        self._record(replace(self.checkpoint(), evaluated=True), None)
+
+    # Work
 
     def next_work(self) -> bool:
         """Hand out one piece of training if it is time and a device is idle; whether one was handed out."""
         learning = self.config.learning
-        if self.publication.version < 0 or self.config.run.paused or self.draining:
-            return False
-        if self._lags() if learning.mode == "asynchronous" else self.lagging:
+        if self.published_version < 0 or self.config.run.paused or self.draining:
             return False
         limit = {
             "serial": 1,
             "asynchronous": learning.in_flight,
-            "batch": learning.batch - self._meta.pending,
+            "batch": max(1, learning.batch - self._meta.pending),  # it may have been larger when this one was begun
         }[learning.mode]
         if self.rounds_left is not None:
             limit = min(limit, self.rounds_left)
-        if self._places_taken() >= limit or (device := self.registry.next_idle(messages.TRAIN)) is None:
+        if not limit:
+            return False
+        # Who may be gone is asked beside the others: in their place it would hold up all for as long as its deadline.
+        alone = self.book.count(messages.TRAIN) == self.book.on_trial
+        device = self.registry.next_trial(messages.TRAIN, limit, self.book.on_trial, alone)
+        if device is not None:
+            self.issue(device, messages.TRAIN, trial=True)
+            return True
+        if self._places_taken(limit) >= limit:
+            return False
+        if (device := self.registry.next_idle(messages.TRAIN, self.config.guards.share)) is None:
             return False
         self.issue(device, messages.TRAIN)
         return True
 
-    def _places_taken(self) -> int:
-        """Open pieces of training, in asynchronous mode without those that a device should have answered long ago.
+    def _places_taken(self, limit: int) -> int:
+        """Open pieces of training but those on trial, in asynchronous mode without those that are overdue.
 
         They stay open until their deadline, but somebody else has their place: else a few devices that are gone and
         seem to be there, as those whose certificates were revoked, would stop everybody until then.
         """
-        taken = self.book.count(messages.TRAIN)
-        if self.config.learning.mode != "asynchronous" or taken < self.config.learning.in_flight:
+        taken = self.book.count(messages.TRAIN) - self.book.on_trial
+        if self.config.learning.mode != "asynchronous" or taken < limit:
             return taken
-        recent = self.book.count_since(messages.TRAIN, self._clock() - self._patience())
-        return max(recent, taken - OVERDUE * self.config.learning.in_flight)
+        overdue = self.book.count_until(messages.TRAIN, self._clock() - self._patience())
+        return taken - min(overdue, OVERDUE * self.config.learning.in_flight)
 
     def _patience(self) -> float:
-        """Seconds in which a device answers that is there: four times what nearly all take, as of the last second."""
+        """Seconds in which a device answers that is there: four times what nearly all take, as of the last second.
+
+        For the last updates of a run, when devices are idle anyway, twice what half of them take.
+        """
         now = self._clock()
         if now >= self._measured_at + 1:
-            usual = float(np.quantile(np.asarray(self.round_trips), 0.99)) if self.round_trips else 0.0
-            self._measured_at, self._patient = now, max(self.config.learning.fetch_seconds, 4 * usual)
-        return self._patient
+            trips = np.asarray(self.round_trips) if self.round_trips else np.zeros(1)
+            half, nearly_all = np.quantile(trips, (0.5, 0.99))
+            self._measured_at, self._usual = now, (float(half), float(nearly_all))
+        half, nearly_all = self._usual
+        return max(LAST_PATIENCE, 2 * half) if self._ending else max(PATIENCE, 4 * nearly_all)
 
-    def issue(self, device: Device, kind: str) -> Work:
-        """Ask ``device`` for work of ``kind``."""
+    @property
+    def _ending(self) -> bool:
+        """Whether less work is left than could be out."""
+        learning, left = self.config.learning, self.rounds_left
+        return learning.mode == "asynchronous" and left is not None and left < learning.in_flight
+
+    def overdue_at(self) -> float | None:
+        """When the next of the last updates will be overdue, and another device may be asked for it; None before."""
+        if not self._ending or self.rounds_left == 0:
+            return None
+        now, patience = self._clock(), self._patience()
+        times = (work.issued + patience for work in self.book.open.values() if work.kind == messages.TRAIN)
+        return min((time for time in times if time > now), default=None)
+
+    def issue(self, device: Device, kind: str, *, trial: bool = False) -> Work:
+        """Ask ``device`` for work of ``kind``: the request leaves once all that it follows from is durable.
+
+        On ``trial`` it holds no place.
+        """
         now = self._clock()
         learning = self.config.learning
         kept = kept_of(self.model, learning.top)
-        work = self.book.issue(device.id, kind, self.publication.version, learning.bits, now, learning.deadline, kept)
+        version = self.newest()
+        work = self.book.issue(
+            device.id, kind, version.number, learning.bits, now, learning.deadline, kept, trial=trial
+        )
+        work.task = self._task(work)
         self.registry.assign(device, work.id)
+        self._spend(device, kind)
+
+        def durable() -> None:
+            if work.id in self.book.open:
+                self._durable = version
+                self._request(work)
+            elif device.owed:
+                self._pay(device)
+
         deadline = time.time() + learning.deadline
-        self._record(Issued(work.id, device.id, kind, work.version, work.bits, deadline, kept), None)
-        self._request(work)
+        self._record(Issued(work.id, device.id, kind, work.version, work.bits, deadline, kept), durable)
         return work
 
-    def _request(self, work: Work) -> None:
-        work.chunks.clear()  # of an earlier attempt, which a device need not repeat
-        device = self.registry.devices[work.device]
-        self.publication.pin(work.id, self._clock(), device.round_trip)
-        message: dict[str, Any] = {
-            "work": work.id,
-            "kind": work.kind,
-            "version": work.version,
-            "crc": self.publication.crc,
-            "slot": self.publication.slot,
-            "seconds": round(max(0.001, work.deadline - self._clock()), 3),
-        }
+    def _task(self, work: Work) -> dict[str, Any]:
+        """What is asked of the device of ``work``, as `messages.TASK` has it."""
+        learning, evaluation = self.config.learning, self.config.evaluation
+        task: dict[str, Any] = {"kind": work.kind, "seconds": learning.deadline}
         if work.kind == messages.TRAIN:
-            message |= {"steps": self.config.learning.steps, "beta": self.config.learning.beta, "bits": work.bits}
-            if work.kept is not None:
-                message["kept"] = work.kept
-            if device.noise:  # it may answer each request with an update, whether that arrives or not
-                device.private += 1
-                device.rho += rho_of(device.noise)
-                self._keep(device)
-        else:
-            evaluation = self.config.evaluation
-            message |= {
-                "steps": evaluation.steps,
-                "beta": evaluation.beta or self.config.learning.beta,
-                "shots": evaluation.shots,
-                "queries": evaluation.queries,
-            }
-        self._send(self.topics.device(work.device).work, message)
+            task |= {"steps": learning.steps, "beta": learning.beta, "bits": work.bits}
+            return task if work.kept is None else task | {"kept": work.kept}
+        return task | {
+            "steps": evaluation.steps,
+            "beta": evaluation.beta or learning.beta,
+            "shots": evaluation.shots,
+            "queries": evaluation.queries,
+        }
+
+    def _spend(self, device: Device, kind: str) -> None:
+        """A private device may answer each request with an update, whether that arrives or not: count what it costs."""
+        if device.noise and kind == messages.TRAIN:
+            device.private += 1
+            device.rho += rho_of(device.noise)
+            self._keep(device)
+
+    def _repeat(self, work: Work) -> None:
+        """The device of ``work`` could not put the initialization together; raises `Refusal` where it never can."""
+        if work.repeats == REPEATS:
+            raise Refusal("lost", "the initialization did not arrive, however often it was sent")
+        if work.versions:
+            work.repeats += 1
+            device = self.registry.devices[work.device]
+            device.holds = device.task = None
+            self._request(work)
+
+    def _request(self, work: Work) -> None:
+        """Send ``work`` with the newest durable version, or what makes it of the one that the device holds."""
+        work.chunks.clear()  # of an earlier attempt, which a device need not repeat
+        device, version = self.registry.devices[work.device], self._durable
+        if work.versions:
+            self._spend(device, work.kind)
+        message: dict[str, Any] = {"work": work.id, "version": version.number, "crc": version.crc}
+        pieces = self._versions.changes(version, device.holds)
+        if pieces is not None:
+            message["from"] = device.holds
+        if device.task != work.task:
+            message["task"] = work.task
+        left = work.deadline - self._clock()
+        if left < 0.9 * work.task["seconds"]:
+            message["seconds"] = round(max(0.001, left), 3)
+        if device.owed:
+            message["done"] = device.owed
+        device.owed, device.holds, device.task = 0, None, None  # until it says what came of this
+        work.versions.add(version.number)
+        self.admission.expect(work.device, most_chunks(self.model, work.bits))
+        sent = version.pieces() if pieces is None else pieces
+        first, *others = ({"at": at, "data": data} if at else {"data": data} for at, data in sent)
+        further = ({"work": work.id} | piece for piece in others)
+        self._send(self.topics.device(work.device).work, message | first, *further)
 
     def expire(self) -> None:
         """Close all work whose deadline has passed, and let devices work again that have rested."""
@@ -597,8 +750,11 @@ class Run:
         for work in self.book.expired(self._clock()):
             device = self.registry.devices[work.device]
             device.expired += 1
+            device.trouble = f"nothing came of its work in the {work.deadline - work.issued:g} s that it had"
             silent = work.deadline - work.issued if device.state == "online" else 0.0
             self.registry.failed(device, self._clock(), silent)
+            if silent and work.kind == messages.TRAIN and not work.trial:
+                self.registry.doubt(work.issued)
             self._keep(device)
             self._close(work, device, "late", "the deadline has passed")
 
@@ -612,12 +768,17 @@ class Run:
     def _forget(self, work: Work) -> None:
         """``work`` is no longer open; its device is idle."""
         self.book.close(work)
-        self.publication.unpin(work.id)
-        device = self.registry.devices[work.device]
-        device.round_trip = None
-        self.registry.assign(device, 0)
+        self._spend_time(work, delivered=False)
+        self.registry.assign(self.registry.devices[work.device], 0)
         self.evaluations.closed(work)
         self._record(Closed(work.id), None)
+
+    def _spend_time(self, work: Work, *, delivered: bool) -> None:
+        """``work`` is done with: what its device has cost the others, if it held a place."""
+        if work.kind == messages.TRAIN and not work.trial:
+            learning, seconds = self.config.learning, self._clock() - work.issued
+            places = learning.batch if learning.mode == "batch" else 1  # all of a batch wait for its last
+            self.registry.spend(self.registry.devices[work.device], seconds, places, delivered=delivered)
 
     def _remember(self, work: Work, accepted: bool, reason: str) -> None:
         self._outcomes[work.id] = (work.device, accepted, reason)
@@ -625,11 +786,16 @@ class Run:
         if len(self._outcomes) > REMEMBERED:
             self._outcomes.popitem(last=False)
 
+    def _pay(self, device: Device) -> None:
+        """Tell ``device`` of its last update that it is durable."""
+        owed, device.owed = device.owed, 0
+        self._acknowledge(device.id, owed, True, "")
+
     def _acknowledge(self, device_id: str, number: int, accepted: bool, reason: str) -> None:
-        message: dict[str, Any] = {"work": number, "accepted": accepted}
+        message: dict[str, Any] = {"done": number}
         if not accepted:
-            message["reason"] = reason[:200]
-        self._send(self.topics.device(device_id).ack, message)
+            message["refused"] = cut(reason, 200)
+        self._send(self.topics.device(device_id).work, message)
 
     # Report
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from binascii import crc32
 from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Connection,
@@ -22,10 +24,13 @@ from sqlalchemy import (
     inspect,
     select,
     text,
+    update,
 )
+from sqlalchemy.exc import DBAPIError
 
-FORMAT = 4
+FORMAT = 5
 OLDEST = 2  # format that can be upgraded
+APPLICATION_ID = 0x54526570  # "TRep", by which file(1) and others may tell an SQLite file's owner
 
 metadata = MetaData()
 
@@ -43,6 +48,7 @@ checkpoints = Table(
     _column("updates", Integer),
     _column("weights", LargeBinary),  # little-endian float64
     _column("evaluated", Boolean),
+    _column("crc", BigInteger),  # `checksum` of the others
 )
 accepted = Table(
     "accepted",
@@ -117,15 +123,39 @@ events = Table(
 def found_format(connection: Connection) -> int | None:
     """The format of the store behind ``connection``; 0 if nothing is there, None if it is not a store's."""
     tables = inspect(connection).get_table_names()
+    sqlite = connection.dialect.name == "sqlite"
+    owner = connection.exec_driver_sql("PRAGMA application_id").scalar_one() if sqlite else 0
+    if owner not in (0, APPLICATION_ID):
+        return None
     if not tables:
         return 0
+    if owner != APPLICATION_ID and not _has_work(connection, tables):
+        return None
     if "property" in tables:
-        row = connection.execute(text("SELECT value FROM property WHERE name = 'format'")).first()
-        if row is not None:
-            return int(json.loads(row[0]) if isinstance(row[0], str) else row[0])
-    if connection.dialect.name == "sqlite":  # formats 1 and 2 were SQLite's alone, and said so there
-        return connection.exec_driver_sql("PRAGMA user_version").scalar_one() or None
+        try:
+            row = connection.execute(text("SELECT value FROM property WHERE name = 'format'")).first()
+            if row is not None:
+                return int(json.loads(row[0]) if isinstance(row[0], str) else row[0])
+        except DBAPIError:
+            if owner == APPLICATION_ID:
+                raise  # it is damaged
+            return None
+        except (ValueError, TypeError):
+            return None
+    if sqlite:  # formats 1 and 2 were SQLite's alone, and said so there
+        found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        return found if found in (1, 2) else None
     return None
+
+
+def _has_work(connection: Connection, tables: list[str]) -> bool:
+    """Return whether there is a table of accepted work, as in every format."""
+    return "accepted" in tables and any(c["name"] == "work" for c in inspect(connection).get_columns("accepted"))
+
+
+def checksum(version: int, updates: int, weights: bytes) -> int:
+    """Return what a checkpoint is read against: a bit that has flipped on the disk is found then."""
+    return crc32(weights, crc32(f"{version} {updates}".encode()))
 
 
 def create(connection: Connection) -> None:
@@ -139,13 +169,21 @@ def upgrade(connection: Connection, found: int) -> None:
     if found == 2:
         _upgrade_2(connection)
     else:
+        connection.exec_driver_sql("ALTER TABLE checkpoint ADD COLUMN crc BIGINT NOT NULL DEFAULT 0")
+    if found == 3:
         for column in ("private INTEGER NOT NULL DEFAULT 0", "rho DOUBLE PRECISION NOT NULL DEFAULT 0"):
             connection.exec_driver_sql(f"ALTER TABLE device ADD COLUMN {column}")
-    # The loss may be absent. SQLite changes no constraint of a column in its place.
-    connection.exec_driver_sql("ALTER TABLE accepted RENAME COLUMN loss TO loss_3")
-    connection.exec_driver_sql("ALTER TABLE accepted ADD COLUMN loss DOUBLE PRECISION")
-    connection.exec_driver_sql("UPDATE accepted SET loss = loss_3")
-    connection.exec_driver_sql("ALTER TABLE accepted DROP COLUMN loss_3")
+    if found < 4:
+        # The loss may be absent. SQLite changes no constraint of a column in its place.
+        connection.exec_driver_sql("ALTER TABLE accepted RENAME COLUMN loss TO loss_3")
+        connection.exec_driver_sql("ALTER TABLE accepted ADD COLUMN loss DOUBLE PRECISION")
+        connection.exec_driver_sql("UPDATE accepted SET loss = loss_3")
+        connection.exec_driver_sql("ALTER TABLE accepted DROP COLUMN loss_3")
+    table = checkpoints
+    for version in connection.scalars(select(table.c.version)).all():
+        row = connection.execute(select(table.c.updates, table.c.weights).where(table.c.version == version)).one()
+        crc = checksum(version, row.updates, row.weights)
+        connection.execute(update(table).where(table.c.version == version).values(crc=crc))
     connection.execute(delete(properties).where(properties.c.name == "format"))
     _mark(connection)
 
@@ -158,8 +196,8 @@ def _upgrade_2(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE accepted ADD COLUMN combine TEXT NOT NULL DEFAULT 'mean'")
     metadata.create_all(connection)
     connection.exec_driver_sql(
-        "INSERT INTO checkpoint (version, updates, weights, evaluated) "
-        "SELECT version, updates, weights, 0 FROM checkpoint_2"
+        "INSERT INTO checkpoint (version, updates, weights, evaluated, crc) "
+        "SELECT version, updates, weights, 0, 0 FROM checkpoint_2"
     )
     connection.exec_driver_sql("DROP TABLE checkpoint_2")
     connection.exec_driver_sql(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -21,7 +22,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from . import schema
-from .databases import connect, location_text
+from .databases import connect, disk_full, location_text
 from .entries import (
     Accepted,
     Checkpoint,
@@ -38,7 +39,7 @@ from .errors import StoreError, StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
-EVALUATED_KEPT = 11  # checkpoints of evaluated versions that are kept beyond ``history``
+EVALUATED_KEPT = 11  # latest checkpoints of evaluated versions that are kept beyond ``history``, beside the best one
 
 
 class Store:
@@ -50,13 +51,16 @@ class Store:
         history: latest updates that can be gone back over, to any version; 0: all.
         rows: accepted updates on record; 0: all.
         create: make a store where there is none.
+        shown: what it is called in messages, in place of its location.
 
     Raises `StoreError` for a store that can't be used, each time with one sentence; `StoreUnavailable` where that may
     pass, as a full disk does.
     """
 
-    def __init__(self, location: str, run: str, *, history: int = 1000, rows: int = 0, create: bool = True) -> None:
-        self.location = location_text(location)
+    def __init__(
+        self, location: str, run: str, *, history: int = 1000, rows: int = 0, create: bool = True, shown: str = ""
+    ) -> None:
+        self.location = shown or location_text(location)
         self._create = create
         self._history = history
         self._rows = rows
@@ -64,7 +68,7 @@ class Store:
         if not create and "://" not in location and not Path(location).is_file():
             raise StoreError(f"there is no store at {self.location}")
         with self._errors():
-            self._database = connect(location, run)
+            self._database = connect(location, run, create)
         try:
             with self._errors():
                 self._open()
@@ -99,12 +103,15 @@ class Store:
         try:
             yield
         except OperationalError as error:
-            raise StoreUnavailable(f"the store {self.location} can't be used: {_reason(error)}") from error
+            full = "" if "://" in self.location else disk_full(error.orig, Path(self.location).resolve().parent)
+            raise StoreUnavailable(f"the store {self.location} can't be used: {full or _reason(error)}") from error
         except ProgrammingError as error:  # a right is missing in PostgreSQL, say
             raise StoreError(f"the store {self.location} can't be used: {_reason(error)}") from error
         except DBAPIError as error:
             text = f"the store {self.location} is damaged or no store at all: {_reason(error)}"
             raise StoreError(text) from error
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:  # in a column of that kind
+            raise StoreError(f"the store {self.location} is damaged: {error}") from error
 
     def close(self) -> None:
         """Let go of it; what was committed stays."""
@@ -147,19 +154,35 @@ class Store:
         table, rows = schema.checkpoints, schema.accepted
         kept = connection.execute(sql.select(table.c.version, table.c.updates, table.c.evaluated)).all()
         newest = max(kept).updates
+        oldest = newest - self._rows  # row on record
         if self._history:
             regular = [row for row in kept if not row.evaluated]
             first = min(regular).updates  # deltas before it have been dropped
             base = max((row for row in regular if row.updates <= newest - self._history), default=min(regular))
-            evaluated = sorted(row.version for row in kept if row.evaluated)[-EVALUATED_KEPT:]
+            evaluated = self._evaluated_kept(connection, kept)
             connection.execute(
                 sql.update(rows).where(rows.c.updates >= first, rows.c.updates < base.updates).values(delta=None)
             )
-            connection.execute(
-                sql.delete(table).where(table.c.version < base.version, table.c.version.not_in(evaluated))
-            )
+            older = table.c.version < base.version
+            connection.execute(sql.delete(table).where(older, table.c.version.not_in(evaluated)))
+            connection.execute(sql.update(table).where(older, table.c.evaluated.is_(False)).values(evaluated=True))
+            oldest = min(oldest, base.updates)  # nothing of the history is missing
         if self._rows:
-            connection.execute(sql.delete(rows).where(rows.c.updates < newest - self._rows))
+            connection.execute(sql.delete(rows).where(rows.c.updates < oldest))
+
+    def _evaluated_kept(self, connection: sql.Connection, kept: Sequence[Any]) -> set[int]:
+        """Return the versions of ``kept`` checkpoints that stay beyond the history.
+
+        They are the latest that were evaluated, those of them that anything came of, and of these the best on the
+        held-out devices.
+        """
+        begun = sorted(row.version for row in kept if row.evaluated)
+        table = schema.evaluations
+        query = sql.select(table.c.version).where(table.c.version.in_([row.version for row in kept]))
+        ended = connection.scalars(query.order_by(table.c.version)).all()
+        loss = table.c.summary["after"].as_float()
+        best = connection.scalars(query.order_by(loss, table.c.version).limit(1)).all()
+        return {*begun[-EVALUATED_KEPT:], *ended[-EVALUATED_KEPT:], *best}
 
     # Reading
 
@@ -184,6 +207,11 @@ class Store:
             row = connection.execute(query).first()
         if row is None:
             return None
+        if row.crc != schema.checksum(row.version, row.updates, row.weights):
+            raise StoreError(
+                f"the store {self.location} is damaged: the checkpoint of version {row.version} is not what was "
+                "written; tinyreptile runs restore puts a back-up in its place"
+            )
         return Checkpoint(row.updates, row.version, np.frombuffer(row.weights, "<f8").astype(np.float64), row.evaluated)
 
     def checkpoint_versions(self) -> list[tuple[int, int]]:
@@ -203,6 +231,34 @@ class Store:
                 fields["gains"] = tuple(fields["gains"])
                 yield Accepted(**fields)
 
+    def first_delta(self) -> int | None:
+        """Return the place of the first update whose delta is on record, or None."""
+        table = schema.accepted
+        query = sql.select(sql.func.min(table.c.updates)).where(table.c.delta.is_not(None))
+        with self._errors(), self._database.read() as connection:
+            first: int | None = connection.scalar(query)
+        return first
+
+    def missing_updates(self) -> str:
+        """Return what is not on record though it should be, in words; empty if all is there.
+
+        The oldest rows may be gone, and of the oldest that are there the deltas.
+        """
+        table = schema.accepted
+        newest = max((updates for _, updates in self.checkpoint_versions()), default=0)
+        query = sql.select(table.c.updates, table.c.delta.is_not(None).label("whole")).order_by(table.c.updates)
+        place, whole = None, False
+        with self._errors(), self._database.read() as connection:
+            for row in connection.execution_options(yield_per=1000).execute(query):
+                if place is not None and row.updates != place + 1:
+                    return f"update {place + 1} of its journal is missing, or there twice"
+                if whole and not row.whole:
+                    return f"the delta of update {row.updates} of its journal is missing"
+                place, whole = row.updates, bool(row.whole)
+        if (-1 if place is None else place) + 1 < newest:
+            return f"the updates before its checkpoint at {newest} are missing"
+        return ""
+
     def is_accepted(self, work: int, device: str) -> bool:
         """Whether the update of ``work`` by ``device`` has been taken."""
         table = schema.accepted
@@ -216,7 +272,15 @@ class Store:
 
     def devices(self) -> list[Known]:
         """All devices that were ever seen, and not forgotten since."""
-        return self._all(Known, schema.devices, schema.devices.c.device)
+        devices = self._all(Known, schema.devices, schema.devices.c.device)
+        for known in devices:  # SQLite keeps what is written, whatever a column's type: no cost may be lost by that
+            counts = isinstance(known.private, int) and isinstance(known.rho, float)
+            if not counts or known.private < 0 or not 0 <= known.rho < math.inf:
+                raise StoreError(
+                    f"the store {self.location} is damaged: what private updates have cost device {known.device} is no "
+                    "number; tinyreptile runs restore puts a back-up in its place"
+                )
+        return devices
 
     def evaluations(self) -> list[Evaluated]:
         """All evaluations, in order."""
@@ -294,11 +358,13 @@ class _Transaction:
 
     def _checkpoint(self, entry: Checkpoint) -> None:
         """A version has one state; as a regular checkpoint it is also one where deltas may be counted from."""
+        weights = entry.weights.astype("<f8").tobytes()
+        crc = schema.checksum(entry.version, entry.updates, weights)
         statement = _insert(self._dialect)(schema.checkpoints)
         both = schema.checkpoints.c.evaluated & statement.excluded.evaluated
         self._connection.execute(
             statement.on_conflict_do_update(index_elements=["version"], set_={"evaluated": both}),
-            vars(entry) | {"weights": entry.weights.astype("<f8").tobytes()},
+            vars(entry) | {"weights": weights, "crc": crc},
         )
 
 

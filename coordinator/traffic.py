@@ -9,8 +9,9 @@ from typing import Any
 
 from tinyreptile.reports import CoordinatorTopics
 
-RECEIVED = ("status", "update", "control", "coordinator")  # the last: other coordinators of the run, at the start
-SENT = ("init", "chunk", "work", "ack", "answer", "coordinator", "status")  # the last: of devices that are forgotten
+# What a coordinator hears of itself, and of others of its run, are the last three.
+RECEIVED = ("status", "update", "control", "coordinator", "init", "piece")
+SENT = ("init", "piece", "work", "answer", "coordinator", "status")  # the last: of devices that are forgotten
 
 
 def kind_of(topics: CoordinatorTopics, topic: str) -> str:
@@ -19,7 +20,7 @@ def kind_of(topics: CoordinatorTopics, topic: str) -> str:
     if levels[0] == "device":
         kind = levels[2] if len(levels) > 2 else ""
     else:
-        kind = levels[0] if len(levels) == 1 else {"init": "chunk", "control": "answer"}.get(levels[0], "")
+        kind = levels[0] if len(levels) == 1 else {"init": "piece", "control": "answer"}.get(levels[0], "")
     return kind if kind in _KINDS else "other"
 
 
@@ -43,15 +44,19 @@ class Flow:
         self.bytes[kind] += size
 
 
-def counting_queue(dropped: Callable[[], None]) -> type[asyncio.Queue[Any]]:
-    """A kind of queue that calls ``dropped`` for what it has no place for."""
+def guarded_queue(admits: Callable[[str], bool], dropped: Callable[[], None]) -> type[asyncio.Queue[Any]]:
+    """A kind of queue that takes messages on topics that ``admits``, and calls ``dropped`` where it has no place.
 
-    class CountingQueue(asyncio.Queue[Any]):
+    It raises nothing: aiomqtt would log a line for every message.
+    """
+
+    class GuardedQueue(asyncio.Queue[Any]):
         def put_nowait(self, item: Any) -> None:
-            try:
-                super().put_nowait(item)
-            except asyncio.QueueFull:
+            if not admits(item.topic.value):
+                return
+            if self.full():
                 dropped()
-                raise
+            else:
+                super().put_nowait(item)
 
-    return CountingQueue
+    return GuardedQueue

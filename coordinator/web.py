@@ -84,9 +84,13 @@ class _Site:
         if path == "/metrics":
             return HTTPStatus.OK, _METRICS, self._metrics.text()
         if path == "/healthz":
-            return HTTPStatus.OK, _TEXT, b"alive\n"
+            return _verdict(self._runs.failure, "alive")
         if path == "/readyz":
-            obstacle = self._runs.obstacle
-            status = HTTPStatus.SERVICE_UNAVAILABLE if obstacle else HTTPStatus.OK
-            return status, _TEXT, f"{obstacle or 'ready'}\n".encode()
+            return _verdict(self._runs.obstacle, "ready")
         return HTTPStatus.NOT_FOUND, _TEXT, b"there are /metrics, /healthz and /readyz\n"
+
+
+def _verdict(obstacle: str, well: str) -> Answer:
+    """The answer ``well``, or 503 and the ``obstacle``."""
+    status = HTTPStatus.SERVICE_UNAVAILABLE if obstacle else HTTPStatus.OK
+    return status, _TEXT, f"{obstacle or well}\n".encode()

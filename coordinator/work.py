@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinyreptile import messages, reports
+from tinyreptile.delta import DeltaError
 from tinyreptile.model import Model
 from tinyreptile.unpacking import packed_size
+
+from .deltas import decode, most_chunks
 
 # After a restart, ids begin this far beyond the last one on record: more than can have been given out since.
 ID_GAP = 1 << 16
@@ -36,38 +39,51 @@ class Work:
     issued: float
     deadline: float
     kept: int | None = None  # of the largest changes; None: all are sent
+    task: dict[str, Any] = field(default_factory=dict)  # what was asked for, see `messages.TASK`
+    versions: set[int] = field(default_factory=set)  # that its device was sent to begin from
+    trial: bool = False  # whether it holds no place, for its device may be gone
+    repeats: int = 0  # times the initialization was wanted again
+    count: int = 1  # of the delta's chunks
     chunks: dict[int, bytes] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)  # comes with chunk 0
 
     def add(self, model: Model, index: int, update: dict[str, Any]) -> bytes | None:
         """Take chunk ``index``; the whole packed delta once all are there, else None. Raises `Refusal`."""
-        size = packed_size(model.parameters, self.bits, self.kept)
-        count = messages.chunk_count(size)
+        count = update.get("chunks", 1)
+        if self.kept is None:
+            size, fits = None, 1 <= count <= most_chunks(model, self.bits)
+        else:
+            size = packed_size(model.parameters, self.bits, self.kept)
+            fits = count == messages.chunk_count(size, messages.DELTA_BYTES)
+        if not fits or index >= count or (self.chunks and count != self.count):
+            raise Refusal("wrong size", f"chunk {index} of {count} is none of this delta")
         data = update.get("data", b"")
-        if update.get("chunks") != count or index >= count:
-            raise Refusal("wrong size", f"the delta has {count} chunks, not {update.get('chunks')}")
-        if len(data) != min(messages.CHUNK_BYTES, size - index * messages.CHUNK_BYTES):
+        expected = len(data) if size is None else min(messages.DELTA_BYTES, size - index * messages.DELTA_BYTES)
+        if not data or len(data) != expected:
             raise Refusal("wrong size", f"chunk {index} has {len(data)} bytes")
         if index == 0:
             self.report = self._checked_report(model, update)
+        self.count = count
         self.chunks[index] = bytes(data)
         if len(self.chunks) < count:
             return None
-        return b"".join(self.chunks[i] for i in range(count))
+        chunks = [self.chunks[i] for i in range(count)]
+        if size is not None:
+            return b"".join(chunks)
+        try:
+            return decode(model, chunks, self.bits)
+        except DeltaError as error:
+            raise Refusal("wrong size", str(error)) from None
 
     def _checked_report(self, model: Model, update: dict[str, Any]) -> dict[str, Any]:
         try:
-            report: dict[str, Any] = messages.check(reports.REPORT, update.get("report"))
+            report: dict[str, Any] = messages.check(reports.REPORT, update)
             reports.check_ints("gains", report["gains"], 1, 65536)
         except messages.MessageError as error:
             raise Refusal("malformed", f"report: {error}") from None
-        if (report["bits"], report.get("kept")) != (self.bits, self.kept):
-            raise Refusal(
-                "wrong size", f"{report['bits']} bits and {report.get('kept', 'all')} changes were not asked for"
-            )
-        if len(report["gains"]) != len(model.tensors):
+        if len(report["gains"]) != len(model.offsets):
             raise Refusal("wrong size", f"{len(report['gains'])} gains are not one for each tensor")
-        return report
+        return {name: report[name] for name, *_ in reports.REPORT if name in report}
 
 
 class WorkBook:
@@ -75,15 +91,25 @@ class WorkBook:
 
     def __init__(self, next_id: int = 1) -> None:
         self.open: dict[int, Work] = {}
+        self.on_trial = 0  # of these
         self._counts: Counter[str] = Counter()
         self._ids = itertools.count(next_id)
         self._deadlines: list[tuple[float, int]] = []
 
     def issue(
-        self, device: str, kind: str, version: int, bits: int, now: float, seconds: float, kept: int | None = None
+        self,
+        device: str,
+        kind: str,
+        version: int,
+        bits: int,
+        now: float,
+        seconds: float,
+        kept: int | None = None,
+        *,
+        trial: bool = False,
     ) -> Work:
         """New work for ``device``, open until ``seconds`` from ``now``."""
-        work = Work(next(self._ids), device, kind, version, bits, now, now + seconds, kept)
+        work = Work(next(self._ids), device, kind, version, bits, now, now + seconds, kept, trial=trial)
         self.restore(work)
         return work
 
@@ -91,25 +117,31 @@ class WorkBook:
         """Take up open work of an earlier start."""
         self.open[work.id] = work
         self._counts[work.kind] += 1
+        self.on_trial += work.trial
         heapq.heappush(self._deadlines, (work.deadline, work.id))
 
     def close(self, work: Work) -> None:
         """``work`` is done with."""
         if self.open.pop(work.id, None):
             self._counts[work.kind] -= 1
+            self.on_trial -= work.trial
 
     def count(self, kind: str) -> int:
         """Open work of ``kind``."""
         return self._counts[kind]
 
-    def count_since(self, kind: str, time: float) -> int:
-        """Open work of ``kind`` that was asked for after ``time``."""
-        count = self._counts[kind]
+    def count_until(self, kind: str, time: float) -> int:
+        """Open work of ``kind``, without that on trial, that was asked for until ``time``."""
+        count = 0
         for work in self.open.values():  # in the order in which they were asked for
             if work.issued > time:
                 break
-            count -= work.kind == kind
+            count += work.kind == kind and not work.trial
         return count
+
+    def first_issued(self, kind: str) -> float | None:
+        """When the oldest open work of ``kind`` was asked for, or None."""
+        return next((work.issued for work in self.open.values() if work.kind == kind), None)
 
     def next_deadline(self) -> float | None:
         """When the first open work is due, or None."""

@@ -72,7 +72,7 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return pem(builder.sign(self._key, hashes.SHA256())), _key_pem(key)
 
-    def revocation_list(self, serials: Iterable[int], before: bytes | None = None) -> bytes:
+    def revocation_list(self, serials: Iterable[int], before: x509.CertificateRevocationList | None = None) -> bytes:
         """The list that revokes the certificates with these ``serials``, PEM, in the place of the list ``before``.
 
         It lasts as long as the authority: a broker whose list is out of date lets nobody in any more.
@@ -81,7 +81,7 @@ class Authority:
         begin = now - _EARLY
         if before:
             # A running broker knows both, and goes by the later one; they count in seconds.
-            begin = max(begin, x509.load_pem_x509_crl(before).last_update_utc + timedelta(seconds=1))
+            begin = max(begin, before.last_update_utc + timedelta(seconds=1))
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
@@ -106,6 +106,16 @@ def load_certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(read(path))
     except ValueError:
         raise DeploymentError(f"{path} holds no certificate; delete it to have it made anew") from None
+
+
+def load_revocations(path: Path) -> x509.CertificateRevocationList | None:
+    """The list in ``path``, PEM; None if there is none, or a damaged one, which is made anew from the description."""
+    if not path.exists():
+        return None
+    try:
+        return x509.load_pem_x509_crl(read(path))
+    except ValueError:
+        return None
 
 
 def ends_within(certificate: x509.Certificate, days: int) -> bool:

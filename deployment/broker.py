@@ -54,7 +54,8 @@ def configuration(wanted: Description) -> str:
     if wanted.plugin:
         text = text.replace(_TEMPLATE_PLUGIN, wanted.plugin)
     text = text.replace(_TEMPLATE_FOLDER, wanted.broker_folder)
-    text = re.sub(r"(?m)^listener .*$", f"listener {wanted.port}", text)
+    listener = f"listener {wanted.port}" + ("" if wanted.listen == "all" else f" {wanted.listen}")
+    text = re.sub(r"(?m)^listener .*$", listener, text)
     return re.sub(r"(?m)^user .*$", f"user {wanted.broker_user}", text)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import aiomqtt
 
 from coordinator.config import load_config
-from coordinator.mqtt import broker_error, client
+from coordinator.mqtt import broker_error, client, subscribe
 
 from .broker import password_of, plugin_rights
 from .errors import DeploymentError
@@ -36,7 +36,7 @@ async def apply(fleet: Fleet, progress: Callable[[int, int], None] = lambda done
     try:
         async with client(broker) as session:
             plugin = _Plugin(session)
-            await session.subscribe(f"{_TOPIC}/response", qos=1)
+            await subscribe(session, f"{_TOPIC}/response")
             for name in fleet.description.revoked:
                 await plugin.tell([{"command": "deleteClient", "username": name}], but="Client not found")
                 await plugin.tell([{"command": "deleteRole", "rolename": name}], but="Role not found")
@@ -86,7 +86,8 @@ class _Plugin:
                 message = await anext(self._messages)
         except TimeoutError:
             raise DeploymentError(
-                "the broker's dynamic-security plugin does not answer; was it started with the fleet's mosquitto.conf?"
+                "the broker's dynamic-security plugin does not answer; was it started with the fleet's mosquitto.conf, "
+                f"and does it let this client write {_TOPIC} and read {_TOPIC}/response?"
             ) from None
         answers: list[dict[str, Any]] = json.loads(str(message.payload, "utf-8"))["responses"]
         for answer in answers:

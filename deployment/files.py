@@ -16,6 +16,7 @@ def write(path: Path, content: bytes | str) -> None:
     try:
         try:
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                os.fchmod(file.fileno(), 0o600)  # whatever the umask
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -57,5 +58,6 @@ def make_folder(path: Path) -> None:
     make_folder(path.parent)
     try:
         path.mkdir(mode=0o700)
+        path.chmod(0o700)  # whatever the umask
     except OSError as error:
         raise DeploymentError(f"the folder {path} can't be made: {error.strerror}") from None

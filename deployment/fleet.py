@@ -13,11 +13,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from coordinator.config import BrokerConfig, complaint
+from tinyreptile.messages import check_id
 from tinyreptile.settings import TLS_FILES
 
 from .errors import DeploymentError
@@ -25,6 +26,7 @@ from .files import read, write_changed
 from .roles import ADMINISTRATOR, RUN_ROLES, Role, user_name
 
 FILE = "fleet.json"
+PARTS = ("authority", "broker", "runs", "devices")
 
 
 class Account(BaseModel):
@@ -32,7 +34,15 @@ class Account(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     run: str
-    serials: list[str] = Field(default_factory=list, description="in hexadecimal")
+    serials: list[Annotated[str, Field(pattern="^[0-9a-f]+$")]] = Field(
+        default_factory=list, description="in hexadecimal"
+    )
+
+    @field_validator("run")
+    @classmethod
+    def _legal_run(cls, value: str) -> str:
+        check_id(value, "run")
+        return value
 
 
 class Description(BaseModel):
@@ -41,6 +51,7 @@ class Description(BaseModel):
     model_config = ConfigDict(extra="forbid")
     hosts: list[str] = Field(min_length=1, description="names and addresses of the broker, the first for clients")
     port: int = Field(8883, ge=1, le=65535)
+    listen: str = Field("all", description="address that the broker listens on; all: every interface")
     passwords: bool = Field(False, description="accounts have passwords, not certificates")
     plugin: str | None = Field(None, description="path of the dynamic-security plugin, if it holds the rights")
     broker_user: str = Field(description="the system's user that Mosquitto runs as")
@@ -48,6 +59,13 @@ class Description(BaseModel):
     runs: list[str] = Field(default_factory=list)
     devices: dict[str, Account] = Field(default_factory=dict)
     revoked: dict[str, Account] = Field(default_factory=dict)
+
+    @field_validator("runs", "devices", "revoked")
+    @classmethod
+    def _legal_ids(cls, value: Any) -> Any:
+        for name in value:
+            check_id(name, "id")
+        return value
 
 
 @dataclass(frozen=True)
@@ -148,7 +166,7 @@ class Fleet:
         path = self.device(name).configuration
         try:
             given: dict[str, Any] = json.loads(read(path))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DeploymentError(f"{path} is damaged; delete it to have it made anew") from None
         return given | {key: str((path.parent / given[key]).resolve()) for key in TLS_FILES if key in given}
 
@@ -166,5 +184,5 @@ def load(folder: Path) -> Fleet:
         return Fleet(folder, Description(**json.loads(read(path))))
     except ValidationError as error:
         raise DeploymentError(f"{path}: {complaint(error.errors()[0])}") from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise DeploymentError(f"{path} is damaged; restore it from a backup of the folder") from None

@@ -5,24 +5,25 @@ from __future__ import annotations
 import getpass
 import ipaddress
 import json
+import os
+import pwd
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-
 from tinyreptile import messages
 
 from . import broker
-from .authority import Authority, ends_within, load_certificate, pem
+from .authority import Authority, ends_within, load_certificate, load_revocations, pem
 from .errors import DeploymentError
 from .files import make_folder, read, remove, write
-from .fleet import FILE, Account, Description, Fleet, Member, load
+from .fleet import FILE, PARTS, Account, Description, Fleet, Member, load
 from .passwords import new_password
 
 DAYS = 1095
+_RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(10))])
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Wish:
 
     hosts: list[str] = field(default_factory=list)
     port: int | None = None
+    listen: str | None = None
     passwords: bool = False
     plugin: str | None = None
     broker_user: str | None = None
@@ -39,6 +41,7 @@ class Wish:
     devices: list[str] = field(default_factory=list)
     days: int = DAYS
     renew: int | None = None  # days: certificates that end within so many are made anew
+    anyway: bool = False  # also where the folder is somebody else's
 
 
 def provision(folder: Path, wish: Wish, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
@@ -47,6 +50,8 @@ def provision(folder: Path, wish: Wish, progress: Callable[[int, int], None] = l
     ``progress`` is called with the members that are done and all there are. Raises `DeploymentError`, or the
     protocol's MessageError for an illegal name.
     """
+    if not wish.anyway and (owner := whose(folder)):
+        raise DeploymentError(f"{owner}; name a folder of the fleet's own, or add --yes")
     fleet = load(folder) if (folder / FILE).exists() else _new(folder, wish)
     _check_unchanged(fleet, wish)
     _add(fleet, wish)
@@ -68,6 +73,34 @@ def provision(folder: Path, wish: Wish, progress: Callable[[int, int], None] = l
     broker.write_files(fleet)
     _write_revocations(fleet, authority)
     return new
+
+
+def whose(folder: Path) -> str:
+    """Return whose else ``folder`` is, in words: another user's, or of other things than a fleet; empty if it is not.
+
+    A fleet that was not made to its end has no description yet, but none of its files is a stranger.
+    """
+    try:
+        if (owner := folder.stat().st_uid) != os.geteuid():
+            return f"the folder {folder} belongs to the user {_name_of(owner)}"
+        if (folder / FILE).exists():
+            return ""
+        strangers = sorted(
+            p.name for p in folder.iterdir() if p.name not in PARTS and not p.name.startswith(f".{FILE}")
+        )
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise DeploymentError(f"{folder} can't be used: {error.strerror}") from None
+    more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+    return f"the folder {folder} holds other things: {', '.join(strangers[:3])}{more}" if strangers else ""
+
+
+def _name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def revoke(folder: Path, names: list[str]) -> None:
@@ -126,11 +159,14 @@ def _new(folder: Path, wish: Wish) -> Fleet:
     if not wish.hosts:
         raise DeploymentError(f"{folder} holds no fleet yet; name the broker for a new one with --host")
     for host in wish.hosts:
-        _check_host(host)
+        _check_host("--host", host)
+    if wish.listen is not None:
+        _check_host("--listen", wish.listen)
     if wish.plugin == "":
         wish.plugin = broker.find_plugin()
     made = Description(
         hosts=wish.hosts,
+        listen=wish.listen or wish.hosts[0],
         passwords=wish.passwords,
         plugin=wish.plugin,
         broker_user=wish.broker_user or getpass.getuser(),
@@ -147,6 +183,7 @@ def _check_unchanged(fleet: Fleet, wish: Wish) -> None:
     for option, asked, have in (
         ("--host", wish.hosts, wanted.hosts),
         ("--port", wish.port, wanted.port),
+        ("--listen", wish.listen, wanted.listen),
         ("--passwords", wish.passwords, wanted.passwords),
         ("--broker-user", wish.broker_user, wanted.broker_user),
         ("--broker-folder", wish.broker_folder, wanted.broker_folder),
@@ -161,12 +198,12 @@ def _check_unchanged(fleet: Fleet, wish: Wish) -> None:
             )
 
 
-def _check_host(host: str) -> None:
+def _check_host(option: str, host: str) -> None:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", host):
-            raise DeploymentError(f"--host: {host!r} is no host name and no IP address") from None
+        if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", host):
+            raise DeploymentError(f"{option}: {host!r} is no host name and no IP address") from None
 
 
 def _add(fleet: Fleet, wish: Wish) -> None:
@@ -179,14 +216,28 @@ def _add(fleet: Fleet, wish: Wish) -> None:
         return
     messages.check_id(run, "a run's name")
     if run not in wanted.runs:
+        _check_name(run, wanted.runs)
         wanted.runs.append(run)
     for name in wish.devices:
         messages.check_id(name, "a device id")
         if name in wanted.revoked:
             raise DeploymentError(f"{name} was revoked, and whoever has its key may still use it; take another id")
+        if name not in wanted.devices:
+            _check_name(name, [*wanted.devices, *wanted.revoked])
         there = wanted.devices.setdefault(name, Account(run=run))
         if there.run != run:
             raise DeploymentError(f"{name} is a device of run {there.run}, not {run}; take another id")
+
+
+def _check_name(name: str, others: Iterable[str]) -> None:
+    """Raise `DeploymentError` if files can't be called ``name`` everywhere beside those of ``others``."""
+    if name.lower() in _RESERVED:
+        raise DeploymentError(f"{name} can't be the name of a file on Windows; take another")
+    for other in others:
+        if other.lower() == name.lower():
+            raise DeploymentError(
+                f"{name} and {other} differ in case alone, which not every file system does; take another"
+            )
 
 
 def _must_sign(fleet: Fleet, wish: Wish) -> bool:
@@ -284,12 +335,11 @@ def _revocations_stand(fleet: Fleet) -> bool:
     """Whether the list of revoked certificates is what it should be."""
     if fleet.description.passwords:
         return True
-    if not fleet.revocations.exists():
-        return False
-    return {entry.serial_number for entry in x509.load_pem_x509_crl(read(fleet.revocations))} == _revoked(fleet)
+    listed = load_revocations(fleet.revocations)
+    return listed is not None and {entry.serial_number for entry in listed} == _revoked(fleet)
 
 
 def _write_revocations(fleet: Fleet, authority: _Lazy) -> None:
     if not _revocations_stand(fleet):
-        before = read(fleet.revocations) if fleet.revocations.exists() else None
+        before = load_revocations(fleet.revocations)
         write(fleet.revocations, authority.get().revocation_list(sorted(_revoked(fleet)), before))

@@ -21,29 +21,31 @@ _CONTROL = "$CONTROL/dynamic-security/#"
 RIGHTS: dict[Role, dict[Access, tuple[str, ...]]] = {
     "device": {
         "read": (
-            *("init", "init/+/+", "software/+", "software/+/+"),
-            *(f"device/{{id}}/{kind}" for kind in ("status", "work", "ack", "label", "command")),
+            *("init", "init/+", "software/+", "software/+/+"),
+            *(f"device/{{id}}/{kind}" for kind in ("status", "work", "label", "command")),
         ),
         "write": tuple(f"device/{{id}}/{kind}" for kind in ("status", "update/+", "prediction", "log")),
     },
     "coordinator": {
-        "read": ("coordinator", "control", "device/+/status", "device/+/update/+"),
+        # What it has published itself is read to see whether it is there.
+        "read": ("coordinator", "control", "init", "init/+", "device/+/status", "device/+/update/+"),
         # A status is written to forget a device that is gone.
         "write": (
-            *("coordinator", "control/+", "init", "init/+/+"),
-            *("device/+/work", "device/+/ack", "device/+/status"),
+            *("coordinator", "control/+", "init", "init/+"),
+            *("device/+/work", "device/+/status"),
         ),
     },
     "operator": {
         "read": (
-            *("coordinator", "control/+", "init", "init/+/+", "software/+", "software/+/+"),
-            *(f"device/+/{kind}" for kind in ("status", "work", "update/+", "ack", "prediction")),
+            # What it has published itself is read to see whether it got through.
+            *("coordinator", "control", "control/+", "init", "init/+", "software/+", "software/+/+"),
+            *(f"device/+/{kind}" for kind in ("status", "work", "update/+", "prediction")),
             *(f"device/+/{kind}" for kind in ("label", "command", "log")),
         ),
         "write": ("control", "software/+", "software/+/+", "device/+/label", "device/+/command"),
     },
     "observer": {
-        "read": ("coordinator", "init", "init/+/+", "device/+/status", "device/+/prediction"),
+        "read": ("coordinator", "init", "init/+", "device/+/status", "device/+/prediction"),
         "write": (),
     },
     "administrator": {"read": (), "write": ()},

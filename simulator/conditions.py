@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tinyreptile.connection import open_connection
 from tinyreptile.streams import TRAIN, Stream
 
 
@@ -30,7 +31,7 @@ class Conditions:
 
 
 class Network:
-    """One device's network: `open` stands in for asyncio.open_connection."""
+    """One device's network: `open` stands in for `tinyreptile.connection.open_connection`."""
 
     def __init__(self, conditions: Conditions, seed: int) -> None:
         self._conditions = conditions
@@ -42,7 +43,7 @@ class Network:
         """A connection under the conditions."""
         if asyncio.get_running_loop().time() < self._back_at:
             raise OSError("the device is away")
-        reader, self._writer = await asyncio.open_connection(host, port, **options)
+        reader, self._writer = await open_connection(host, port, **options)
         if self._conditions.latency:
             return _LateReader(reader, self._conditions.latency), self._writer
         return reader, self._writer
@@ -68,9 +69,9 @@ class _LateReader:
 
         self._task = loop.create_task(forward())
 
-    async def readexactly(self, count: int) -> bytes:
+    async def read(self, count: int) -> bytes:
         """As asyncio's."""
-        return await self._late.readexactly(count)
+        return await self._late.read(count)
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from coordinator.service import Coordinator
 from tinyreptile.model import Model
 
 from .broker import embedded_broker
-from .micropython import find_micropython, micropython_device
+from .micropython import find_micropython, lost, micropython_device
 from .offline import IntegerDevice, evaluate
 from .processes import SwarmProcesses
 from .swarm import Counts, SwarmSpec
@@ -26,14 +27,19 @@ from .tasks import Task, make_task
 
 MICROPYTHON_ID = "micropython-0"
 
+Loss = Callable[[], Coroutine[Any, Any, str]]  # returns once a part is gone, with what became of it
+
+
+class DemoError(Exception):
+    """A part of the demonstration is gone."""
+
 
 @dataclass(frozen=True)
 class DemoResult:
     """What a demonstration came to.
 
     Attributes:
-        start: evaluation of the random start on the same unseen devices with the same samples; ``learned``: of what the
-            fleet learned. Both have the fields of `coordinator.evaluation.EvaluationRound.summary`.
+        devices: that learned, or should have; ``took_part``: those of which an update was accepted.
         history: the evaluations during the run.
         micropython: updates accepted from the MicroPython device, None if there was none.
     """
@@ -43,12 +49,31 @@ class DemoResult:
     broker: str
     weights: Weights
     status: dict[str, Any]
-    start: dict[str, Any]
-    learned: dict[str, Any]
     history: list[dict[str, Any]]
     counts: Counts
+    devices: int
+    took_part: int
     micropython: int | None
     evaluators: int
+
+    @cached_property
+    def start(self) -> dict[str, Any]:
+        """Evaluate the random start: the fields of `coordinator.evaluation.EvaluationRound.summary`."""
+        model = Model(self.config.run.model, self.config.run.weights)
+        return self._summary(random_weights(model, self.config.run.seed))
+
+    @cached_property
+    def learned(self) -> dict[str, Any]:
+        """Evaluate what the fleet learned, on the same unseen devices with the same samples as `start`."""
+        return self._summary(self.weights)
+
+    def _summary(self, weights: Weights) -> dict[str, Any]:
+        """What the unseen devices make of ``weights``: an evaluation round without the network."""
+        settings = self.config.evaluation
+        unseen = [self.task.unseen_stream(index, self.config.run.seed) for index in range(self.evaluators)]
+        counts = {"steps": settings.steps, "shots": settings.shots, "queries": settings.queries}
+        results = evaluate(evaluation_device(self.config), weights, unseen, **counts)
+        return EvaluationRound(0, 0, results=results).summary()
 
 
 async def run_demo(
@@ -60,20 +85,26 @@ async def run_demo(
     devices: int,
     evaluators: int,
     seed: int,
+    client_id: str,
     on_start: Callable[[str], None],
+    on_compiling: Callable[[tuple[int, int] | None], None],
     on_status: Callable[[dict[str, Any]], None],
     stop: asyncio.Event,
 ) -> DemoResult:
     """Run it to its end, or until ``stop``; ``broker`` None: one of its own.
 
-    ``make_config`` makes the coordinator's configuration for a broker and a folder for the store. ``on_start`` is
-    called with a sentence for each part that has started.
+    ``client_id`` is that of its devices, as in a configuration. ``make_config`` makes the coordinator's configuration
+    for a broker and a folder for the store. ``on_start`` is called with a sentence for each part that has started,
+    ``on_compiling`` now and then, before devices connect, with `SwarmProcesses.compiling`. Raises `DemoError` if
+    devices or the broker are gone before the end.
     """
     task = make_task(task_name, data)
     if task.devices is not None:
         devices = min(devices, task.devices)
     if task.evaluators is not None:
         evaluators = min(evaluators, task.evaluators)
+    simulated = devices
+    losses: list[Loss] = []
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinyreptile-")))
         broker_name = "the given broker"
@@ -81,15 +112,22 @@ async def run_demo(
             embedded = await stack.enter_async_context(embedded_broker())
             broker = BrokerConfig(host=embedded.host, port=embedded.port)
             broker_name = embedded.name
+            losses.append(embedded.lost)
         on_start(f"Broker: {broker_name} on {broker.host}:{broker.port}")
         config = make_config(broker, folder)
-        coordinator = Coordinator(config, on_status=on_status)
+        listening = asyncio.Event()
+
+        def heard(status: dict[str, Any]) -> None:
+            listening.set()
+            on_status(status)
+
+        coordinator = Coordinator(config, on_status=heard)
         micropython = find_micropython() if broker.tls_ca is None else None
         if micropython is not None:
             # What the library takes, and the model.
             heap = max(96, 64 + -(-coordinator.run_state.model.ram() // 1024))
             on_start(f"MicroPython device: a process of its own, viper kernels, {heap} KiB of heap")
-            devices -= 1
+            simulated -= 1
             settings = {
                 "id": MICROPYTHON_ID,
                 "run": config.run.name,
@@ -97,51 +135,106 @@ async def run_demo(
                 "port": broker.port,
                 "user": broker.user or "",
                 "password": broker.password() or "",
+                "client_id": client_id,
                 "weights": config.run.weights,
-                "stream": task.micropython_stream(devices, seed, folder),
+                "stream": task.micropython_stream(simulated, seed, folder),
             }
-            await stack.enter_async_context(micropython_device(micropython, folder, settings, f"{heap}wK"))
+            process = await stack.enter_async_context(micropython_device(micropython, folder, settings, f"{heap}wK"))
+            devices_known = coordinator.run_state.registry.devices
+
+            def away() -> bool:
+                device = devices_known.get(MICROPYTHON_ID)
+                return device is not None and device.state != "online"
+
+            losses.append(partial(lost, process, folder, MICROPYTHON_ID, away))
         spec = SwarmSpec(
             run=config.run.name,
             broker=broker,
             task=task_name,
-            devices=devices,
+            devices=simulated,
             evaluators=evaluators,
             seed=seed,
+            client_id=client_id,
             data=data,
+            weights=config.run.weights,
         )
         swarm = SwarmProcesses(spec)
-        on_start(f"Fleet: {devices} simulated devices, {evaluators} unseen ones for evaluation")
-        swarm.start()
-        stopping = asyncio.create_task(_stop_when(stop, coordinator))
-        try:
-            status = await coordinator.run()
-            await asyncio.sleep(1.0)  # the last acknowledgements reach the devices
-        finally:
-            stopping.cancel()
-            counts = await swarm.stop()
+        losses.append(partial(_lost_devices, swarm))
+        on_start(f"Fleet: {simulated} simulated devices, {evaluators} unseen ones for evaluation")
+        status, counts = await _serve(coordinator, listening, swarm, losses, on_compiling, stop)
     run = coordinator.run_state
-    model = run.model
+    took_part = sum(device.accepted > 0 for device in run.registry.devices.values())
     board = run.registry.devices.get(MICROPYTHON_ID)
-    start = random_weights(model.tensors, model.parameters, config.run.seed)
     return DemoResult(
         task=task,
         config=config,
         broker=broker_name,
         weights=run.weights,
         status=status,
-        start=summary(config, task, start, evaluators, seed),
-        learned=summary(config, task, run.weights, evaluators, seed),
         history=run.evaluations.summaries,
         counts=counts,
+        devices=devices,
+        took_part=took_part,
         micropython=board.accepted if board and micropython else None,
         evaluators=evaluators,
     )
 
 
+async def _serve(
+    coordinator: Coordinator,
+    listening: asyncio.Event,
+    swarm: SwarmProcesses,
+    losses: Sequence[Loss],
+    on_compiling: Callable[[tuple[int, int] | None], None],
+    stop: asyncio.Event,
+) -> tuple[dict[str, Any], Counts]:
+    """Serve with the fleet to the end; raises `DemoError` with the first of ``losses`` that comes true."""
+    swarm.start(hold=True)
+    stopping = asyncio.create_task(_stop_when(stop, coordinator))
+    ready = asyncio.create_task(_compiled(swarm, on_compiling))
+    watching = [asyncio.create_task(loss()) for loss in losses]
+    tasks: list[asyncio.Task[Any]] = [stopping, ready, *watching]
+    try:
+        # Nobody serves before the fleet can work: the MicroPython device would do all the work meanwhile.
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        serving = asyncio.create_task(coordinator.run())
+        heard = asyncio.create_task(listening.wait())
+        tasks += [serving, heard]
+        # The fleet connects when the coordinator listens: iotcore would leave out of its statuses all but 100.
+        await asyncio.wait([serving, heard, *watching], return_when=asyncio.FIRST_COMPLETED)
+        if heard.done() and not stop.is_set():
+            swarm.connect()
+        await asyncio.wait([serving, *watching], return_when=asyncio.FIRST_COMPLETED)
+        coordinator.stop()
+        status = await serving
+        for watch in watching:
+            if watch.done():
+                raise DemoError(f"{watch.result()}; the demonstration ends after {status['updates']} updates")
+        await asyncio.sleep(1.0)  # the last acknowledgements reach the devices
+    finally:
+        for task in tasks:
+            task.cancel()
+        counts = await swarm.stop()
+    return status, counts
+
+
 async def _stop_when(stop: asyncio.Event, coordinator: Coordinator) -> None:
     await stop.wait()
     coordinator.stop()
+
+
+async def _compiled(swarm: SwarmProcesses, on_compiling: Callable[[tuple[int, int] | None], None]) -> None:
+    """Return once the kernels are compiled, with word of it to ``on_compiling`` meanwhile."""
+    while not swarm.ready:
+        on_compiling(swarm.compiling)
+        await asyncio.sleep(0.1)
+
+
+async def _lost_devices(swarm: SwarmProcesses) -> str:
+    """Return, once a part of the fleet is gone, what became of it."""
+    while (what := swarm.lost) is None:  # noqa: ASYNC110 - a process has no event to wait for
+        await asyncio.sleep(0.5)
+    return what
 
 
 def evaluation_device(config: Config) -> IntegerDevice:
@@ -154,12 +247,3 @@ def evaluation_device(config: Config) -> IntegerDevice:
         top=learning.top,
         encoding=learning.encoding,
     )
-
-
-def summary(config: Config, task: Task, weights: Weights, devices: int, seed: int) -> dict[str, Any]:
-    """What the unseen devices 0 to ``devices`` - 1 make of ``weights``: an evaluation round without the network."""
-    settings = config.evaluation
-    device = evaluation_device(config)
-    unseen = [task.unseen_stream(index, seed) for index in range(devices)]
-    results = evaluate(device, weights, unseen, steps=settings.steps, shots=settings.shots, queries=settings.queries)
-    return EvaluationRound(0, 0, results=results).summary()

@@ -4,10 +4,42 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from tinyreptile.coding import Coded
+from tinyreptile.model import Model
+
 Sent = tuple[bytes, list[int]]  # a packed delta of 8 bits and its gains
+
+
+class Forged:
+    """Any numbers as if they were a `tinyreptile.delta.Delta` of ``model``: ``packed`` in 16 or 8 bits."""
+
+    kept = None
+
+    def __init__(self, model: Model, packed: bytes, gains: Sequence[int], bits: int = 8) -> None:
+        self.model, self.gains, self.bits = model, list(gains), bits
+        self._numbers = np.frombuffer(packed, np.int8 if bits == 8 else "<i2")
+        self.low = bytearray(max(4 if bits == 8 else 12, self._low(index)) for index in range(len(self.gains)))
+
+    def _low(self, index: int) -> int:
+        return int(1.4 * np.abs(self._numbers[slice(*self.model.cells(index))].astype(np.int64)).mean()).bit_length()
+
+    def quantize(self, index: int, start: int, end: int, bits: int, out: Any, at: int) -> None:
+        """Write the numbers of the cells ``start`` to ``end``."""
+        for i, byte in enumerate(self._numbers[start:end].tobytes()):
+            out[i] = byte
+
+    def chunks(self) -> list[bytes]:
+        """As they travel."""
+        chunked = Coded(self)
+        chunks = [bytearray(size) for size in chunked.sizes]
+        for index, chunk in enumerate(chunks):
+            chunked.pack(index, memoryview(chunk))
+        return [bytes(chunk) for chunk in chunks]
+
 
 LARGER = 256  # times as large as what was learned
 

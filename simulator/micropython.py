@@ -7,14 +7,17 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import tinyreptile
 
-from .children import end_with_parent
+from .children import end, end_with_parent, ending, last_line
+
+AWAY_SECONDS = 30.0  # that a device may need for connecting again
 
 _PROGRAM = "import sys; from tinyreptile.device import main; sys.exit(main(sys.argv[1]))"
 
@@ -54,6 +57,23 @@ async def micropython_device(
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
+        await end(process)
+
+
+async def lost(process: asyncio.subprocess.Process, folder: Path, device: str, away: Callable[[], bool]) -> str:
+    """Return, once the ``process`` of `micropython_device` has ended or is away for long, what became of it.
+
+    ``folder`` has its log; ``away`` returns whether the device has been online and is not.
+    """
+    ended = asyncio.ensure_future(process.wait())
+    here = time.monotonic()
+    try:
+        while not (await asyncio.wait([ended], timeout=1.0))[0]:
+            if not away():
+                here = time.monotonic()
+            elif time.monotonic() - here > AWAY_SECONDS:
+                return f"the MicroPython device has been offline for {AWAY_SECONDS:.0f} seconds"
+        line = last_line(folder / f"{device}.log")
+        return f"the MicroPython device has ended with {ending(await ended)}" + (f" ({line})" if line else "")
+    finally:
+        ended.cancel()

@@ -25,10 +25,11 @@ from coordinator.initialization import encode
 from coordinator.rules import Weights
 from tinyreptile import episodes, evaluation
 from tinyreptile.batch import BatchLearner
+from tinyreptile.coding import Coded
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 from tinyreptile.privacy import Privacy
-from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Stream
+from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Cells, Stream, draw
 
 
 class Device(ABC):
@@ -37,7 +38,7 @@ class Device(ABC):
     Attributes:
         learner: offers what the loops of `tinyreptile.episodes` use of a `tinyreptile.learner.Learner`.
         received: bytes of an initialization as it reaches the device.
-        sent: bytes of the last delta as it left the device.
+        sent: bytes of the last delta as it left the device, coded, without its messages' other fields.
     """
 
     learner: Any
@@ -104,7 +105,7 @@ class IntegerDevice(Device):
         delta = self.learner.delta(self._bits, self._kept)
         packed = bytearray(delta.size)
         delta.pack(0, packed)
-        self.sent = len(packed)
+        self.sent = sum(Coded(delta).sizes)
         return unpack(self._model, packed, self._bits, delta.gains, self._kept)
 
     def ram(self) -> int:
@@ -124,7 +125,7 @@ def run_now(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def take(stream: Stream, x: memoryview, y: array[int]) -> None:
     """Write the next sample of ``stream`` into ``x`` and ``y``."""
-    run_now(stream.sample(x, y))
+    run_now(draw(stream, Cells(x, stream, "input"), Cells(y, stream, "target")))
 
 
 def evaluate(
@@ -210,7 +211,7 @@ def adaptation(device: Device, weights: Weights, replays: Iterable[Replay], at: 
         done = 0
         for step, look in zip(at, looks, strict=True):
             if step > done:
-                run_now(episodes.train(device.learner, replay, step - done))
+                run_now(evaluation.adapt(device.learner, replay, step - done, step - done))
                 done = step
             look.append(run_now(evaluation.query(device.learner, replay, replay.queries)))
     points: list[dict[str, Any]] = []

@@ -45,9 +45,10 @@ def draw(result: DemoResult, path: Path) -> None:
     _curve(figure.add_subplot(right), result)
     if sine:
         _bars(figure.add_subplot(left), result)
-    updates = result.status["updates"]
+    updates, devices = result.status["updates"], result.took_part
     figure.suptitle(
-        f"{updates:,} updates from a fleet that never shared its data: the learned start adapts in a few samples",
+        f"{updates:,} updates from {devices} devices that never shared their data: "
+        "the learned start adapts in a few samples",
         fontsize=14,
         fontweight="bold",
     )

@@ -8,7 +8,6 @@ import logging
 import resource
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from coordinator import tls
 from coordinator.config import BrokerConfig
@@ -16,6 +15,7 @@ from deployment.errors import DeploymentError
 from deployment.fleet import load
 from tinyreptile import messages
 from tinyreptile.client import Client
+from tinyreptile.cpython_compile import compiled, progress
 from tinyreptile.device import DeviceError
 from tinyreptile.privacy import Privacy
 
@@ -42,8 +42,10 @@ class SwarmSpec:
     data: Path | None = None
     ram: int | None = None
     prefix: str | None = None
+    client_id: str = messages.CLIENT_ID  # as in a device's configuration
     fleet: Path | None = None  # folder of credentials: the devices are those that it has for the run
     privacy: tuple[float, float] | None = None  # clip and noise of `tinyreptile.privacy.Privacy`, for those that train
+    weights: str = "int16"  # that the run is expected to have: their kernels are compiled before anything connects
     conditions: Conditions = field(default_factory=Conditions)
 
     def split(self, processes: int) -> list[SwarmSpec]:
@@ -68,9 +70,10 @@ class SwarmSpec:
 
 @dataclass
 class Counts:
-    """What became of a swarm's work, as the devices saw it."""
+    """What became of a swarm's work, as the devices saw it; ``took_part``: devices of which anything was accepted."""
 
     online: int = 0
+    took_part: int = 0
     accepted: int = 0
     refused: int = 0
     expired: int = 0
@@ -86,10 +89,15 @@ class Counts:
 
 
 class Swarm:
-    """The devices of ``spec``; raises `TaskError` if the task can't be set up."""
+    """The devices of ``spec``; raises `TaskError` if the task can't be set up.
+
+    Attributes:
+        ready: whether the kernels are compiled; devices may connect from then on.
+    """
 
     def __init__(self, spec: SwarmSpec) -> None:
         self.spec = spec
+        self.ready = False
         self._problem: str | None = None
         self._task = make_task(spec.task, spec.data)
         for count, limit, what in (
@@ -130,6 +138,7 @@ class Swarm:
             stream,
             role=role,
             ram=spec.ram,
+            client_id=spec.client_id,
             privacy=Privacy(*spec.privacy) if spec.privacy and training else None,
             log=lambda text: _log.info("device %s: %s", name, text),
             host=broker.host,
@@ -152,6 +161,7 @@ class Swarm:
         devices = self._clients
         return Counts(
             online=sum(d.mqtt.connected for d in devices),
+            took_part=sum(d.accepted + d.evaluations > 0 for d in devices),
             accepted=sum(d.accepted for d in devices),
             refused=sum(d.refused for d in devices),
             expired=sum(d.expired for d in devices),
@@ -161,22 +171,40 @@ class Swarm:
             unfit=sum(d.unfit is not None for d in devices),
         )
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Live until ``stop`` is set, or no device is left that can take part."""
+    @property
+    def compiling(self) -> tuple[int, int] | None:
+        """How many kernels there are of how many, while this process compiles them."""
+        kernels: tuple[int, int] | None = None if self.ready else progress(self.spec.weights)
+        return kernels
+
+    async def run(self, stop: asyncio.Event, connect: asyncio.Event | None = None) -> None:
+        """Compile the kernels, then live until ``stop`` is set, or no device is left that can take part.
+
+        Devices connect no sooner than ``connect`` is set, where it is given.
+        """
         _allow_files(len(self._clients) + 200)
-        lives = [asyncio.create_task(self._live(client, i)) for i, client in enumerate(self._clients)]
         stopped = asyncio.create_task(stop.wait())
-        everyone = asyncio.gather(*lives)
+        living = asyncio.create_task(self._live_all(connect))
         try:
-            both: list[asyncio.Future[Any]] = [stopped, everyone]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stopped, living], return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
+            living.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await living
+
+    async def _live_all(self, connect: asyncio.Event | None) -> None:
+        await compiled(self.spec.weights, _log.info)
+        self.ready = True
+        if connect is not None:
+            await connect.wait()
+        lives = [asyncio.create_task(self._live(client, i)) for i, client in enumerate(self._clients)]
+        try:
+            await asyncio.gather(*lives)
+        finally:
             for life in lives:
                 life.cancel()
             await asyncio.gather(*lives, return_exceptions=True)  # each still says good-bye
-            with contextlib.suppress(asyncio.CancelledError):
-                await everyone
 
     async def _live(self, client: Client, position: int) -> None:
         await asyncio.sleep(position / CONNECTS_PER_SECOND)

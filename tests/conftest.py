@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tinyreptile import cpython_compile
 from tinyreptile.learner import Learner
-from tinyreptile.model import Model
+from tinyreptile.model import WEIGHT_BITS
 
 from .commands import COMMAND, Popen
 from .environment import Mosquitto, need_program
 
+# A shell's background ignores Ctrl-C, nohup SIGHUP, and so would the commands that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-@pytest.fixture(scope="session", autouse=True)
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Compile the kernels for the first test that needs them: for minutes maybe, so before its time limit begins."""
+    if "compiled" in getattr(item, "fixturenames", ()):
+        for weights in WEIGHT_BITS:
+            cpython_compile.compile_kernels(weights)
+    return (yield)
+
+
+@pytest.fixture(scope="session")
 def compiled() -> None:
-    """The kernels, compiled before any test: it takes half a minute or more the first time, and tests have limits."""
-    learner = Learner(Model([["input", 1], ["dense", 1], ["squared_error"]]))
-    learner.step([0], [0])
+    """For tests that step a learner, here or in a process of theirs: all kernels are compiled before they begin."""
+
+
+@pytest.fixture(autouse=True)
+def _asks_for_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests without the fixture `compiled` step no learner: on a fresh clone they would compile within their limit."""
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a test that steps a learner asks for the fixture `compiled`")
+
+    if "compiled" not in request.fixturenames:
+        monkeypatch.setattr(Learner, "_take", refuse)
+        monkeypatch.setattr(Learner, "predict", refuse)
+        monkeypatch.setattr(cpython_compile, "_compiled", set())
+        monkeypatch.setattr(cpython_compile, "_call_all", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -64,16 +63,24 @@ def run_micropython(
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
 
+def with_hosts(folder: Path, *lines: str) -> list[str]:
+    """What goes before a command to have it run with a table of hosts of its own, of ``lines``, kept in ``folder``."""
+    hosts = folder / "hosts"
+    hosts.write_text("\n".join(lines) + "\n")
+    before = [need_program("unshare"), "--map-root-user", "--mount", "sh", "-c"]
+    before += ['mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
+    require(
+        subprocess.run([*before, "true"], capture_output=True, check=False).returncode == 0,
+        "needs name spaces of mounts for users",
+    )
+    return before
+
+
 def free_port() -> int:
     """A TCP port of the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def hear_ctrl_c() -> None:
-    """For a subprocess: Ctrl-C is heard, even where the tests run in a shell's background, which ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Mosquitto:

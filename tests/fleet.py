@@ -16,7 +16,7 @@ from coordinator.config import BrokerConfig, Config, load_config
 from coordinator.mqtt import client
 from coordinator.service import Coordinator
 from simulator.swarm import Swarm, SwarmSpec
-from tinyreptile import messages
+from tinyreptile import reports
 from tinyreptile.client import Client
 
 from .environment import Mosquitto
@@ -43,7 +43,7 @@ def run_config(mosquitto: Mosquitto, folder: Path, name: str | None = None, **ta
         "run": {"name": name, "model": SMALL, "rounds": 60, "store": folder / f"{name}.sqlite"},
         "broker": {"host": mosquitto.host, "port": mosquitto.port},
         "learning": {"steps": 4, "in_flight": 6, "publish_interval": 0.01, "deadline": 20},
-        "evaluation": {"every": 25, "steps": 4, "shots": 4, "queries": 5},
+        "evaluation": {"every": 25, "steps": 4, "shots": 4, "queries": 5, "best": False},
     }
     return load_config(None, tables, defaults)
 
@@ -146,7 +146,7 @@ def hostile_payloads(fields: Any) -> list[bytes]:
         b"\xd4\x05\x00",  # an extension type
         b"\xa4\xff\xfe\xfd\xfc",  # a string that is not UTF-8
         bytes(range(256)) * 4,
-        b"\x00" * (messages.MESSAGE_BYTES + 1),
+        b"\x00" * (reports.MESSAGE_BYTES + 1),
         b"\xff" * 60_000,
     ]
     payloads += [msgpack.packb(value) for value in (None, True, 7, -1, 1.5, "work", b"work", [], [1, 2], {}, {1: 2})]

@@ -161,11 +161,12 @@ def accuracy_after_adaptation(presence: Presence, weights: Weights, beta: float)
     return float(summary["balanced_accuracy_after"])
 
 
+@pytest.mark.usefixtures("compiled")
 def test_the_learned_initialization_adapts_better_than_a_random_start_at_its_own_best_rate(presence: Presence) -> None:
     model = Model(presence.model)
     settings = presence.settings["learning"]
     device = IntegerDevice(model, beta=settings["beta"], bits=settings["bits"])
-    start = random_weights(model.tensors, model.parameters, 1)
+    start = random_weights(model, 1)
     learned = start.copy()
     algorithm = TinyReptile(
         Fleet(presence, device, 1), {name: settings[name] for name in ("steps", "alpha", "alpha_end")}, 2000

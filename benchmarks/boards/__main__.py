@@ -2,7 +2,7 @@
 
 An RP2040 whose cycles are counted (rp2040py), and a Cortex-M4 whose instructions are (QEMU). A round is put together of
 its parts: an initialization is loaded, so many samples are learned from, the delta is packed. Samples and
-initializations are a task's own.
+initializations are a task's own. Beside learning, TLS handshakes of the RP2040.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import json
 import sys
 import tempfile
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from boards.library import library
@@ -29,9 +31,11 @@ from tinyreptile.model import Model
 from tinyreptile.unpacking import packed_size
 
 from ..report import make_console
+from . import handshake
 
 DEVICE = Path(__file__).parent / "device"
 OUT = Path("out/boards.json")
+HANDSHAKE = "handshake"  # its part of what is measured
 SAMPLES = 4
 
 
@@ -66,7 +70,7 @@ def describe(task_name: str, way: str, board: Board, folder: Path) -> dict[str, 
     if plain and len(task.model[0]) > 2:
         return None  # a convolution in floats takes minutes a sample
     model = Model(task.model, weights or "int16")
-    initial = random_weights(model.tensors, model.parameters, seed=1)
+    initial = random_weights(model, seed=1)
     (folder / "initialization.bin").write_bytes(bytes(encode(model, initial, model.weights)))
     stream = task.train_stream(1, 1)
     x, y = memoryview(array("h", bytes(2 * model.inputs))), array("h", bytes(2 * model.target_cells()))
@@ -151,19 +155,41 @@ def rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
     return cells
 
 
-def markdown(content: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """All boards' tables."""
-    text = ""
+def tables(content: dict[str, dict[str, Any]]) -> dict[str, tuple[str, Sequence[str], list[list[str]]]]:
+    """Title, heads and cells of the table of each part of ``content``."""
+    shown: dict[str, tuple[str, Sequence[str], list[list[str]]]] = {}
     for board in BOARDS:
         if board.runner in content:
-            lines = [HEADS, ["---"] * 2 + ["---:"] * (len(HEADS) - 2), *rows(content[board.runner])]
-            text += f"## {board.title}: {board.unit}, bytes\n\n"
-            text += "".join("| " + " | ".join(line) + " |\n" for line in lines) + "\n"
+            shown[board.runner] = f"{board.title}: {board.unit}, bytes", HEADS, rows(content[board.runner])
+    if HANDSHAKE in content:
+        cells = handshake.rows(content[HANDSHAKE])
+        shown[HANDSHAKE] = "RP2040: a TLS handshake, cycles of the client", handshake.HEADS, cells
+    return shown
+
+
+def markdown(content: dict[str, dict[str, Any]]) -> str:
+    """All tables."""
+    text = ""
+    for title, heads, cells in tables(content).values():
+        lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2), *cells]
+        text += f"## {title}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines) + "\n"
     return text
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
+
+
+def report(part: str, content: dict[str, dict[str, Any]], console: Console) -> None:
+    """Print the table of ``part`` and write all that was measured."""
+    title, heads, cells = tables(content)[part]
+    shown = Table(*heads, title=title)
+    for line in cells:
+        shown.add_row(*line)
+    console.print(shown)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(content, indent=1) + "\n")
+    OUT.with_suffix(".md").write_text(markdown(content))
 
 
 def main() -> int:
@@ -172,26 +198,28 @@ def main() -> int:
     parser.add_argument("--board", action="append", choices=[board.runner for board in BOARDS])
     parser.add_argument("--task", action="append", choices=TASKS)
     parser.add_argument("--way", action="append", choices=WAYS)
+    parser.add_argument("--handshake", action="store_true", help="TLS handshakes, without learning")
     arguments = parser.parse_args()
     console = make_console()
-    content = json.loads(OUT.read_text()) if OUT.exists() else {}
+    content: dict[str, dict[str, Any]] = json.loads(OUT.read_text()) if OUT.exists() else {}
+    chosen = arguments.board or arguments.task or arguments.way
     for board in BOARDS:
-        if arguments.board and board.runner not in arguments.board:
+        if (arguments.handshake and not chosen) or (arguments.board and board.runner not in arguments.board):
             continue
-        results: dict[str, dict[str, Any]] = content.setdefault(board.runner, {})
+        results = content.setdefault(board.runner, {})
         for task in arguments.task or TASKS:
             for way in arguments.way or WAYS:
                 with console.status(f"{board.title}, {task}, {way}"):
                     row = measure(task, way, board)
                 if row is not None:
                     results[f"{task}: {way}"] = row
-        shown = Table(*HEADS, title=f"{board.title}: {board.unit}, bytes")
-        for cells in rows(results):
-            shown.add_row(*cells)
-        console.print(shown)
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        OUT.write_text(json.dumps(content, indent=1) + "\n")
-        OUT.with_suffix(".md").write_text(markdown(content))
+        report(board.runner, content, console)
+    if arguments.handshake or not chosen:
+        results = content.setdefault(HANDSHAKE, {})
+        for name, certificates in handshake.WAYS.items():
+            with console.status(f"TLS, {name}"):
+                results[name] = handshake.measure(certificates, DEVICE)
+        report(HANDSHAKE, content, console)
     console.print(f"{OUT} and {OUT.with_suffix('.md')}")
     return 0
 

@@ -1,53 +1,80 @@
-"""An initialization that arrives in chunks: whole or not at all, never a mixture of versions."""
+"""An initialization that arrives in pieces: whole or not at all, never a mixture of versions."""
 
-from binascii import crc32
-
-from .messages import CHUNK_BYTES, MessageError, chunk_count
+from .messages import PIECE_BYTES, MessageError
 
 
 class Assembly:
-    """Chunks find their place in ``buffer`` (bytearray); nothing else is kept of them.
+    """Pieces find their place in the buffers of ``learner``; nothing else is kept of them.
 
     Attributes:
-        version: of the initialization that the buffer holds whole, None while it holds none.
-        crc: its CRC-32.
+        version: of the initialization that the learner holds whole, None while it holds none.
+        crc: of what is wanted, or was last.
+        failure: whether what is wanted can't become whole any more.
+        length: bytes taken so far, of all versions.
+        position: where the next piece belongs: the byte, or of differences the cell.
     """
 
-    def __init__(self, buffer):
-        self._bytes = memoryview(buffer)
-        self._count = chunk_count(len(buffer))
-        self._got = set()
-        self._wanted = None  # the version that is being assembled; None: chunks are passed over
-        self.version = None
+    def __init__(self, learner):
+        self._learner = learner
         self.crc = 0
-
-    def begin(self, version, crc):
-        """From now on take chunks of ``version``, or of a newer one that has taken its slot."""
+        self._code = None  # of the differences that are being added; None: a whole initialization is assembled
+        self.position = 0  # where the next piece belongs: the byte, or of differences the cell
+        self._wanted = None  # the version that is being assembled; None: pieces are passed over
         self.version = None
+        self.failure = False
+        self.length = 0
+
+    def begin(self, version, crc, data=None):
+        """From now on take pieces of ``version``, whose cells have the CRC-32 ``crc``.
+
+        With ``data``, the first piece of differences, it is made of the version that is there.
+        """
+        self.version = self._code = None
+        self.failure = False
         self.crc = crc
         self._wanted = version
-        self._got = set()
-
-    def add(self, index, chunk):
-        """Take chunk ``index``, a message; raises `MessageError` if its size is none of this model's."""
-        if self._wanted is None or chunk["version"] < self._wanted:
-            return
-        start = index * CHUNK_BYTES
-        data = chunk["data"]
-        if start >= len(self._bytes) or len(data) != min(CHUNK_BYTES, len(self._bytes) - start):
-            raise MessageError("chunk %d has a wrong size, %d" % (index, len(data)))
-        if chunk["version"] > self._wanted or chunk["crc"] != self.crc:
-            self.begin(chunk["version"], chunk["crc"])  # a newer version has taken the slot: begin anew with it
-        self._bytes[start : start + len(data)] = data
-        self._got.add(index)
-
-    def is_whole(self):
-        """Whether all chunks of one version are there."""
-        return len(self._got) == self._count
+        self.position = 0
+        if data is not None:
+            tensors = len(self._learner.model.offsets)
+            self._code = bytes(data[:tensors])
+            self.add(0, data[tensors:])
 
     def end(self):
-        """Take no more chunks; if one version is whole and undamaged, `version` is it. Returns whether it is."""
-        wanted, self._wanted = self._wanted, None
-        if self.is_whole() and crc32(self._bytes) == self.crc:
-            self.version = wanted
-        return self.version is not None
+        """Nothing comes of what is wanted."""
+        self._wanted = None
+        self.failure = True
+
+    def add(self, at, data):
+        """Take the piece that belongs at ``at``: bytes of a whole initialization, or cells of differences.
+
+        Raises `MessageError` where no piece of this model begins or ends so.
+        """
+        if self._wanted is None or at < self.position:
+            return  # it was not asked for, or is here
+        learner = self._learner
+        end = at
+        if at > self.position:
+            self.end()  # one before it was lost
+            return
+        if self._code is None:
+            whole = len(learner.wire)
+            if len(data) == min(PIECE_BYTES, whole - at):
+                end = at + len(data)
+                learner.wire[at:end] = data
+        else:
+            whole = learner.model.parameters
+            if len(data) > 2:
+                end = learner.change(at, self._code, data)
+        if end == at:
+            self.end()
+            raise MessageError("a piece of %d bytes does not belong at %d" % (len(data), at))
+        self.length += len(data)
+        self.position = end
+        if end == whole:
+            version = self._wanted
+            self.end()  # unless it is undamaged
+            if self._code is None:
+                learner.receive()
+            if learner.crc() == self.crc:
+                self.version = version
+                self.failure = False

@@ -17,6 +17,7 @@ ENDED = "ended"  # why the last start came to its end
 _PAUSE = const(30)  # seconds before the board restarts
 _WATCHDOG_MS = const(8000)  # an RP2040 counts no further than 8.3 s
 _NAP_MS = const(5000)
+_DOZE_MS = const(20)  # a light sleep that ends sooner is none
 _PATIENCE_SECONDS = const(900)  # without a broker: then a restart is worth a try
 
 _dog = None  # the watchdog; once started it can't be stopped
@@ -82,22 +83,28 @@ class Watch:
             await asyncio.sleep(0.5)
 
     async def sleep(self, seconds):
-        """Let ``seconds`` go by in light sleep, in pieces that the watchdog stands; awake where the board has none."""
+        """Let ``seconds`` go by in light sleep, in pieces that the watchdog stands; awake where the board has none.
+
+        The time of a light sleep is a maximum: whatever wakes the chip ends it, such as a timer of the network, every
+        64 ms. So the clock says when all is over. One that ends at once is no rest: that piece is waited for awake.
+        """
         import machine
 
         if self._led:
             self._led.value(0)
-        left = int(1000 * seconds)
-        while left > 0:
-            piece = min(left, _NAP_MS)
-            left -= piece
+        start = now = ticks_ms()
+        while True:
+            self._alive = now
             _feed()
+            piece = min(int(1000 * seconds) - ticks_diff(now, start), _NAP_MS)
+            if piece <= 0:
+                return
             if hasattr(machine, "lightsleep"):
                 machine.lightsleep(piece)
-            else:
-                await asyncio.sleep(piece / 1000)
-            self._alive = ticks_ms()
-        _feed()
+            slept = ticks_diff(ticks_ms(), now)
+            if slept < min(piece, _DOZE_MS):
+                await asyncio.sleep((piece - slept) / 1000)
+            now = ticks_ms()
 
 
 def watch(config, client):

@@ -3,7 +3,15 @@
 A board forgets it after its start.
 """
 
-from .device import ConfigError
+import sys
+
+from .device import ConfigError, DeviceError
+
+# An emulated Pico W with Wi-Fi took some 6 s for a handshake on P-256, of which computing is some 1.5 s without waits
+# for the flash (docs/boards.md): more than half of the time that a connection may usually take, with the name, TCP and
+# the broker's answer in it.
+_SLOW_CHIP = "RP2040"
+_SLOW_SECONDS = 30
 
 # Loaded when they are asked for: a board has memory for what it uses.
 STREAMS = {
@@ -23,20 +31,33 @@ def _stream_class(kind):
         return getattr(__import__(module, None, None, (name,)), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError("stream: no %s to be had: %s" % (kind, error))
+    except Exception as error:  # it runs code of a user's
+        raise ConfigError("stream: %s can't be loaded, %s: %s" % (module, type(error).__name__, error))
 
 
 def make_stream(options):
-    """The stream that the configuration's "stream" object describes; raises `ConfigError`."""
+    """The stream that the configuration's "stream" object describes; raises `ConfigError`.
+
+    And `DeviceError` for what another start may do without, such as a sensor that does not answer.
+    """
     options = dict(options)
     kind = options.pop("kind", None)
     if not isinstance(kind, str) or (kind not in STREAMS and "." not in kind):
         raise ConfigError("stream: kind is %s, or your_module.YourStream, not %r" % (", ".join(sorted(STREAMS)), kind))
     try:
-        return _stream_class(kind)(**options)
-    except OSError:
-        raise ConfigError("stream: no file %s" % options.get("path"))
+        stream = _stream_class(kind)(**options)
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError("stream: %s" % error)
+    except Exception as error:  # a user's may be any
+        if "path" in options and isinstance(error, OSError):
+            raise ConfigError("stream: no file %s" % options["path"])
+        raise DeviceError("stream: %s did not begin, %s: %s" % (kind, type(error).__name__, error))
+    for name in ("inputs", "outputs"):
+        if type(getattr(stream, name, None)) is not int:
+            raise ConfigError("stream: %s needs %s, a whole number" % (kind, name))
+    return stream
 
 
 def make_client(config, log=None, notice=None):
@@ -65,6 +86,8 @@ def make_client(config, log=None, notice=None):
         if log:
             log(notice)
     options = {}
+    if tls and _SLOW_CHIP in getattr(sys.implementation, "_machine", ""):
+        options["timeout"] = _SLOW_SECONDS
     if config["privacy"]:
         options["privacy"] = _privacy(config["privacy"], config["id"])
     if config["predict"]:
@@ -81,6 +104,7 @@ def make_client(config, log=None, notice=None):
         log=log,
         notice=notice,
         commands=True,
+        client_id=config["client_id"],
         host=config["host"],
         port=config["port"],
         user=config["user"] or None,

@@ -1,26 +1,28 @@
-"""A device's life: join, wait for work, fetch the initialization, learn from its stream, report, until cancelled."""
+"""A device's life: join, wait for work and its initialization, learn from the stream, report, until cancelled."""
 
 import asyncio
-import gc
+import os
 import random
 import sys
+from binascii import hexlify
 
 from . import __version__, episodes, messages
 from .assembly import Assembly
 from .connection import reason, wait_for
 from .device import DeviceError
-from .learner import Learner
-from .messages import CHUNK_BYTES, MessageError
+from .messages import MessageError
 from .mqtt import MQTTClient
-from .msgpack import Packer, unpackb
+from .msgpack import MessagePackError, Packer, unpackb
 from .portable import RUNNER, collect, const, forget, ticks_diff, ticks_ms
 
-_FETCH_SECONDS = const(15)
+_PIECE_SECONDS = const(15)  # the longest wait for the next piece of an initialization
+_ATTEMPTS = const(3)  # to receive one
 _RESEND_SECONDS = const(5)
 _JOIN_SECONDS = const(60)  # after so many without a session a device that may rest does
 _LINGER_SECONDS = const(10)  # and after so many without work
 _YIELD_MS = const(5)  # the longest a device computes before the network gets its turn
 _MANIFEST_SECONDS = const(5)  # how long a coordinator's word may take until it is said that there is none
+_IDLE_SECONDS = const(60)  # without work: then it looks whether the run has another coordinator or model
 _PROBE_SECONDS = const(3)  # how long a device of the same id may take to speak up
 
 
@@ -42,6 +44,7 @@ class Client:
         commands: whether it can be asked for its log, and to restart, and be told labels.
         updates: an `updates.Updates`, for a device that installs new versions of the library; or None.
         privacy: a `privacy.Privacy`, for a device whose updates are differentially private; or None.
+        client_id: its MQTT client id, with "{id}" for its name and "{random}" for a secret word of each start.
         connection: the arguments of `mqtt.MQTTClient` but for id, will and callback.
 
     Attributes:
@@ -66,6 +69,7 @@ class Client:
         commands=False,
         updates=None,
         privacy=None,
+        client_id=messages.CLIENT_ID,
         **connection,
     ):
         self.id = messages.check_id(device_id, "a device id")
@@ -90,11 +94,11 @@ class Client:
         self._assembly = None  # of the learner's initialization
         self._manifest = None
         self._prepared = None  # what the learner was made for
+        self._greeted = None  # boot of the coordinator that was there when it last said hello
         self._work = None  # the newest work message
-        self._work_at = 0
         self._serving = None  # the work at hand, maybe older
-        self._ack = None  # the answer to the work at hand
-        self._fetched = False
+        self._task = None  # what the newest work asks for; later work may ask for the same without a word
+        self._answer = None  # to the work at hand: why it was refused, empty if it was accepted
         self._probed = False
         self._rival = None  # another device under this id that has been seen alive
         self._retained_rival = None
@@ -102,6 +106,11 @@ class Client:
         self._joined = False
         self._joined_at = 0
         self._yielded = 0
+        self._since = 0  # samples since then
+        self._to_come = 0  # samples of the work at hand that were still to come then
+        self._quickest = None  # seconds, of one sample of it
+        self._denied = None  # what the broker does not let it subscribe to and it can do without
+        self._slow = None  # why the last work could not be done in its time
         self._changed = asyncio.Event()
         self.accepted = 0
         self.refused = 0
@@ -114,7 +123,7 @@ class Client:
         will = Packer(bytearray(64))
         will.pack(self._status("offline"))
         self.mqtt = MQTTClient(
-            client_id="%s-%s" % (device_id, self._boot),
+            client_id=client_id.replace("{id}", device_id).replace("{random}", _secret()),
             on_message=self._on_message,
             will=(self._topics.status, bytes(will.buffer[: will.length])),
             message_bytes=messages.MESSAGE_BYTES,
@@ -127,6 +136,7 @@ class Client:
         Raises `DeviceError` where the device can't take part.
         """
         session = None
+        turned = False  # whether it took its turn since the last piece of work: the next one may be there already
         try:
             while True:
                 if session is None:
@@ -134,17 +144,24 @@ class Client:
                 await self._wait_for_a_call()
                 if self._leaving:
                     return
-                if self._work is not None:
-                    await self._serve(self._work)
+                due = self._until_turn()
+                if self._is_other():
+                    await self._reconsider()
                 elif self._is_offered():
                     if await self._updates.install(self.mqtt, self._wait, self._log):
                         return
-                elif self._until_turn() is not None:
+                elif self._work is not None and (due != 0 or turned):
+                    turned = False
+                    await self._serve(self._work)
+                elif due is not None:
+                    turned = True
                     await self._take_turn()
                 elif self.rest:
                     await self._leave(session)
                     session = None
                     await self.rest()
+                elif self._is_ready() and not self.unfit:  # who is unfit goes on listening
+                    await self._look_again()
         finally:
             if session:
                 await self._leave(session)
@@ -152,13 +169,14 @@ class Client:
     async def _leave(self, session):
         """Say good-bye and end the session."""
         session.cancel()
+        ready = self._is_ready()
+        self._joined = False  # before its own good-bye comes back
         try:
-            if self._is_ready():
+            if ready:
                 await wait_for(self._publish(self._topics.status, self._status("offline"), retain=True), 2)
         except (OSError, asyncio.TimeoutError):
             pass
         finally:  # even if it is cancelled while it says good-bye
-            self._joined = False
             await self.mqtt.disconnect()
 
     async def _wait_for_a_call(self):
@@ -167,13 +185,13 @@ class Client:
         if due is not None:
             await self._wait(self._is_called, due)
         elif not self.rest:
-            await self._wait(lambda: self._is_called() or self._until_turn() is not None, None)
+            await self._wait(lambda: self._is_called() or self._until_turn() is not None, _IDLE_SECONDS)
         elif await self._wait(lambda: self._is_ready() or self._leaving, _JOIN_SECONDS):
             await self._wait(self._is_called, _LINGER_SECONDS)
 
     def _is_called(self):
         """Whether there is something to do that does not wait."""
-        return self._work is not None or self._leaving or self._is_offered()
+        return self._work is not None or self._leaving or self._is_offered() or self._is_other()
 
     async def _keep_session(self):
         try:
@@ -191,10 +209,12 @@ class Client:
         """After each connection: make sure that the id is free, read the manifest, say hello."""
         self._joined = False
         self._probed = False
-        self._rival = self._retained_rival = None
+        self._rival = self._retained_rival = self._denied = None
         await self.mqtt.subscribe(self._topics.status)
         await self._publish(self._topics.status, self._status("probe"))
-        await self._wait(lambda: self._probed, self.mqtt.timeout)
+        if not await self._wait(lambda: self._probed or not self.mqtt.connected, self.mqtt.timeout):
+            raise OSError("the broker does not let this device write or read " + self._topics.status)
+        self._check_session()
         if self._retained_rival:
             # The id was taken when its last holder was seen; a living one answers the probe.
             await self._wait(lambda: self._rival, _PROBE_SECONDS)
@@ -202,9 +222,8 @@ class Client:
                 self._fail("the id %s is already online; give each device an id of its own" % self.id)
                 return
         await self.mqtt.subscribe(self._topics.work)
-        await self.mqtt.subscribe(self._topics.ack)
         if self._commands:
-            await self.mqtt.subscribe(self._topics.command)
+            await self._try_subscribe(self._topics.command)
         await self._read_manifest()
         self._joined = True
         self._joined_at = ticks_ms()
@@ -212,31 +231,64 @@ class Client:
         if self.on_joined:
             self.on_joined()
         if self._commands:
-            await self.mqtt.subscribe(self._topics.label)
+            await self._try_subscribe(self._topics.label)
         if self._updates:
             self._updates.confirm()
-            await self.mqtt.subscribe(self._updates.topic)
+            await self._try_subscribe(self._updates.topic)
         if not self.unfit:
             self._log("joined run %s" % self._run_topics.root)
         self._changed.set()
+
+    async def _try_subscribe(self, topic):
+        """Subscribe to ``topic``, which the device can do without: its status says so where the broker refuses."""
+        try:
+            await self.mqtt.subscribe(topic)
+        except OSError as error:
+            self._check_session()
+            self._denied = str(error)
+            self._log(self._denied)
+            if self._joined:
+                await self._say_hello()
 
     async def _read_manifest(self):
         """Wait for the manifest, until a coordinator has begun the run, and prepare for its model."""
         self._manifest = None
         await self.mqtt.subscribe(self._run_topics.init)
         if not await self._wait(lambda: self._manifest or not self.mqtt.connected, _MANIFEST_SECONDS):
-            self._log("connected; run %s has no coordinator yet" % self._run_topics.root)
+            self._log(
+                "connected; run %s has no coordinator yet, or the broker does not let this device read it"
+                % self._run_topics.root
+            )
         while self._manifest is None:
             self._check_session()
-            await self._wait(lambda: self._manifest, 30)
-        self._prepare(self._manifest)
+            if not await self._wait(lambda: self._manifest or not self.mqtt.connected, 30):
+                await self.mqtt.subscribe(self._run_topics.init)  # it is sent again, if it is there
+        await self._prepare(self._manifest)
         if not self.unfit:  # else it goes on listening: the next model may fit
             await self.mqtt.unsubscribe(self._run_topics.init)
 
-    async def _reconsider(self):
-        """The run's model has changed while this device was unfit."""
+    async def _look_again(self):
+        """Read the manifest anew: another start of the coordinator may not know this device, or have another model."""
+        known = self._manifest
         try:
-            self._prepare(self._manifest)
+            await self.mqtt.subscribe(self._run_topics.init)
+            await self._wait(lambda: self._manifest is not known, _MANIFEST_SECONDS)
+            if not self._is_other():
+                await self.mqtt.unsubscribe(self._run_topics.init)
+        except OSError:
+            pass  # joining anew does the same
+
+    def _is_other(self):
+        """Whether the manifest is of another start of the coordinator than was greeted, or has another model."""
+        new = self._manifest
+        if new is None or not self._is_ready():
+            return False
+        return new.get("boot") != self._greeted or _description(new) != self._prepared
+
+    async def _reconsider(self):
+        """The run's coordinator or model has changed: prepare for it, and say hello."""
+        try:
+            await self._prepare(self._manifest)
             if not self.unfit:
                 await self.mqtt.unsubscribe(self._run_topics.init)
             await self._say_hello()
@@ -245,8 +297,12 @@ class Client:
         except OSError:
             pass  # joining anew does the same
 
-    def _prepare(self, manifest):
+    async def _prepare(self, manifest):
         """A learner for the manifest's model, or `unfit` set to what stands in the way."""
+        if RUNNER == "numba":  # it would compile in the midst of the first piece of work
+            from .cpython_compile import compiled
+
+            await compiled(manifest["weights"], self._log)
         self.unfit = self._privacy.end() if self._privacy else None
         if self._learner and self._prepared == _description(manifest):
             return
@@ -255,21 +311,23 @@ class Client:
         try:
             from .preparation import prepare
 
-            self._free, model, obstacle = prepare(manifest, self._stream, self._role, self._ram, self._privacy)
+            self._free, learner, obstacle = prepare(manifest, self._stream, self._role, self._ram, self._privacy)
             self.unfit = obstacle or self.unfit
             del prepare
             forget("preparation")
             collect()
-            if model:
-                self._learner = Learner(model, encoding=manifest["encoding"])
-                self._assembly = Assembly(self._learner.wire)
-                self._made_learner(model)
+            if learner:
+                self._learner = learner
+                self._assembly = Assembly(learner)
+                self._made_learner(learner.model)
         except MemoryError:
             self.unfit = "there is no memory for the model, in one piece for each of its buffers"
         if self.unfit:
             self._log(self.unfit)
 
     async def _say_hello(self):
+        if self._manifest:  # there is none while it joins anew
+            self._greeted = self._manifest.get("boot")
         await self._publish(self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True)
 
     def _status(self, state):
@@ -280,22 +338,26 @@ class Client:
             status["outputs"] = self._stream.outputs
             status["ram"] = self._free or 0
             release = ".".join(str(n) for n in sys.implementation.version[:3])
-            status["platform"] = "%s %s, %s" % (sys.implementation.name, release, RUNNER)
+            chip = getattr(sys.implementation, "_machine", RUNNER)  # MicroPython's name of the board, and of its chip
+            status["platform"] = "%s %s, %s" % (sys.implementation.name, release, chip)
             status["library"] = __version__
-            status["work"] = self._work["work"] if self._work else 0
+            status["work"] = self._work["work"] if self._work and self._has_initialization(self._work) else 0
+            if self._assembly and self._assembly.version is not None:
+                status["version"] = self._assembly.version
             if self._updates:
                 self._updates.describe(status)
             if self._privacy:
                 self._privacy.describe(status)
-            if self._notice:
-                status["notice"] = self._notice[:200]
+            notice = self._slow or self._denied or self._notice
+            if notice:
+                status["notice"] = notice[:200]
         if state == "unfit":
             status["error"] = self.unfit[:200]
         return status
 
     def _disconnected(self, error):
         self._joined = False
-        self._log("no connection to the broker: %s" % reason(error))
+        self._log("no connection to the broker at %s:%d: %s" % (self.mqtt.host, self.mqtt.port, reason(error)))
         self._changed.set()
 
     # What comes in; nothing here waits
@@ -304,10 +366,6 @@ class Client:
         try:
             if topic == self._topics.work:
                 self._take_work(messages.check(messages.WORK, unpackb(payload)))
-            elif topic == self._topics.ack:
-                ack = messages.check(messages.ACK, unpackb(payload))
-                if self._serving is not None and ack["work"] == self._serving["work"]:
-                    self._ack = ack  # others are repetitions of what was counted
             elif topic == self._topics.status:
                 if payload:
                     self._take_status(messages.check(messages.PRESENCE, unpackb(payload)), retained)
@@ -316,39 +374,74 @@ class Client:
                 if manifest["protocol"] != messages.PROTOCOL:
                     self._log("the coordinator speaks another protocol, %d" % manifest["protocol"])
                 else:
-                    changed = self._manifest is not None and _description(manifest) != _description(self._manifest)
                     self._manifest = manifest
-                    if changed and self.unfit and self._is_ready():
-                        asyncio.create_task(self._reconsider())
             elif topic == self._topics.label:
-                self._stream.label(messages.check(messages.LABEL, unpackb(payload))["label"])
+                label = messages.check(messages.LABEL, unpackb(payload))["label"]
+                try:
+                    self._stream.label(label)
+                except Exception as error:  # a stream's may be any
+                    self._log("label %d was not taken: %s" % (label, self._reason(error)))
             elif topic == self._topics.command:
                 if not retained:
                     self._obey(messages.check(messages.COMMAND, unpackb(payload))["command"])
             elif self._updates and topic.startswith(self._updates.topic):
                 self._updates.take(topic, payload, self._log)
-            elif self._assembly is not None:
-                index = int(topic[topic.rfind("/") + 1 :])
-                self._assembly.add(index, messages.check(messages.CHUNK, unpackb(payload)))
         except ValueError as error:  # MessageError and MessagePackError among them
             self.malformed += 1
             self._log("a message on %s was not understood: %s" % (topic, error))
         self._changed.set()
 
     def _take_work(self, work):
-        kind = work["kind"]
-        needed = ("bits",) if kind == messages.TRAIN else ("shots", "queries")
-        if kind not in (messages.TRAIN, messages.EVALUATE) or any(name not in work for name in needed):
-            raise MessageError("work of kind %r needs %s" % (kind, " and ".join(needed)))
+        """The coordinator's answer to the work at hand, newer work, a further piece of its initialization."""
+        if self._serving is not None and work.get("done") == self._serving["work"]:
+            self._answer = work.get("refused", "")  # others are repetitions of what was counted
+        data = work.pop("data", b"")  # is gone with this call
+        assembly = self._assembly
+        if "version" not in work:
+            if "at" in work and assembly and self._work is not None and work.get("work") == self._work["work"]:
+                assembly.add(work["at"], data)
+            return
+        if "work" not in work or "crc" not in work:
+            raise MessageError("work has a number and the checksum of its initialization")
+        if "task" in work:
+            task = messages.check(messages.TASK, work["task"])
+            kind = task["kind"]
+            needed = ("bits",) if kind == messages.TRAIN else ("shots", "queries")
+            if kind not in (messages.TRAIN, messages.EVALUATE) or any(name not in task for name in needed):
+                raise MessageError("work of kind %r needs %s" % (kind, " and ".join(needed)))
+            self._task = task
         if self._work is None or work["work"] != self._work["work"]:
             # Newer work replaces older: the coordinator gives a device one thing at a time.
             self._work = work
-            self._work_at = ticks_ms()
+        elif self._has_initialization(self._work):
+            return  # a repetition
+        else:
+            self._work.update(work)  # once more, maybe from a newer version
+        self._work["task"] = self._task
+        self._work["asked"] = ticks_ms()  # its seconds count from here
+        if not assembly:
+            return
+        if self._task is None:
+            assembly.end()
+        elif "from" not in work:
+            assembly.begin(work["version"], work["crc"])
+            assembly.add(0, data)
+        elif assembly.version != work["from"]:
+            assembly.end()
+        elif work["version"] != work["from"]:
+            assembly.begin(work["version"], work["crc"], data)
+
+    def _has_initialization(self, work):
+        """Whether all is there that ``work`` begins from."""
+        return self._assembly is not None and self._assembly.version == work["version"] and work["task"] is not None
 
     def _take_status(self, status, retained):
         if status["boot"] == self._boot:
             if status["state"] == "probe":
                 self._probed = True
+            elif status["state"] == "offline" and self._is_ready():
+                # The last will of an earlier session, which a broker delivers late: this one is here.
+                asyncio.create_task(self._repeat_hello())
             return
         if status["protocol"] != messages.PROTOCOL:
             return
@@ -365,10 +458,11 @@ class Client:
             # Both joined at the same moment and found the id free: one of the two must go.
             self._fail("the id %s is in use by another device; give each an id of its own" % self.id)
         else:
-            asyncio.create_task(self._defend())
+            # Another device asks for this id, or the last will of an earlier start arrives: this one is here.
+            asyncio.create_task(self._repeat_hello())
 
-    async def _defend(self):
-        """Another device asks for this id, or the last will of an earlier start arrives: this one is here."""
+    async def _repeat_hello(self):
+        """Say hello again, if there is somebody to say it to."""
         try:
             await self._say_hello()
         except OSError:
@@ -412,98 +506,107 @@ class Client:
     # Working
 
     async def _serve(self, work):
-        """One piece of work, from fetch to acknowledgement."""
+        """One piece of work, from its initialization to its answer."""
         self._begin_work()
         self._serving = work
-        self._ack = None
+        self._answer = None
+        was_slow = self._slow
         try:
-            await self._fetch(work)
-            self._fetched = False
+            await self._receive(work)
             self._learner.load()
             self._learner.seed(work["work"])
-            self._learner.set_rate(work["beta"])
-            if work["kind"] == messages.TRAIN:
+            task = work["task"]
+            self._learner.set_rate(task["beta"])
+            self._to_come = task["steps"] + 2 * task.get("queries", 0)
+            self._since = 0
+            self._quickest = None
+            self._yielded = ticks_ms()
+            if task["kind"] == messages.TRAIN:
                 report = await self._train(work)
             else:
                 report = await self._evaluate(work)
-        except (Lost, ValueError, OSError, MemoryError) as error:
+            self._slow = None
+        except Exception as error:  # a stream's may be any
             collect()
-            report = str(error)[:200] or type(error).__name__
+            report = self._reason(error)[:200]
             self._log("work %d came to nothing: %s" % (work["work"], report))
             if self._privacy and not isinstance(error, Lost):
                 report = "the work came to nothing"  # what its samples have to do with it is not told
+        if self._slow != was_slow:
+            await self._repeat_hello()
         if self._privacy and not self.unfit:
             await self._mind_budget()
         await self._deliver(work, report)
         if self._work is work:
             self._work = None
 
+    def _reason(self, error):
+        """Return ``error`` in words; with the name of the stream if its kind is one that only a stream raises."""
+        if isinstance(error, (Lost, ValueError, OSError, MemoryError)):
+            return str(error) or type(error).__name__
+        return "%s with the stream %s: %s" % (type(error).__name__, type(self._stream).__name__, error)
+
     async def _mind_budget(self):
         """Say so if the update at hand is the last that may be sent: no more work is wanted then."""
         self.unfit = self._privacy.end()
         if self.unfit:
             self._log(self.unfit)
-            try:
-                await self._say_hello()
-            except OSError:
-                pass  # joining anew does the same
+            await self._repeat_hello()
 
-    async def _fetch(self, wanted):
-        """Bring a whole initialization of the version that is ``wanted``, or a newer one, into the learner.
-
-        ``wanted`` is a work message, or the manifest; newer work ends the fetch.
-        """
+    async def _receive(self, work):
+        """Wait until the learner holds what ``work`` begins from; ask for it again where some of it is missing."""
         if self._learner is None:
             raise Lost(self.unfit or "no model yet")
-        work = self._work
         assembly = self._assembly
-        if (assembly.version, assembly.crc) != (wanted["version"], wanted["crc"]):
-            topic = self._run_topics.chunks(wanted["slot"])
-            assembly.begin(wanted["version"], wanted["crc"])
-            try:
-                await self.mqtt.subscribe(topic)
-                if not await self._wait(lambda: assembly.is_whole() or self._work is not work, _FETCH_SECONDS):
-                    await self._read_manifest()  # the run may have another model by now
-                    if self.unfit:
-                        await self._say_hello()
-                    raise Lost("version %d was not to be had in %d s" % (wanted["version"], _FETCH_SECONDS))
-            except OSError as error:
-                raise Lost("the connection was lost during the fetch: %s" % error)
-            finally:
-                undamaged = assembly.end()
-                try:
-                    await self.mqtt.unsubscribe(topic)
-                except OSError:
-                    pass  # gone with the connection
+        for _ in range(_ATTEMPTS):
+            length = -1
+            while length != assembly.length:  # as long as something comes
+                length = assembly.length
+                if await self._wait(
+                    lambda: (
+                        self._has_initialization(work)
+                        or assembly.failure
+                        or self._answer is not None
+                        or self._work is not work
+                    ),
+                    min(_PIECE_SECONDS, max(0, self._left(work))),
+                ):
+                    break
             self._check_current(work)
-            if not undamaged:
-                raise Lost("version %d arrived damaged" % wanted["version"])
+            if self._answer is not None or self._left(work) <= 0:
+                raise Lost("version %d did not arrive in time" % work["version"])
+            if self._has_initialization(work):
+                return
+            assembly.failure = False
             try:
-                self._learner.receive()
-            except ValueError as error:
-                assembly.version = None
-                raise Lost("version %d is no initialization of this model: %s" % (wanted["version"], error))
+                await self._send(0, {"work": work["work"], "whole": True})
+            except OSError:  # the hello after the next connection says the same
+                await self._wait(lambda: self._is_ready() or self._work is not work, _PIECE_SECONDS)
+        await self._look_again()  # the run may have another model by now
+        raise Lost("version %d did not arrive whole" % work["version"])
+
+    def _left(self, work):
+        """Seconds until the deadline of ``work``."""
+        task = work["task"]
+        seconds = work.get("seconds", task["seconds"] if task else 2 * _PIECE_SECONDS)
+        return seconds - ticks_diff(ticks_ms(), work["asked"]) / 1000
 
     async def _train(self, work):
-        """Learn from the stream; returns the delta and its report."""
+        """Learn from the stream; returns the delta's chunks and its report."""
+        from .coding import Coded
+
         learner = self._learner
-        loss = await episodes.train(learner, self._stream, work["steps"], self._pause)
+        task = work["task"]
+        loss = await episodes.train(learner, self._stream, task["steps"], self._pause)
         if self._privacy:
             await self._privacy.protect(learner, self._pause)
-        delta = learner.delta(work["bits"], work.get("kept"))
-        report = {
-            "version": self._assembly.version,
-            "bits": work["bits"],
-            "gains": delta.gains,
-            "samples": work["steps"],
-            "ms": ticks_diff(ticks_ms(), self._work_at),
-            "free": gc.mem_free() if hasattr(gc, "mem_free") else 0,
-        }
+        delta = learner.delta(task["bits"], task.get("kept"))
+        report = {"version": work["version"], "gains": delta.gains}
         if not self._privacy:
             report["loss"] = loss
-        if delta.kept is not None:
-            report["kept"] = delta.kept
-        return delta, report
+            if learner.saturated():
+                report["saturated"] = learner.saturated()
+        return Coded(delta), report
 
     async def _evaluate(self, work):
         """Adapt to the stream's support samples; returns the evaluation."""
@@ -511,40 +614,52 @@ class Client:
             raise Lost("a device whose updates are private evaluates nothing")
         from .evaluation import evaluate
 
+        task = work["task"]
         evaluation = await evaluate(
-            self._learner, self._stream, work["steps"], work["shots"], work["queries"], self._pause
+            self._learner, self._stream, task["steps"], task["shots"], task["queries"], self._pause
         )
-        evaluation["version"] = self._assembly.version
+        evaluation["version"] = work["version"]
         return evaluation
 
     async def _pause(self):
-        """Give the network its turn, and find out whether the work still matters."""
+        """Give the network its turn, and find out whether the work still matters and can be done in its time.
+
+        It can't if that would take too long even if all samples to come were as quick as the quickest so far.
+        """
         now = ticks_ms()
+        self._since += 1
         if ticks_diff(now, self._yielded) < _YIELD_MS:
             return
+        work = self._serving
+        pace = ticks_diff(now, self._yielded) / 1000 / self._since
+        first = self._quickest is None  # it may have waited for what the others will not
+        self._quickest = pace if first else min(pace, self._quickest)
+        self._to_come -= self._since
+        self._since = 0
+        seconds = self._left(work)
+        if self._to_come > 0 and seconds < (0 if first else self._to_come * self._quickest):
+            self._slow = "too slow: %d samples are to come in %d of %d s, and one takes %g s or more" % (
+                self._to_come,
+                max(0, seconds),
+                work["task"]["seconds"],
+                round(self._quickest, 3),
+            )
+            raise Lost(self._slow)
         await asyncio.sleep(0)
         self._yielded = ticks_ms()
-        work = self._serving
         self._check_current(work)
-        if not self._fetched and ticks_diff(now, self._work_at) > 500:
-            # Learning takes a while: the coordinator may rewrite the slot meanwhile.
-            self._fetched = True
-            try:
-                await self._send(0, {"work": work["work"], "fetched": self._assembly.version})
-            except OSError:
-                pass  # the slot is kept until the coordinator's own limit
 
     # Reporting
 
     async def _deliver(self, work, report):
         """Send what came of the work until it is acknowledged, superseded or past the deadline."""
         if isinstance(report, tuple):
-            delta, report = report
+            chunks, report = report
         else:
-            delta = None
+            chunks = None
         number = work["work"]
-        while self._work is work:
-            left = work["seconds"] - ticks_diff(ticks_ms(), self._work_at) / 1000
+        while self._work is work and self._answer is None:
+            left = self._left(work)
             if left <= 0:
                 self.expired += 1
                 self._log("work %d was not acknowledged before its deadline" % number)
@@ -553,22 +668,25 @@ class Client:
                 if isinstance(report, str):
                     await self._send(0, {"work": number, "error": report})
                     return
-                if delta is None:
+                if chunks is None:
                     await self._send(0, {"work": number, "evaluation": report})
                 else:
-                    await self._send_delta(number, delta, report)
-                await self._wait(lambda: self._ack or self._work is not work, min(left, _RESEND_SECONDS))
+                    await self._send_delta(work, chunks, report)
+                await self._wait(lambda: self._answer is not None or self._work is not work, min(left, _RESEND_SECONDS))
+            except Lost:
+                pass  # newer work arrived, maybe with the answer
             except OSError:
                 await self._wait(lambda: self._is_ready() or self._work is not work, min(left, _RESEND_SECONDS))
-            if self._ack:
-                self._count(work, self._ack)
-                return
+            except MessagePackError:
+                report = "what came of the work is longer than a message"
+        if self._answer is not None:
+            self._count(work, self._answer)
 
-    def _count(self, work, ack):
-        if not ack["accepted"]:
+    def _count(self, work, error):
+        if error:
             self.refused += 1
-            self._log("work %d was refused: %s" % (work["work"], ack.get("reason", "no reason given")))
-        elif work["kind"] == messages.TRAIN:
+            self._log("work %d was refused: %s" % (work["work"], error))
+        elif work["task"]["kind"] == messages.TRAIN:
             self.accepted += 1
         else:
             self.evaluations += 1
@@ -584,26 +702,26 @@ class Client:
 
         await self.mqtt.publish(topic, fill, retain=retain)
 
-    async def _send_delta(self, number, delta, report):
-        """The delta in chunks, each packed straight into the outgoing buffer."""
-        chunks = messages.chunk_count(delta.size)
-        for index in range(chunks):
+    async def _send_delta(self, work, chunks, report):
+        """The chunks of a delta, each packed straight into the outgoing buffer."""
+        for index in range(len(chunks.sizes)):
 
             def fill(buffer, index=index):
-                packer = Packer(buffer)
-                packer.map_header(4 if index == 0 else 3)
-                packer.pack("work")
-                packer.pack(number)
-                packer.pack("chunks")
-                packer.pack(chunks)
+                self._check_current(work)  # with newer work comes another initialization
+                fields = {"work": work["work"]}
+                if len(chunks.sizes) > 1:
+                    fields["chunks"] = len(chunks.sizes)
                 if index == 0:
-                    packer.pack("report")
-                    packer.pack(report)
+                    fields.update(report)
+                packer = Packer(buffer)
+                packer.map_header(len(fields) + 1)
+                for name in fields:
+                    packer.pack(name)
+                    packer.pack(fields[name])
                 packer.pack("data")
-                start = index * CHUNK_BYTES
-                size = min(CHUNK_BYTES, delta.size - start)
+                size = chunks.sizes[index]
                 packer.bin_header(size)
-                delta.pack(start, packer.reserve(size))
+                chunks.pack(index, packer.reserve(size))
                 return packer.length
 
             await self.mqtt.publish(self._topics.update(index), fill)
@@ -625,22 +743,19 @@ class Client:
     # Waiting
 
     async def _wait(self, condition, seconds):
-        """Wait until ``condition()`` holds; whether it did within ``seconds``. None: the session's own limits do."""
+        """Wait until ``condition()`` holds; whether it did within ``seconds``."""
         start = ticks_ms()
         while not condition():
             if self._failure:
                 raise self._failure
             self._changed.clear()
-            if seconds is None:
-                await self._changed.wait()
-            else:
-                left = seconds - ticks_diff(ticks_ms(), start) / 1000
-                if left <= 0:
-                    return False
-                try:
-                    await wait_for(self._changed.wait(), left)
-                except asyncio.TimeoutError:
-                    return bool(condition())
+            left = seconds - ticks_diff(ticks_ms(), start) / 1000
+            if left <= 0:
+                return False
+            try:
+                await wait_for(self._changed.wait(), left)
+            except asyncio.TimeoutError:
+                return bool(condition())
         return True
 
     def _is_ready(self):
@@ -661,6 +776,12 @@ class Client:
         """End the device: `run` raises."""
         self._failure = DeviceError(text)
         self._changed.set()
+
+
+def _secret():
+    """Eight hexadecimal digits that others don't know: under a client id that they know they could end its session."""
+    value = os.urandom(4) if hasattr(os, "urandom") else random.getrandbits(30).to_bytes(4, "big")
+    return hexlify(value).decode()
 
 
 def _description(manifest):

@@ -14,6 +14,7 @@ else:
 _RANDOM = const(0)  # the 16-bit Weyl sequence that rounds the updates
 _SIGN = const(6)  # the sign bit of a weight's cell
 _JOB = const(7)  # what a loop is about: the layer's first cell; above 16 bits the input channel
+_DITHER = const(9)  # 16 random bits, independent of RANDOM, that round the sums of a layer
 
 # The cells of layer i, from HEADER + FIELDS * i.
 _HEIGHT = const(1)  # of the inputs
@@ -85,7 +86,7 @@ def depthwise_forward(plan: ptr32, at: int, w: ptr16, a: ptr16, s: ptr32):
     y = plan[at + _Y]
     relu = plan[at + _RELU]
     shift = plan[at + _SHIFT]
-    half = (1 << shift) >> 1
+    narrow = 16 - shift
     post = plan[at + _POST]
     rounding = (1 << post) >> 1
     bias_shift = plan[at + _BIAS_SHIFT]
@@ -99,15 +100,18 @@ def depthwise_forward(plan: ptr32, at: int, w: ptr16, a: ptr16, s: ptr32):
             for o in range(channels):
                 s[o] = (((w[biases + o] ^ sign) - sign) << bias_shift >> shift) + rounding
             k = plan[at + _WEIGHTS]
+            q = 0x8000  # as in `loops.add_rows`
             iy = top
             while iy < top + kernel_height:
                 ix = left
                 while ix < left + kernel_width:
                     if iy >= 0 and iy < height and ix >= 0 and ix < width:
                         i = x + (iy * width + ix) * channels
+                        part = q >> narrow
                         for o in range(channels):
                             value = (a[i + o] ^ 0x8000) - 0x8000
-                            s[o] = s[o] + ((((w[k + o] ^ sign) - sign) * value + half) >> shift)
+                            s[o] = s[o] + ((((w[k + o] ^ sign) - sign) * value + part) >> shift)
+                        q = (q + 0x9E37) & 0xFFFF
                     k += channels
                     ix += 1
                 iy += 1
@@ -133,7 +137,8 @@ def depthwise_forward(plan: ptr32, at: int, w: ptr16, a: ptr16, s: ptr32):
 def depthwise_backward(plan: ptr32, at: int, w: ptr16, u: ptr16, a: ptr16, s: ptr32):
     """One SGD update of a depthwise layer, from ``w`` into ``u``; the deltas of its inputs take the inputs' place.
 
-    ``s`` holds the sums of one position's deltas, then those of all gradients.
+    ``s`` holds the sums of one position's deltas, then those of all gradients. Each product of either is rounded
+    stochastically, by a Weyl sequence that goes through positions and taps.
     """
     height = plan[at + _HEIGHT]
     width = plan[at + _WIDTH]
@@ -146,15 +151,17 @@ def depthwise_backward(plan: ptr32, at: int, w: ptr16, u: ptr16, a: ptr16, s: pt
     weights = plan[at + _WEIGHTS]
     y = plan[at + _Y]
     shift = plan[at + _BACK_SHIFT]
-    half = (1 << shift) >> 1
+    narrow = 16 - shift
     post = plan[at + _BACK_POST]
-    rounding = (1 << post) >> 1
     propagate = plan[at + _BACK]
     every = propagate & _LINEAR
     sum_shift = plan[at + _SUM_SHIFT]
-    sum_half = (1 << sum_shift) >> 1
+    sum_narrow = 16 - sum_shift
     step = plan[at + _STEP] - sum_shift
     widen = plan[at + _STEP] - 16
+    dither = plan[_DITHER]
+    fine = dither >> (16 - widen)
+    q = (plan[_RANDOM] + dither) & 0xFFFF
     sign = plan[_SIGN]
     mask = sign + sign - 1
     limit = sign - 1
@@ -178,6 +185,8 @@ def depthwise_backward(plan: ptr32, at: int, w: ptr16, u: ptr16, a: ptr16, s: pt
         left_ox = first_ox
         ix = 0
         while ix < width:
+            dither = (dither + 0x9E37) & 0xFFFF
+            rounding = dither >> (16 - post)
             for o in range(channels):
                 s[o] = rounding
             ky = top_ky
@@ -193,11 +202,14 @@ def depthwise_backward(plan: ptr32, at: int, w: ptr16, u: ptr16, a: ptr16, s: pt
                         g = (ky * kernel_width + kx) * channels
                         c = weights + g
                         g += channels
+                        q = (q + 0x9E37) & 0xFFFF
+                        part = q >> narrow
+                        sum_part = q >> sum_narrow
                         for o in range(channels):
                             value = (a[i + o] ^ 0x8000) - 0x8000
                             delta = (a[d + o] ^ 0x8000) - 0x8000
-                            s[o] = s[o] + ((((w[c + o] ^ sign) - sign) * delta + half) >> shift)
-                            s[g + o] = s[g + o] + ((delta * value + sum_half) >> sum_shift)
+                            s[o] = s[o] + ((((w[c + o] ^ sign) - sign) * delta + part) >> shift)
+                            s[g + o] = s[g + o] + ((delta * value + sum_part) >> sum_shift)
                     kx += stride
                     ox -= 1
                 ky += stride
@@ -223,7 +235,7 @@ def depthwise_backward(plan: ptr32, at: int, w: ptr16, u: ptr16, a: ptr16, s: pt
             top_ky = 0
             top_oy += 1
         iy += 1
-    r = (plan[_RANDOM] * 25173 + 13849) & 0xFFFF
+    r = plan[_RANDOM]
     g = 0
     while g < sums:
         c = weights + g
@@ -232,7 +244,7 @@ def depthwise_backward(plan: ptr32, at: int, w: ptr16, u: ptr16, a: ptr16, s: pt
             total = s[g + o]
             total = (((((total >> 16) & 0xFFFF) ^ 0x8000) - 0x8000) << 16) | (total & 0xFFFF)
             q = (r + (o + 1) * 0x9E37) & 0xFFFF
-            weight = ((u[c + o] ^ sign) - sign) - ((total + (q << widen >> sum_shift)) >> step)
+            weight = ((u[c + o] ^ sign) - sign) - ((total + ((q << widen) + fine >> sum_shift)) >> step)
             if weight > limit:
                 weight = limit
             if weight < 0 - limit:
@@ -277,14 +289,15 @@ def average_backward(plan: ptr32, at: int, a: ptr16):
     reciprocal = plan[at + _RECIPROCAL]
     post = 14 + shift
     every = plan[at + _BACK] & _LINEAR
-    q = (plan[_RANDOM] * 25173 + 13849) & 0xFFFF
+    fine = plan[_DITHER] >> (16 - shift)
+    q = plan[_RANDOM]
     while i < y:
         o = 0
         while o < channels:
             q += 0x9E37
             if (a[i + o] | every) != 0:
                 delta = (a[y + o] ^ 0x8000) - 0x8000
-                a[i + o] = ((delta * reciprocal + ((q & 0xFFFF) << shift >> 2)) >> post) & 0xFFFF
+                a[i + o] = ((delta * reciprocal + (((q & 0xFFFF) << shift) + fine >> 2)) >> post) & 0xFFFF
             o += 1
         q = q & 0xFFFF
         i += channels

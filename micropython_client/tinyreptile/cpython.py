@@ -32,6 +32,11 @@ def address(view):
     return view
 
 
+def decode(data):
+    """Return the text that ``data`` holds in UTF-8; ValueError if it is ill-formed."""
+    return bytes(data).decode()
+
+
 def forget(name):
     """Nothing: there is memory."""
 
@@ -111,6 +116,8 @@ if os.environ.get("TINYREPTILE_NUMBA") != "0" and find_spec("numba"):
     def _compile(function):
         import numba  # it takes half a second, which who compiles nothing, as a coordinator, need not wait for
 
+        from .cpython_cache import keep
+
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
         ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)
         definition = tree.body[0]
@@ -125,10 +132,7 @@ if os.environ.get("TINYREPTILE_NUMBA") != "0" and find_spec("numba"):
         function = names["_enclosing"](_INLINED)
         # Of a call for every position, the call would be much of the time.
         inline = "always" if function.__module__.rpartition(".")[2] in _LOOPS else "never"
-        try:
-            return numba.njit(cache=True, inline=inline)(function)
-        except RuntimeError:  # no folder to cache in: compile anew in each process
-            return numba.njit(inline=inline)(function)
+        return keep(numba.njit(inline=inline)(function))
 
     def view8(buffer):
         """``buffer`` as unsigned 8-bit cells that a kernel can index."""

@@ -8,7 +8,9 @@ bits, rounded stochastically by the Weyl sequence r; q 65536 / g gives d back, w
 
 from .learner import wire_for
 from .model import FRACTION, WEIGHT_BITS
-from .portable import view8, view16
+from .portable import const, view8, view16
+
+_SUMMED = const(16384)  # cells whose changes are summed up at once
 
 BITS = (16, 8, 4)
 
@@ -26,6 +28,7 @@ class Delta:
     Attributes:
         bits: 16, 8 or 4.
         gains: a list of ints, one a tensor.
+        low: a byte for each tensor: how many bits of its numbers stand apart where they travel coded, see `coding`.
         kept: how many of the largest changes are packed; None: all.
         size: bytes of the whole packed delta.
     """
@@ -45,11 +48,22 @@ class Delta:
         self._ups = [FRACTION - fraction for fraction in fractions]
         self._r = r & 0xFFFF
         self.gains = []
+        self.low = bytearray(len(model.offsets))
         most = (1 << (bits - 1)) - 1
         for index in range(len(model.offsets)):
             start, end = model.cells(index)
             largest = wire.largest_change(self._w, self._base, start, end, self._sign, self._ups[index])
             self.gains.append(min(65536, (most << 16) // largest) if largest else 65536)
+            # About ln 2 times the mean of the zigzag numbers is best, and no number may have more than 15 zeros.
+            mean = 0
+            for first in range(start, end, _SUMMED):
+                mean += wire.sum_changes(self._w, self._base, first, min(end, first + _SUMMED), self._sign)
+            mean = (mean << self._ups[index]) * self.gains[index] * 14 // (10 * (end - start)) >> 16
+            widest = 2 * (largest if bits == 16 else most)
+            low = 0
+            while low < bits and (mean >> low or widest >> low > 15):
+                low += 1
+            self.low[index] = low
         self.size = (model.parameters * bits + 7) // 8
 
     def pack(self, start, buffer):
@@ -68,17 +82,24 @@ class Delta:
             begin = max(begin, first)
             end = min(end, last)
             if begin < end:
-                self._wire.quantize(
-                    self._w,
-                    self._base,
-                    begin,
-                    end,
-                    self._sign,
-                    self._ups[index],
-                    self.gains[index],
-                    self._r,
-                    self.bits,
-                    out,
-                    first,
-                )
+                self.quantize(index, begin, end, self.bits, out, first)
         return count
+
+    def quantize(self, index, start, end, bits, out, at):
+        """Write the numbers of the cells ``start`` to ``end``, of tensor ``index``, to ``out`` in ``bits`` each.
+
+        ``out``, a `portable.view8`, begins with cell ``at``. 8 bits hold the numbers of 4-bit deltas, too.
+        """
+        self._wire.quantize(
+            self._w,
+            self._base,
+            start,
+            end,
+            self._sign,
+            self._ups[index],
+            self.gains[index],
+            self._r,
+            bits,
+            out,
+            at,
+        )

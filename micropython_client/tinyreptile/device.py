@@ -4,10 +4,11 @@ On a computer it ends with a process's exit code; on a board, `board` goes on fr
 """
 
 import gc
+import sys
 
 from .learner import kernels_for
 from .log import Log
-from .portable import forget
+from .portable import RUNNER, forget
 
 
 class ConfigError(Exception):
@@ -62,6 +63,10 @@ def _make(path, board, notice):
     # MicroPython compiles the kernels while little else is loaded: for a moment that takes more than anything after it.
     gc.collect()
     kernels_for(config["weights"])
+    if RUNNER == "numba":
+        from .cpython_compile import compile_kernels
+
+        compile_kernels(config["weights"], log)
     from .build import make_client
 
     client = make_client(config, log, notice)
@@ -76,11 +81,15 @@ def _make(path, board, notice):
 
 
 def main(path):
-    """Run the device until it is stopped; returns a process's exit code, on a board None."""
+    """Run the device until it is stopped; returns a process's exit code, on a board None.
+
+    On a computer, the module of a stream of your own may be in the configuration's folder.
+    """
     if _is_board():
         from . import board
 
         return board.main(path, run)
+    sys.path.append(path.rpartition("/")[0] or ".")
     try:
         return RESTART if run(path) else 0
     except Exception as error:

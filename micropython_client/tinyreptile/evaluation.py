@@ -4,31 +4,33 @@ A device that only trains never loads it. `episodes` says what ``pause`` is.
 """
 
 from .episodes import no_pause
-from .streams import QUERY, SUPPORT
+from .streams import QUERY, SUPPORT, Cells, draw
+
+COUNTED_CLASSES = 64  # of more, a message has no room for counts: losses alone are reported
 
 
 async def adapt(learner, stream, steps, shots, pause=no_pause):
     """``steps`` one-sample SGD steps that go over ``shots`` support samples again and again."""
-    x, y = learner.x, learner.y
+    x, y = Cells(learner.x, stream, "input"), Cells(learner.y, stream, "target")
     for step in range(steps):
         if step % shots == 0:
             stream.begin(SUPPORT)
-        await stream.sample(x, y)
-        learner.step(x, y)
+        await draw(stream, x, y)
+        learner.step(learner.x, learner.y)
         await pause()
 
 
 async def query(learner, stream, queries, pause=no_pause):
     """(mean loss, queries of each class, those predicted right) over ``queries`` query samples; nothing is learned."""
-    x, y = learner.x, learner.y
+    x, y = Cells(learner.x, stream, "input"), Cells(learner.y, stream, "target")
     classes = learner.model.outputs if learner.model.loss == "cross_entropy" else 0
     seen = [0] * classes
     hits = [0] * classes
     total = 0.0
     stream.begin(QUERY)
     for _ in range(queries):
-        await stream.sample(x, y)
-        loss, label = learner.evaluate(x, y)
+        await draw(stream, x, y)
+        loss, label = learner.evaluate(learner.x, learner.y)
         total += loss
         if classes:
             seen[y[0]] += 1
@@ -39,12 +41,12 @@ async def query(learner, stream, queries, pause=no_pause):
 
 
 async def evaluate(learner, stream, steps, shots, queries, pause=no_pause):
-    """Query loss before and after adaptation, as an evaluation message's fields; with classes, counts of each too."""
+    """Query loss before and after adaptation, as an evaluation message's fields; of up to 64 classes counts, too."""
     before, seen, hits_before = await query(learner, stream, queries, pause)
     await adapt(learner, stream, steps, shots, pause)
     after, _, hits_after = await query(learner, stream, queries, pause)
     evaluation = {"before": before, "after": after, "queries": queries}
-    if seen:
+    if 0 < len(seen) <= COUNTED_CLASSES:
         evaluation["seen"] = seen
         evaluation["hits_before"] = hits_before
         evaluation["hits_after"] = hits_after

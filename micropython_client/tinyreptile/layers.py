@@ -24,7 +24,7 @@ _OUTPUT = const(3)
 _OUTPUTS = const(4)
 _LOSS = const(5)
 _SIGN = const(6)
-_HEADER = const(9)
+_HEADER = const(13)
 _KIND = const(0)
 _HEIGHT = const(1)
 _WIDTH = const(2)
@@ -128,6 +128,9 @@ def check(spec):
         layers.append(layer)
     if not layers or layers[-1][_KIND] != _DENSE and len(shape) != 1:
         raise ModelError("the outputs have the shape %s: end with a dense layer, or average or flatten" % (shape,))
+    if spec[-1][0] == "cross_entropy" and layers[-1][_KIND] != _DENSE:
+        # Of it alone the kernels have whole sums, which logits need: see `kernels.put_logits`.
+        raise ModelError('cross_entropy follows a dense layer: put one, or ["average"] and one, before it')
     if layers[-1][_RELU]:
         raise ModelError("the last layer has no ReLU: its outputs go to the head")
     if _product(spec[0][1:]) > MAX_INPUTS or _product(shape) > MAX_SUM:

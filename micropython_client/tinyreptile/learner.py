@@ -6,6 +6,7 @@ initialization.
 
 import math
 from array import array
+from binascii import crc32
 
 from .model import FRACTION, LEAST_FRACTION, WEIGHT_BITS
 from .portable import address, const, view8, view16, view32, zeros
@@ -14,6 +15,9 @@ from .portable import address, const, view8, view16, view32, zeros
 _RANDOM = const(0)
 _RATE = const(1)
 _RATE_SHIFT = const(2)
+_LAST = const(10)
+_BEFORE = const(11)
+_SATURATED = const(12)
 
 ONE = 1024  # 1.0 in Q5.10, the format of inputs, targets and outputs
 
@@ -72,8 +76,13 @@ class Learner:
         self.x = memoryview(self._activations)[: model.inputs]
         self._outputs = memoryview(self._activations)[model.activations - model.outputs :]
         self._classes = model.outputs if model.loss == "cross_entropy" else 0
-        # Squared errors are summed in Q16 by the kernel; a loss is their mean.
-        self._loss_unit = 65536.0 * (1 if self._classes else model.outputs)
+        self._loss_unit = 65536.0
+        if not self._classes:
+            # The kernel divides the sum of squared errors by the next power of two; a loss is their mean.
+            power = 1
+            while power < model.outputs:
+                power *= 2
+            self._loss_unit *= model.outputs / power
         self._view = view
         self._w = address(view(self.weights))
         self._a = address(view16(self._activations))
@@ -109,9 +118,34 @@ class Learner:
         wire = wire_for(self.model.weights)
         wire.saturate(view(self.initialization), self.model.parameters, 1 << (WEIGHT_BITS[self.model.weights] - 1))
 
+    def change(self, start, code, data):
+        """Add coded differences to the initialization from cell ``start`` on; returns the first cell that is left.
+
+        ``code`` has a byte for each tensor: how many low bits of a difference lie apart, and 16 times the shift of it.
+        ``data`` is one piece: the bytes of its first part (2 bytes, little-endian), then both parts, see `wire.change`.
+        """
+        wire = wire_for(self.model.weights)
+        base = self._view(self.initialization)
+        sign = 1 << (WEIGHT_BITS[self.model.weights] - 1)
+        middle = 8 * (2 + (data[0] | data[1] << 8))
+        at = array("i", (16, middle, min(middle, 8 * len(data)), 8 * len(data)))
+        cells = view32(at)
+        packed = view8(data)
+        for index in range(len(code)):
+            first, end = self.model.cells(index)
+            if first <= start < end:
+                start = wire.change(base, start, end, sign, code[index] >> 4, code[index] & 15, packed, cells)
+        return start
+
+    def crc(self):
+        """CRC-32 of the initialization, as it is held; of 8-bit weights with the fraction bits before them."""
+        return crc32(self._received) & 0xFFFFFFFF
+
     def seed(self, seed):
-        """Restart the sequence that rounds the updates."""
-        self._plan[_RANDOM] = seed & 0xFFFF
+        """Restart what rounds the updates; of ``seed`` 31 bits count."""
+        start = ((seed & 0xFFFF) * 25173 + 13849) & 0xFFFF
+        self._plan[_RANDOM] = self._plan[_LAST] = start
+        self._plan[_BEFORE] = (seed >> 16) & 0x7FFF | 0x8000  # a generator that is all zeros would stay so
 
     def set_rate(self, beta):
         """Use learning rate ``beta``, 0 to 1; raises ValueError outside."""
@@ -132,6 +166,17 @@ class Learner:
     def load(self):
         """Begin from `initialization`: copy it into `weights`."""
         self.weights[:] = self.initialization
+        self._plan[_SATURATED] = 0
+
+    def saturated(self):
+        """Return in how many steps since `load` an output of a layer reached the end of its format, +-32."""
+        return self._plan[_SATURATED]
+
+    def untrained_loss(self):
+        """Return the loss of a model whose outputs are all zero on the target in `y`: what has learned nothing."""
+        if self._classes:
+            return math.log(self._classes)
+        return sum([value * value for value in self.y]) / (ONE * ONE * len(self.y))
 
     def use(self, weights, fractions):
         """Learn and predict with ``weights`` from now on, of this model's size and so many ``fractions`` a tensor."""
@@ -171,6 +216,8 @@ class Learner:
         if x is not self.x:
             _copy(x, self.x, "inputs")
         self._kernels.forward(self._p, self._w, self._a, self._s)
+        if self._classes:
+            self._kernels.softmax(self._p, self._a, 16384)
         return self._outputs
 
     def delta(self, bits, kept=None):

@@ -13,17 +13,15 @@ class Log:
         self._size = size
         self._lines = []
         self._used = 0
-        self._seconds = 0
         self._at = ticks_ms()
 
     def __call__(self, text):
         """Add the line ``text``."""
-        print("%s: %s" % (self._name, text))
-        # ticks_ms goes round after some days; seconds are added up well before.
-        passed = ticks_diff(ticks_ms(), self._at) // 1000
-        self._seconds += passed
-        self._at += passed * 1000
-        line = "%d %s" % (self._seconds, text[:_LINE])
+        try:
+            print("%s: %s" % (self._name, text))
+        except (OSError, ValueError):
+            pass  # a disk that is full, a terminal that is gone or has no such character: no reason to stop
+        line = "%d %s" % (ticks_diff(ticks_ms(), self._at) // 1000, text[:_LINE])
         self._lines.append(line)
         self._used += len(line)
         while self._used > self._size:

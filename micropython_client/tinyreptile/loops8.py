@@ -7,6 +7,7 @@ _RANDOM = const(0)
 _SIGN = const(6)
 _JOB = const(7)
 _END = const(8)
+_DITHER = const(9)
 
 _HEIGHT = const(1)
 _WIDTH = const(2)
@@ -74,7 +75,9 @@ def list_patch(plan: ptr32, position: int, a: ptr16, s: ptr32):
 def add_rows(plan: ptr32, w: ptr8, s: ptr32):
     """One position's sums: biases, half a unit of what is cut off in the end, and the listed rows times their inputs.
 
-    The list is worked off in pairs, a product of the one and one of the other to each rounding.
+    The list is worked off in pairs, a product of the one and one of the other to each rounding. What is added before
+    the shift is half a unit for the first pair, then runs through all of a unit as a Weyl sequence does: whatever the
+    products have in common, their roundings have not.
     """
     at = plan[_JOB] & 0xFFFF
     outputs = plan[at + _OUT_CHANNELS]
@@ -82,21 +85,24 @@ def add_rows(plan: ptr32, w: ptr8, s: ptr32):
     biases = plan[at + _BIASES]
     bias_shift = plan[at + _BIAS_SHIFT]
     shift = plan[at + _SHIFT]
-    half = (1 << shift) >> 1
+    narrow = 16 - shift
     rounding = (1 << plan[at + _POST]) >> 1
     sign = plan[_SIGN]
     end = plan[_END]
     for o in range(outputs):
         s[o] = (((w[biases + o] ^ sign) - sign) << bias_shift >> shift) + rounding
+    q = 0x8000
     i = outputs
     while i < end:
         first = weights + (s[i] >> 16) * outputs
         value = ((s[i] & 0xFFFF) ^ 0x8000) - 0x8000
         second = weights + (s[i + 1] >> 16) * outputs
         other = ((s[i + 1] & 0xFFFF) ^ 0x8000) - 0x8000
+        part = q >> narrow
         for o in range(outputs):
             products = ((w[first + o] ^ sign) - sign) * value + ((w[second + o] ^ sign) - sign) * other
-            s[o] = s[o] + ((products + half) >> shift)
+            s[o] = s[o] + ((products + part) >> shift)
+        q = (q + 0x9E37) & 0xFFFF
         i += 2
 
 
@@ -126,6 +132,9 @@ def dense_backward(plan: ptr32, at: int, w: ptr8, a: ptr16):
     The outputs' cells hold deltas (Q18). Each weight is loaded once: it adds its part to the delta of its input, then
     takes its update w -= (delta * x + r) >> STEP with r a Weyl sequence, which rounds stochastically. An input that is
     zero moves no weight; where it came out of a ReLU it takes no delta either, so all its weights are passed over.
+
+    An input's delta is an exact sum, in two words: what is left of the products above BACK_SHIFT, and what is below.
+    It is rounded once, stochastically.
     """
     outputs = plan[at + _OUT_CHANNELS]
     row = plan[at + _WEIGHTS]
@@ -133,35 +142,39 @@ def dense_backward(plan: ptr32, at: int, w: ptr8, a: ptr16):
     y = plan[at + _Y]
     x_end = x + plan[at + _CHANNELS]
     shift = plan[at + _BACK_SHIFT]
-    half = (1 << shift) >> 1
+    below = (1 << shift) - 1
     post = plan[at + _BACK_POST]
-    rounding = (1 << post) >> 1
+    narrow = 16 - shift - post
     propagate = plan[at + _BACK]
     every = propagate & _LINEAR
     step = plan[at + _STEP]
     widen = step - 16
+    dither = plan[_DITHER]
+    fine = dither >> (16 - widen)
     sign = plan[_SIGN]
     mask = sign + sign - 1
     limit = sign - 1
-    # A fresh start for every layer, so that the sequence's period never locks on to the layer's size.
-    r = (plan[_RANDOM] * 25173 + 13849) & 0xFFFF
+    r = plan[_RANDOM]
     while x < x_end:
         value = (a[x] ^ 0x8000) - 0x8000
         if (value | every) != 0:
-            total = rounding
+            high = 0
+            low = ((r + dither) & 0xFFFF) >> narrow
             for o in range(outputs):
                 delta = (a[y + o] ^ 0x8000) - 0x8000
                 weight = (w[row + o] ^ sign) - sign
-                total += (weight * delta + half) >> shift
+                product = weight * delta
+                high += product >> shift
+                low += product & below
                 q = (r + (o + 1) * 0x9E37) & 0xFFFF
-                weight -= (delta * value + (q << widen)) >> step
+                weight -= (delta * value + (q << widen) + fine) >> step
                 if weight > limit:
                     weight = limit
                 if weight < 0 - limit:
                     weight = 0 - limit
                 w[row + o] = weight & mask
             if propagate:
-                total = total >> post
+                total = (high + (low >> shift)) >> post
                 if total > 32767:
                     total = 32767
                 if total < -32767:

@@ -6,9 +6,12 @@ device reads is in `reports`: it takes no memory on a board.
 
 from .portable import const
 
-PROTOCOL = 2
-CHUNK_BYTES = 1024  # of an initialization or a delta in one message
-MESSAGE_BYTES = CHUNK_BYTES + 512  # the longest message a device sends or reads
+PROTOCOL = 3
+DELTA_BYTES = 896  # of a delta in one message
+PIECE_BYTES = 1000  # of an initialization in one message
+CHUNK_BYTES = 1024  # of a file in one message
+CLIENT_ID = "{id}-{random}"  # of a device whose configuration has none: its id, a random word of each start
+MESSAGE_BYTES = 1184  # the longest message a device sends or reads: it has a buffer for each way
 MAX_ID = const(32)  # characters of a run's or a device's name
 
 TRAIN = "train"
@@ -29,20 +32,20 @@ def check_id(value, what):
     return value
 
 
+def index_of(topic):
+    """The number that is the last level of ``topic``, that of a chunk; else `MessageError`."""
+    text = topic[topic.rfind("/") + 1 :]
+    if not 1 <= len(text) <= 5 or not all("0" <= c <= "9" for c in text):  # int takes signs, spaces and more
+        raise MessageError("no number of a chunk: %r" % text)
+    return int(text)
+
+
 class RunTopics:
     """The topics of a run, as far as its devices need them; `reports` has the others."""
 
     def __init__(self, run):
         self.root = "tinyreptile/" + check_id(run, "a run's name")
         self.init = self.root + "/init"
-
-    def chunk(self, slot, index):
-        """Where chunk ``index`` of the initialization in ``slot`` is retained."""
-        return "%s/%d/%d" % (self.init, slot, index)
-
-    def chunks(self, slot):
-        """A filter for all chunks of ``slot``."""
-        return "%s/%d/+" % (self.init, slot)
 
     def software(self, chip):
         """Where the newest version of the library is announced to boards with that ``chip``; its chunks lie below."""
@@ -60,7 +63,6 @@ class DeviceTopics:
         base = run.root + "/device/" + check_id(device_id, "a device id")
         self.status = base + "/status"
         self.work = base + "/work"
-        self.ack = base + "/ack"
         self.prediction = base + "/prediction"
         self.label = base + "/label"
         self.command = base + "/command"
@@ -92,23 +94,27 @@ MANIFEST = (
     ("encoding", str, 1, 16, True),  # the initialization on the wire: int16 or int8
     ("bytes", int, 1, _COUNT, True),
     ("crc", int, 0, (1 << 32) - 1, True),
-    ("chunks", int, 1, 65535, True),
-    ("slot", int, 0, 1, True),
     ("beta", "number", 0, 1, False),  # learning rate for who adapts it
+    ("boot", str, 1, 16, False),  # a random name of this start of the coordinator
 )
 
-CHUNK = (
-    ("version", int, 0, _COUNT, True),
-    ("crc", int, 0, (1 << 32) - 1, True),  # of the whole initialization
-    ("data", bytes, 1, CHUNK_BYTES, True),
-)
-
+# What a coordinator sends to a device. With `version` it is a request, which may answer the update before; with `at` a
+# further piece of the request's initialization; else an answer alone.
 WORK = (
-    ("work", int, 1, _COUNT, True),
+    ("work", int, 1, _COUNT, False),  # the request's number
+    ("version", int, 0, _COUNT, False),  # to begin from
+    ("crc", int, 0, (1 << 32) - 1, False),  # of its cells, as a device holds them
+    ("from", int, 0, _COUNT, False),  # the version that the device holds and that is changed into the other
+    ("task", dict, 0, 16, False),  # what is to be done; absent: the same as for the request before
+    ("seconds", "number", 0, 1000000, False),  # until the deadline, where they are not the task's
+    ("at", int, 1, _COUNT, False),  # where `data` belongs; absent: at the beginning
+    ("data", bytes, 0, PIECE_BYTES, False),
+    ("done", int, 1, _COUNT, False),  # the request that is answered: its update is durable, or
+    ("refused", str, 0, _TEXT, False),  # why it is not taken
+)
+
+TASK = (
     ("kind", str, 1, 16, True),  # train or evaluate
-    ("version", int, 0, _COUNT, True),
-    ("crc", int, 0, (1 << 32) - 1, True),
-    ("slot", int, 0, 1, True),
     ("steps", int, 1, 1000000, True),  # one-sample SGD steps
     ("beta", "number", 0, 1, True),  # learning rate
     ("seconds", "number", 0, 1000000, True),  # until the deadline
@@ -117,13 +123,6 @@ WORK = (
     ("shots", int, 1, 1000000, False),  # distinct support samples, for evaluate
     ("queries", int, 1, 1000000, False),  # query samples, for evaluate
 )
-
-ACK = (
-    ("work", int, 1, _COUNT, True),
-    ("accepted", bool, 0, 1, True),
-    ("reason", str, 0, _TEXT, False),
-)
-
 
 LABEL = (("label", int, 0, 65535, True),)
 
@@ -156,6 +155,6 @@ def check(fields, message):
     return message
 
 
-def chunk_count(size):
-    """Chunks that ``size`` bytes travel in."""
-    return (size + CHUNK_BYTES - 1) // CHUNK_BYTES
+def chunk_count(size, limit=CHUNK_BYTES):
+    """Messages that ``size`` bytes travel in, with ``limit`` at most in each."""
+    return (size + limit - 1) // limit

@@ -54,13 +54,6 @@ class Model:
         self.outputs = self._plan[_OUTPUTS]
         self.activations = self._plan[_OUTPUT] + self.outputs
 
-    @property
-    def tensors(self):
-        """A list of (name, offset, shape) of the parameters; no device asks for it. See `geometry.tensors`."""
-        from .geometry import tensors
-
-        return tensors(self)
-
     def plan(self):
         """The model as the kernels read it: an array('i') of `plan.HEADER` + `plan.FIELDS` cells a layer."""
         return array("i", self._plan)

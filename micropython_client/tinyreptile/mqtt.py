@@ -3,34 +3,38 @@
 QoS 0 and 1, retained messages, last will, user name and password, TLS where the platform has it. One buffer for what
 comes in and one for what goes out, both allocated once; a longer message is passed over and counted. One exchange with
 the broker is under way at a time, and none waits without a limit. Whatever network and broker do, only OSError leaves
-this module (`Refused` is one); what does not fit the buffers is a ValueError. Nothing is resent here: after a lost
-connection the caller knows best what still matters.
+this module (`Refused` is one), and a packet that the standard forbids ends the session; what does not fit the buffers
+or may not be sent is a ValueError. Nothing is resent here: after a lost connection the caller knows best what still
+matters.
 """
 
 import asyncio
 import random
 import struct
 
-from .connection import ENOTCONN, ETIMEDOUT, fill, limit, send_at_once, write
-from .portable import const, ticks_diff, ticks_ms
+from . import connection
+from .connection import ENOTCONN, ETIMEDOUT, limit, receive, send_at_once, wait_for, write
+from .portable import const, decode, ticks_diff, ticks_ms
 
 _CONNECT = const(0x10)
-_CONNACK = const(0x20)
 _PUBLISH = const(0x30)
 _PUBACK = const(0x40)
 _SUBSCRIBE = const(0x82)
 _SUBACK = const(0x90)
 _UNSUBSCRIBE = const(0xA2)
 _UNSUBACK = const(0xB0)
+_PINGRESP = const(0xD0)
 _DISCONNECT = const(0xE0)
 
+_LASTED = const(10)  # seconds: a session that was this long ends the back-off that came before it
 _HEAD = const(160)  # room for a packet's fixed header, topic and identifier before its payload
 _MAX_TOPIC = const(_HEAD - 8)
+_NOT_IN_NAMES = const("\0+#")
 
 _REFUSALS = (
     "",
     "it does not speak MQTT 3.1.1",
-    "it rejects the client's name",
+    "it rejects that client id",
     "it is not available",
     "bad user name or password",
     "not authorised",
@@ -40,9 +44,9 @@ _REFUSALS = (
 class Refused(OSError):
     """The broker answered and said no; the text says why."""
 
-    def __init__(self, code):
+    def __init__(self, code, client_id):
         reason = _REFUSALS[code] if code < len(_REFUSALS) else "code %d" % code
-        super().__init__("the broker refused the connection: " + reason)
+        super().__init__("the broker refused the client %s: %s" % (client_id, reason))
         self.code = code
 
 
@@ -59,13 +63,14 @@ class MQTTClient:
         will: (topic, payload) that the broker publishes, retained, when the connection is lost; or None.
         tls: an ssl.SSLContext, or None.
         message_bytes: the longest payload, in either direction.
-        timeout: seconds that a connection or the answer to a packet may take.
+        timeout: seconds that a connection or the answer to a packet may take; an answer that waits behind what the
+            broker is sending may take 1.5 times ``keepalive``.
         link: a coroutine function that brings the network up, before each connection; or None.
-        open_connection: instead of asyncio.open_connection.
+        open_connection: instead of that of `connection`.
 
     Attributes:
         connected: whether the broker has accepted the session and it has not been lost since.
-        oversized: messages passed over because they were longer than the buffer.
+        oversized: messages passed over because they were longer than the buffer, or there was no memory to read them.
         connections: how often a session was accepted.
     """
 
@@ -99,16 +104,14 @@ class MQTTClient:
         self.oversized = 0
         self.connections = 0
         self._link = link
-        self._open = open_connection or asyncio.open_connection
+        self._open = open_connection or connection.open_connection
         self._received = memoryview(bytearray(message_bytes + _HEAD))
         self._sent = memoryview(bytearray(_HEAD + message_bytes))
-        self._small = memoryview(bytearray(4))
-        self._puback = bytearray(b"\x40\x02\x00\x00")
         self._exchange = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._answer = asyncio.Event()
-        self._answered = (0, 0)  # packet type and identifier that the broker acknowledged last
-        self._code = 0
+        self._expected = None  # packet type and identifier of the answer that is waited for, since `_asked`
+        self._code = 0  # of the subscription that was answered last
         self._packet_id = 0
         self._reader = None
         self._writer = None
@@ -116,12 +119,13 @@ class MQTTClient:
         self._lost = asyncio.Event()
         self._last_sent = 0
         self._last_received = 0
-        self._waiting = False  # for an answer of the broker, since `_asked`
         self._asked = 0
         self.failure = None
 
     async def run(self, connected=None, on_failure=None):
         """Connect, and connect again with jittered back-off whenever the session is lost; ends only by cancellation.
+
+        The back-off grows until a session has lasted.
 
         ``connected`` is awaited after each connection, to subscribe and say hello; an OSError from it counts as a lost
         session. ``on_failure`` is called with each OSError.
@@ -132,7 +136,10 @@ class MQTTClient:
                 await self.connect()
                 if connected:
                     await connected()
-                backoff = 1.0
+                try:
+                    await wait_for(self._lost.wait(), _LASTED)
+                except asyncio.TimeoutError:
+                    backoff = 1.0
                 await self._lost.wait()
                 raise self.failure or OSError(ENOTCONN)
             except OSError as error:
@@ -158,6 +165,8 @@ class MQTTClient:
         self.connections += 1
         self._last_sent = self._last_received = ticks_ms()
         self._tasks = [asyncio.create_task(self._read_forever()), asyncio.create_task(self._watch())]
+        await asyncio.sleep(0.001)  # what has come behind the CONNACK answers nothing that is still to be sent
+        self._check_connected()
 
     async def subscribe(self, topic, qos=1):
         """Subscribe to the filter ``topic``; returns once the broker agreed."""
@@ -179,12 +188,13 @@ class MQTTClient:
             if callable(payload):
                 size = payload(self._sent[_HEAD:])
             else:
+                payload = bytes(payload)  # the length of a memoryview of wider cells is not its bytes'
                 size = len(payload)
                 _check_fit(size, len(self._sent) - _HEAD)
                 self._sent[_HEAD : _HEAD + size] = payload
-            name = topic.encode()
+            name = _text(topic, _NOT_IN_NAMES)
             _check_fit(len(name), _MAX_TOPIC)
-            packet_id = self._next_id() if qos else 0
+            packet_id = self._next_id(qos) if qos else 0
             variable = 2 + len(name) + (2 if qos else 0)
             start = _HEAD - variable
             struct.pack_into(">H", self._sent, start, len(name))
@@ -192,9 +202,7 @@ class MQTTClient:
             if qos:
                 struct.pack_into(">H", self._sent, _HEAD - 2, packet_id)
             start = self._fixed_header(start, _PUBLISH | qos << 1 | (1 if retain else 0), variable + size)
-            await self._send(self._sent[start : _HEAD + size])
-            if qos:
-                await self._wait_answer(_PUBACK, packet_id)
+            await self._ask(self._sent[start : _HEAD + size], (_PUBACK, packet_id) if qos else None)
 
     async def disconnect(self):
         """Say good-bye, so that the will is not published, and close."""
@@ -229,9 +237,12 @@ class MQTTClient:
 
     def _check_connected(self):
         if not self.connected:
-            raise OSError(ENOTCONN, "not connected to the broker")
+            raise self.failure or OSError(ENOTCONN, "not connected to the broker")
 
-    def _next_id(self):
+    def _next_id(self, qos):
+        """Return the next packet's identifier; ValueError if it is of a ``qos`` that this client does not have."""
+        if qos and qos != 1:
+            raise ValueError("QoS is 0 or 1")
         self._packet_id = self._packet_id % 65535 + 1
         return self._packet_id
 
@@ -250,9 +261,9 @@ class MQTTClient:
     async def _topic_exchange(self, code, answer, topic, qos):
         async with self._exchange:
             self._check_connected()
-            name = topic.encode()
+            name = _text(topic)
             _check_fit(len(name), _MAX_TOPIC)
-            packet_id = self._next_id()
+            packet_id = self._next_id(qos)
             struct.pack_into(">HH", self._sent, _HEAD, packet_id, len(name))
             end = _HEAD + 4 + len(name)
             self._sent[_HEAD + 4 : end] = name
@@ -260,33 +271,36 @@ class MQTTClient:
                 self._sent[end] = qos
                 end += 1
             start = self._fixed_header(_HEAD, code, end - _HEAD)
-            await self._send(self._sent[start:end])
-            await self._wait_answer(answer, packet_id)
+            await self._ask(self._sent[start:end], (answer, packet_id))
 
-    async def _send(self, data):
+    async def _send(self, data, answer=None):
         async with self._writing:
             writer = self._writer
             if writer is None:
                 raise OSError(ENOTCONN, "not connected to the broker")
             try:
-                if write(writer, data):
+                left = write(writer, data)
+                if answer:  # one that has come before is none to this packet
+                    self._expected = answer
+                    self._asked = ticks_ms()
+                if left:
                     await limit(writer.drain(), self.timeout)
             except OSError as error:
                 self._fail(error)
                 raise
             self._last_sent = ticks_ms()
 
-    async def _wait_answer(self, code, packet_id):
+    async def _ask(self, data, answer):
+        """Send ``data`` and wait for its ``answer``: packet type and identifier, or None."""
         # `_watch` limits this wait: much cheaper than a timer for every packet.
-        self._asked = ticks_ms()
-        self._waiting = True
         try:
-            while self._answered != (code, packet_id):
+            await self._send(data, answer)
+            while self._expected:
                 self._check_connected()
                 self._answer.clear()
                 await self._answer.wait()
         finally:
-            self._waiting = False
+            self._expected = None
 
     def _fail(self, error):
         """The session is lost: wake up whoever waits; `run` closes and connects again."""
@@ -305,14 +319,14 @@ class MQTTClient:
             self._reader, self._writer = await self._open(self.host, self.port, ssl=self.tls, server_hostname=self.host)
         send_at_once(self._writer)
         flags = 0x02  # clean session
-        fields = [self.client_id.encode()]
+        fields = [_text(self.client_id)]
         if self.will:
             flags |= 0x2C  # will, QoS 1, retained
-            fields.append(self.will[0].encode())
-            fields.append(self.will[1])
+            fields.append(_text(self.will[0], _NOT_IN_NAMES))
+            fields.append(bytes(self.will[1]))
         if self.user is not None:
             flags |= 0x80
-            fields.append(self.user.encode())
+            fields.append(_text(self.user))
             if self.password is not None:
                 flags |= 0x40
                 fields.append(self.password.encode())
@@ -327,13 +341,13 @@ class MQTTClient:
         start = self._fixed_header(_HEAD, _CONNECT, end - _HEAD)
         try:
             await self._send(self._sent[start:end])
-            await self._read(self._small)
+            await self._read(0, 4)
         except ValueError as error:  # MicroPython's word for a certificate it does not trust
             raise OSError(str(error).strip())
-        if self._small[0] != _CONNACK or self._small[1] != 2:
+        if bytes(self._received[:3]) != b"\x20\x02\x00":  # CONNACK; of a clean session nothing is present
             raise OSError("no MQTT broker at %s:%d" % (self.host, self.port))
-        if self._small[3]:
-            raise Refused(self._small[3])
+        if self._received[3]:
+            raise Refused(self._received[3], self.client_id)
 
     async def _read_forever(self):
         try:
@@ -341,77 +355,99 @@ class MQTTClient:
                 await self._read_packet()
         except OSError as error:
             self._fail(error)
+            await self.close()
 
     async def _read_packet(self):
-        head = self._small[:2]
-        await self._read(head)
-        code = head[0]
-        size = head[1] & 127
+        data = self._received
+        await self._read(0, 2)
+        code = data[0]
+        size = data[1] & 127
         shift = 7
-        while head[1] & 128:
-            if shift > 21:
-                raise OSError("the broker sent a malformed packet")
-            await self._read(head[1:])
-            size |= (head[1] & 127) << shift
+        while data[1] & 128 and shift < 28:
+            await self._read(1, 2)
+            size |= (data[1] & 127) << shift
             shift += 7
-        self._last_received = ticks_ms()
-        kept = min(size, len(self._received))
-        if kept:
-            await self._read(self._received[:kept])
+        if data[1] & 128:  # a length of more than four bytes
+            size = -1
         if code & 0xF0 == _PUBLISH:
-            await self._take_publish(code, kept, size)
-        elif kept >= 2 and code in (_PUBACK, _SUBACK, _UNSUBACK):
-            self._code = self._received[2] if kept > 2 else 0
-            self._answered = (code, self._received[0] << 8 | self._received[1])
-            self._answer.set()
-        if size > kept:
-            await self._skip(size - kept)
-
-    async def _take_publish(self, code, kept, size):
-        qos = code >> 1 & 3
-        if kept < 2:
-            raise OSError("the broker sent a malformed packet")
-        end = 2 + (self._received[0] << 8 | self._received[1])
-        start = end + (2 if qos else 0)
-        if start > kept:
-            raise OSError("the broker sent a malformed packet")
-        packet = (self._received[end], self._received[end + 1]) if qos else None
-        if size > kept:
-            self.oversized += 1
+            good = await self._take_publish(code, size)
+        elif code in (_PUBACK, _SUBACK, _UNSUBACK) and size == (3 if code == _SUBACK else 2):
+            await self._read(0, size)
+            packet_id = data[0] << 8 | data[1]
+            good = packet_id and (code != _SUBACK or data[2] in b"\x00\x01\x02\x80")
+            if good and (code, packet_id) == self._expected:  # else it is of an exchange that was given up
+                self._code = data[2]
+                self._expected = None
+                self._answer.set()
         else:
+            good = code == _PINGRESP and size == 0
+        if not good:
+            raise OSError("the broker sent a packet that MQTT forbids, 0x%02x" % code)
+
+    async def _take_publish(self, code, size):
+        """Read the rest of a PUBLISH and act on it; return whether a server may send it to this client."""
+        data = self._received
+        qos = code >> 1 & 3
+        # A topic has a byte at least; nothing of QoS 0 is sent again; QoS 2 is never subscribed to.
+        if size < 3 or code & 0x0E == 0x08 or qos > 1:
+            return False
+        fits = size <= len(data)
+        await self._read(0, size if fits else 2)
+        end = at = 2 + (data[0] << 8 | data[1])
+        start = end + 2 * qos
+        if start > size:
+            return False
+        if not fits:
+            self.oversized += 1
+            await self._read(2, end)
+            if start > len(data):  # not even the topic fits
+                at = 0
+            await self._read(at, at + 2 * qos)
+        if qos:
+            puback = bytes((_PUBACK, 2, data[at], data[at + 1]))
+            if puback[2:] == b"\0\0":
+                return False
+        if at:
             try:
-                topic = bytes(self._received[2:end]).decode()
-            except UnicodeError:
-                raise OSError("the broker sent a malformed packet")
-            self.on_message(topic, self._received[start:kept], bool(code & 1))
-        if packet:
-            self._puback[2], self._puback[3] = packet
-            await self._send(self._puback)
+                topic = decode(data[2:end])
+                _text(topic, _NOT_IN_NAMES)
+            except ValueError:
+                return False
+        if fits:
+            try:
+                self.on_message(topic, data[start:size], bool(code & 1))
+            except MemoryError:  # what it is made of may take many times its bytes
+                self.oversized += 1
+        else:
+            await self._read(start, size)
+        if qos:
+            await self._send(puback)
+        return True
 
-    async def _skip(self, size):
-        while size:
-            piece = min(size, len(self._received))
-            await self._read(self._received[:piece])
-            size -= piece
-
-    async def _read(self, view):
-        await fill(self._reader, view)
+    async def _read(self, at, end):
+        """Read into the buffer, from ``at`` to ``end``; what lies beyond it is passed over, through its beginning."""
+        data = self._received
+        while at < end:
+            at += await receive(self._reader, data[at:end] or data[: end - at])
+            self._last_received = ticks_ms()
 
     async def _watch(self):
         """Keep the session alive, and end it when the broker fell silent or owes an answer for too long."""
-        silence = self.keepalive * 1000
+        silence = self.keepalive * 1500
+        patience = self.timeout * 1000
         try:
             while True:
                 await asyncio.sleep(min(self.keepalive, self.timeout) / 4)
                 now = ticks_ms()
-                if ticks_diff(now, self._last_received) > silence * 3 // 2:
+                silent = ticks_diff(now, self._last_received)
+                if silent > silence:
                     raise OSError(ETIMEDOUT, "the broker is silent")
-                if self._waiting and ticks_diff(now, self._asked) > self.timeout * 1000:
-                    raise OSError(ETIMEDOUT, "the broker does not answer")
-                if (
-                    ticks_diff(now, self._last_sent) > silence // 2
-                    or ticks_diff(now, self._last_received) > silence // 2
-                ):
+                if self._expected:
+                    asked = ticks_diff(now, self._asked)
+                    # While bytes arrive, the answer may wait behind them.
+                    if asked > patience and (silent > patience or asked > silence):
+                        raise OSError(ETIMEDOUT, "the broker does not answer")
+                if max(silent, ticks_diff(now, self._last_sent)) > silence // 3:
                     await self._send(b"\xc0\x00")  # PINGREQ
         except OSError as error:
             self._fail(error)
@@ -420,3 +456,13 @@ class MQTTClient:
 def _check_fit(size, room):
     if size > room:
         raise ValueError("%d bytes do not fit the %d that this client has for them" % (size, room))
+
+
+def _text(text, forbidden="\0"):
+    """Return the bytes of ``text``; ValueError if it is empty or has what is ``forbidden`` in it."""
+    for c in forbidden:
+        if c in text or not text:
+            raise ValueError("%r may neither be empty nor have %r in it" % (text, forbidden))
+    data = text.encode()
+    decode(data)
+    return data

@@ -1,15 +1,16 @@
 """The MessagePack subset of the protocol, written into and read out of given buffers.
 
 nil, booleans, integers of up to 64 bits, floats, strings, binary, arrays and maps (https://msgpack.org, specification
-of 2013). No extension types. Binary is handed out as a memoryview of the buffer that was read, so it is valid only
-until that buffer is used again.
+of 2013). Extension types, timestamps among them, are read as None and never written: no field has one, and what a newer
+peer adds is passed over. Keys of maps are strings; integers are read, too. Binary is handed out as a memoryview of the
+buffer that was read, so it is valid only until that buffer is used again.
 """
 
 import struct
 
-from .portable import const
+from .portable import const, decode
 
-_MAX_DEPTH = const(8)
+MAX_DEPTH = const(8)  # lists and maps that a value may be in, one in the other
 
 
 class MessagePackError(ValueError):
@@ -23,40 +24,49 @@ class Packer:
         self.buffer = buffer
         self.length = 0
 
-    def pack(self, value):
+    def pack(self, value, depth=0):
         """Append ``value``: None, bool, int, float, str, bytes-like, list, tuple or dict."""
+        _check_depth(depth)
         if value is None:
-            self._head(0xC0, "", 0)
+            self._head(0xC0)
         elif value is True:
-            self._head(0xC3, "", 0)
+            self._head(0xC3)
         elif value is False:
-            self._head(0xC2, "", 0)
+            self._head(0xC2)
         elif isinstance(value, int):
             self._int(value)
         elif isinstance(value, float):
-            self._head(0xCB, ">d", value)
+            self._head(0xCB)
+            self._copy(struct.pack(">d", value))
         elif isinstance(value, str):
-            data = value.encode()
+            try:
+                data = value.encode()
+                decode(data)
+            except ValueError:  # an odd text must not cost its message
+                data = repr(value).encode()
             self._sized(len(data), 0xA0, 32, 0xD9)
             self._copy(data)
         elif isinstance(value, (bytes, bytearray, memoryview)):
-            self.bin_header(len(value))
-            self._copy(value)
+            data = bytes(value)  # the length of a memoryview of wider cells is not its bytes'
+            self.bin_header(len(data))
+            self._copy(data)
         elif isinstance(value, (list, tuple)):
-            self._sized(len(value), 0x90, 16, 0)
+            self._sized(len(value), 0x90, 16, 0xDB)
             for item in value:
-                self.pack(item)
+                self.pack(item, depth + 1)
         elif isinstance(value, dict):
             self.map_header(len(value))
             for key in value:
-                self.pack(key)
-                self.pack(value[key])
+                if not isinstance(key, str):
+                    raise MessagePackError("a map's key is a string")
+                self.pack(key, depth + 1)
+                self.pack(value[key], depth + 1)
         else:
             raise MessagePackError("a %s has no place in a message" % type(value).__name__)
 
     def map_header(self, count):
         """Begin a map of ``count`` pairs, which follow as keys and values."""
-        self._sized(count, 0x80, 16, 0)
+        self._sized(count, 0x80, 16, 0xDD)
 
     def bin_header(self, size):
         """Begin ``size`` bytes of binary; `reserve` gives the room to write them to."""
@@ -69,15 +79,14 @@ class Packer:
 
     def _int(self, value):
         if -32 <= value < 128:
-            self._head(value & 0xFF, "", 0)
+            self._head(value & 0xFF)
             return
-        # Codes and struct's letters of 8, 16, 32 and 64 bits; of so many, a negative number's sign takes one.
-        code, letters = (0xCC, "BHIQ") if value > 0 else (0xD0, "bhiq")
-        size = value if value > 0 else -2 * value - 1
+        # Codes of 8, 16, 32 and 64 bits; of so many, a negative number's sign takes one.
+        code = 0xCC if value > 0 else 0xD0
         bits = 8
-        for letter in letters:
-            if size < 1 << bits:
-                self._head(code, ">" + letter, value)
+        while bits <= 64:
+            if (value if value > 0 else -2 * value - 1) < 1 << bits:
+                self._head(code, value & (1 << bits) - 1, bits // 8)
                 return
             code += 1
             bits *= 2
@@ -86,22 +95,22 @@ class Packer:
     def _sized(self, size, short, limit, code):
         """Header of something of ``size``: ``short`` + size below ``limit``, else a length of 8, 16 or 32 bits.
 
-        ``code`` is the type with an 8-bit length, the wider ones follow it; arrays and maps (0) have no 8-bit form.
+        ``code`` is the type with an 8-bit length, the wider ones follow it; arrays and maps have none of 8 bits.
         """
         if size < limit:
-            self._head(short + size, "", 0)
-        elif code and size < 1 << 8:
-            self._head(code, "B", size)
+            self._head(short + size)
+        elif size < 1 << 8 and code <= 0xD9:
+            self._head(code, size, 1)
         elif size < 1 << 16:
-            self._head(code + 1 if code else (0xDC if short == 0x90 else 0xDE), ">H", size)
+            self._head(code + 1, size, 2)
         else:
-            self._head(code + 2 if code else (0xDD if short == 0x90 else 0xDF), ">I", size)
+            self._head(code + 2, size, 4)
 
-    def _head(self, code, form, value):
-        start = self._grow(1 + (struct.calcsize(form) if form else 0))
+    def _head(self, code, value=0, size=0):
+        """Append ``code`` and ``value`` in ``size`` bytes."""
+        start = self._grow(1 + size)
         self.buffer[start] = code
-        if form:
-            struct.pack_into(form, self.buffer, start + 1, value)
+        self.buffer[start + 1 : self.length] = value.to_bytes(size, "big")
 
     def _copy(self, data):
         start = self._grow(len(data))
@@ -115,9 +124,10 @@ class Packer:
         return start
 
 
-# Struct's letters for numbers (codes from 0xCA on); for lengths of binary (0xC4), of strings, lists and maps (0xD9).
+# Struct's letters for numbers (codes from 0xCA on); for lengths of binary (0xC4) and extension types, of strings, lists
+# and maps (0xD9).
 _NUMBERS = "fdBHIQbhiq"
-_BINARY = "BHI"
+_BINARY = "BHIBHI"
 _OTHERS = "BHIHIHI"
 
 
@@ -130,8 +140,7 @@ class Unpacker:
 
     def unpack(self, depth=0):
         """The next value; raises `MessagePackError` where the bytes end early or are not of the subset."""
-        if depth > _MAX_DEPTH:
-            raise MessagePackError("more than %d levels of nesting" % _MAX_DEPTH)
+        _check_depth(depth)
         code = self._take(1)[0]
         if code < 0x80:
             return code
@@ -142,7 +151,7 @@ class Unpacker:
         if code < 0xA0:
             return self._array(code & 15, depth)
         if code < 0xC0:
-            return self._str(code & 31)
+            return _text(self._take(code & 31))
         if code == 0xC0:
             return None
         if code == 0xC2:
@@ -153,11 +162,15 @@ class Unpacker:
             return self._number(_NUMBERS[code - 0xCA])
         if 0xC4 <= code <= 0xC6:
             return self._take(self._number(_BINARY[code - 0xC4]))
-        if not 0xD9 <= code <= 0xDF:
-            raise MessagePackError("type 0x%02x is not used here" % code)
+        if code == 0xC1:
+            raise MessagePackError("there is no type 0xc1")
+        if code < 0xD9:  # an extension type
+            size = self._number(_BINARY[code - 0xC4]) if code < 0xD4 else 1 << code - 0xD4
+            self._take(1 + size)
+            return None
         length = self._number(_OTHERS[code - 0xD9])
         if code <= 0xDB:
-            return self._str(length)
+            return _text(self._take(length))
         if code <= 0xDD:
             return self._array(length, depth)
         return self._map(length, depth)
@@ -172,12 +185,6 @@ class Unpacker:
             raise MessagePackError("the message ends too early")
         self.position = start + size
         return self.data[start : self.position]
-
-    def _str(self, size):
-        try:
-            return bytes(self._take(size)).decode()
-        except UnicodeError:
-            raise MessagePackError("a string that is not UTF-8")
 
     def _array(self, size, depth):
         # Each item takes a byte at least: no list longer than the message, whatever its header claims.
@@ -195,6 +202,19 @@ class Unpacker:
                 raise MessagePackError("a map's key is a string or an integer")
             result[key] = self.unpack(depth + 1)
         return result
+
+
+def _text(data):
+    """Return the text that ``data`` holds in UTF-8."""
+    try:
+        return decode(data)
+    except ValueError:
+        raise MessagePackError("a string that is not UTF-8")
+
+
+def _check_depth(depth):
+    if depth > MAX_DEPTH:
+        raise MessagePackError("more than %d levels of nesting" % MAX_DEPTH)
 
 
 def unpackb(data):

@@ -3,6 +3,9 @@
 A newer initialization has to earn its place on the samples that came last: it adapts to them one after the other, as it
 would have then, and its losses, each taken before its step, are held against those that the device's own weights had.
 Only the later half counts, for the first steps of a fresh initialization are no measure of what it leads to.
+
+Weights that leave the range of the number formats, with losses beyond those of a model that has learned nothing, do not
+come back by themselves: after as many such samples as are kept, the device begins again from the initialization.
 """
 
 from .model import WEIGHT_BITS
@@ -34,6 +37,7 @@ class Personal:
         self._losses = []  # of the samples that are kept, the oldest first
         self._first = 0  # where the oldest of them is
         self._offered = None
+        self._beyond = 0  # samples in a row that left the range of the formats and were worse than untrained
         self.version = None
         self.steps = 0
 
@@ -71,9 +75,26 @@ class Personal:
         self._y[at * len(self.y) : (at + 1) * len(self.y)] = self.y
         with _Using(self._learner, self._weights, self._fractions) as learner:
             outputs = list(learner.predict(self.x))
-            self._losses.append(learner.step(self.x, self.y))
+            saturated = learner.saturated()
+            loss = learner.step(self.x, self.y)
+            if learner.saturated() > saturated and loss > learner.untrained_loss():
+                self._beyond += 1
+            else:
+                self._beyond = 0
+        self._losses.append(loss)
         self.steps += 1
+        if self._beyond >= self._recent:
+            self._begin_again()
         return outputs
+
+    def _begin_again(self):
+        """Take the initialization that was offered last."""
+        self._weights[:] = self._learner.initialization
+        self._fractions[:] = self._learner.fractions
+        self._losses = []
+        self._beyond = 0
+        self.version = self._offered
+        self.steps = 0
 
     def predict(self):
         """The outputs for the learner's own `x`: linear values in Q5.10, or probabilities in 15 bits, as a list."""

@@ -14,7 +14,11 @@ LOSS = 5  # SQUARED_ERROR or CROSS_ENTROPY
 SIGN = 6  # the sign bit of a weight's cell
 JOB = 7  # what a loop is about: the layer's first cell; above 16 bits the input channel
 END = 8  # the first cell behind its list
-HEADER = 9  # cells of the header
+DITHER = 9  # 16 random bits, independent of RANDOM, that round the sums of a layer
+LAST = 10  # the generator of both: its last number
+BEFORE = 11  # and the one before
+SATURATED = 12  # steps in which an output of a layer reached the end of its format
+HEADER = 13  # cells of the header
 
 # The cells of layer i, from HEADER + FIELDS * i.
 KIND = 0  # DENSE, CONVOLUTION, DEPTHWISE or AVERAGE

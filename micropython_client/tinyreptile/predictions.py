@@ -5,15 +5,24 @@ The fleet learns nothing of it: work is trained on the initialization as it came
 
 import asyncio
 
-from . import episodes
+from . import episodes, messages
 from .client import Client, Lost
 from .learner import ONE
+from .msgpack import unpackb
 from .personal import Personal
 from .portable import const, ticks_diff, ticks_ms
+from .streams import Cells, draw
+from .streams.samples import check
 
+_FETCH_SECONDS = const(15)
 _RENEW_SECONDS = const(300)  # without work: then it looks for a newer version itself
 _BETA = 0.01  # learning rate of the own model, if the run names none
 _MOST_OUTPUTS = const(64)  # in a prediction
+_PIECE = (  # what `reports.PIECE` is
+    ("version", int, 0, (1 << 31) - 1, True),
+    ("crc", int, 0, (1 << 32) - 1, True),
+    ("data", bytes, 1, messages.PIECE_BYTES, True),
+)
 
 
 class PredictingClient(Client):
@@ -24,6 +33,7 @@ class PredictingClient(Client):
         self._personal = None
         self._predicted_at = 0
         self._renewed_at = 0
+        self._published = None  # the version whose pieces are being read
         self._sampling = None  # the task that waits for the own model's next sample
         super().__init__(*arguments, **options)
 
@@ -57,20 +67,65 @@ class PredictingClient(Client):
             outputs = None
             if await self._next_sample():
                 outputs = personal.learn()
-            if self._stream.newest(learner.x):
+            x = Cells(learner.x, self._stream, "input")
+            if self._stream.newest(x):
+                check(x)
                 outputs = personal.predict()
             if outputs is not None and learner is self._learner:  # else the run has another model by now
                 await self._publish(self._topics.prediction, self._prediction(outputs))
-        except (Lost, ValueError, OSError, MemoryError) as error:
-            self._log("no prediction: %s" % (str(error) or type(error).__name__))
+        except Exception as error:  # a stream's may be any
+            self._log("no prediction: %s" % self._reason(error))
 
     async def _renew(self):
         """No work has brought a version for long: take the newest that there is."""
         self._renewed_at = ticks_ms()
-        await self._read_manifest()
-        if self._personal is None or self._work is not None:
+        await self._look_again()
+        if self._personal is None or self._is_called():
             raise Lost("the run has another model or work now")
         await self._fetch(self._manifest)
+
+    async def _fetch(self, manifest):
+        """Read the published initialization of ``manifest``, or of a newer one that takes its place meanwhile."""
+        assembly = self._assembly
+        if assembly.version == manifest["version"]:
+            return
+        topic = self._run_topics.init + "/+"
+        self._published = manifest["version"]
+        assembly.begin(manifest["version"], manifest["crc"])
+        try:
+            await self.mqtt.subscribe(topic)
+            await self._wait(lambda: assembly.version is not None or self._work is not None, _FETCH_SECONDS)
+        except OSError as error:
+            raise Lost("the published version can't be read: %s" % error)
+        finally:
+            self._published = None
+            try:
+                await self.mqtt.unsubscribe(topic)
+            except OSError:
+                pass  # gone with the connection
+        if self._work is not None:
+            raise Lost("work arrived")
+        if assembly.version is None:
+            assembly.end()
+            raise Lost("version %d was not to be had in %d s" % (manifest["version"], _FETCH_SECONDS))
+
+    def _on_message(self, topic, payload, retained):
+        if not topic.startswith(self._run_topics.init + "/"):
+            super()._on_message(topic, payload, retained)
+        elif self._published is not None and self._work is None:
+            try:
+                self._take_piece(messages.index_of(topic), messages.check(_PIECE, unpackb(payload)))
+            except ValueError as error:  # MessageError and MessagePackError among them
+                self.malformed += 1
+                self._log("a piece of the initialization was not understood: %s" % error)
+            self._changed.set()
+
+    def _take_piece(self, index, piece):
+        if piece["version"] > self._published:
+            self._published = piece["version"]
+            self._assembly.begin(piece["version"], piece["crc"])
+        if piece["version"] == self._published:
+            self._assembly.add(index * messages.PIECE_BYTES, piece["data"])
 
     async def _next_sample(self):
         """Wait for a sample, at most until the next prediction is due; whether there is one."""
@@ -78,7 +133,8 @@ class PredictingClient(Client):
         if self._sampling is None:
             self._stream.begin(episodes.TRAIN)
             self._sampling = asyncio.create_task(self._sample(personal))
-        await self._wait(lambda: personal.sampled or self._is_called(), self._until_turn())
+            await asyncio.sleep(0)  # work may wait, which gets its turn next: a sample that is there is taken first
+        await self._wait(lambda: personal.sampled or self._is_called(), self._until_turn() or 0)
         if not personal.sampled:
             return False
         self._sampling = None
@@ -89,9 +145,10 @@ class PredictingClient(Client):
 
     async def _sample(self, personal):
         try:
-            await self._stream.sample(personal.x, personal.y)
+            stream = self._stream
+            await draw(stream, Cells(personal.x, stream, "input"), Cells(personal.y, stream, "target"))
             personal.sampled = True
-        except (ValueError, OSError) as error:
+        except Exception as error:  # `_next_sample` raises it
             personal.sampled = error
         self._changed.set()
 

@@ -2,24 +2,23 @@
 
 import gc
 
-from .learner import wire_bytes, wire_for
+from .learner import Learner, wire_bytes, wire_for
 from .messages import TRAIN
 from .model import Model
-from .portable import const, forget
+from .portable import collect, const, forget
 
 # Bytes that a board keeps for everything but the model's buffers; this module's own come on top once it is forgotten.
 _SPARE_RAM = const(3072)
 
 
 def prepare(manifest, stream, role, ram, privacy=None):
-    """(bytes free for a model, the model, None), or (bytes free, None, what stands in the way).
+    """(bytes free for a model, its learner, None), or (bytes free, None, what stands in the way).
 
     ``ram`` is how much a model may take, None: what the heap has free; where nobody knows, None bytes are free.
     ``privacy`` is the `privacy.Privacy` of a device whose updates are to be private.
     """
-    _load_tools(manifest, role, privacy)
     free = _free_ram() if ram is None else ram
-    model = None
+    model = learner = None
     try:
         model = Model(manifest["model"], manifest["weights"])
         unfit = _obstacle(manifest, model, stream, free)
@@ -27,13 +26,17 @@ def prepare(manifest, stream, role, ram, privacy=None):
         unfit = "this device does not know the model: %s" % error
     forget("layers")
     forget("shifts")
-    return free, None if unfit else model, unfit
+    if not unfit:
+        collect()
+        learner = Learner(model, encoding=manifest["encoding"])  # its buffers are large: they come before what is small
+    _load_tools(manifest, role, privacy)
+    return free, learner, unfit
 
 
 def _load_tools(manifest, role, privacy):
-    """What work will need: it must not come upon a memory that the model has filled."""
+    """What work will need: it must not come upon a memory that something else has filled."""
     if role == TRAIN:
-        from . import delta  # noqa: F401
+        from . import coding, delta  # noqa: F401
 
         wire_for(manifest["weights"])
         if privacy:

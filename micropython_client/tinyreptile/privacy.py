@@ -15,6 +15,8 @@ from .portable import const, view8, view16, view32
 MOST_WIDTH = 8192  # of the noise's law, in cells: the sampler's exponents have 31 bits
 MOST_UPDATES = (1 << 31) - 1
 
+_ENOENT = const(2)
+_COUNT_LENGTH = const(100)  # of the text that counts, at most
 _PIECE = const(512)  # cells until others get their turn
 _RANDOM_BYTES = const(768)  # at once: more than the longest trial takes, see `noise.add_noise`
 _WIDTH_OF = 1.1775  # k over sigma: sqrt(2 ln 2) and a little more, for a board's floats are short
@@ -225,7 +227,7 @@ def _format(learner):
 
 def _pieces(model):
     """(tensor, first cell, end) of pieces that make up the parameters, each within a tensor."""
-    for index in range(len(model.tensors)):
+    for index in range(len(model.offsets)):
         start, end = model.cells(index)
         while start < end:
             yield index, start, min(end, start + _PIECE)
@@ -237,24 +239,35 @@ def _used(path, noise):
 
     What an update costs goes with 1 / noise^2 (zero-concentrated differential privacy adds up).
     """
-    counted = None
-    for name in (path, path + ".new"):  # see `_write`
-        try:
-            with open(name) as file:
-                counted = json.load(file)
-            break
-        except OSError:
-            pass
-        except ValueError:
-            break
-    else:
+    counted = _read(path) or _read(path + ".new")  # see `_write`
+    if counted is None:
         return 0  # none was ever sent
+    before, count = counted
+    share = noise / before
+    return count if share == 1 else int(count * share * share) + 1
+
+
+def _read(path):
+    """Return (noise, updates) of what the file ``path`` has counted, None if it is not there.
+
+    Raises ValueError for every other reason why it can't be read, or if no `_write` has left it so.
+    """
     try:
-        before, count = counted["noise"], counted["updates"]
-        share = noise / before
-        return count if share == 1 else int(count * share * share) + 1
-    except (TypeError, KeyError, ZeroDivisionError):
-        raise ValueError("%s does not say how many private updates were sent; only its owner can tell" % path)
+        with open(path) as file:
+            text = file.read(_COUNT_LENGTH + 1)
+        if len(text) <= _COUNT_LENGTH:  # which bounds its nesting, too
+            counted = json.loads(text)
+            noise, updates = counted["noise"], counted["updates"]
+            if type(noise) in (int, float) and type(updates) is int:
+                if 1e-6 <= noise <= 1e6 and 1 <= updates <= MOST_UPDATES:
+                    return noise, updates
+    except OSError as error:
+        if error.errno == _ENOENT:
+            return None
+        raise ValueError("%s, the count of private updates, can't be read: %s" % (path, error))
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ValueError("%s does not say how many private updates were sent; only its owner can tell" % path)
 
 
 def _write(path, text):

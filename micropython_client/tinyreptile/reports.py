@@ -1,7 +1,8 @@
 """The rest of the protocol: what devices send, and what a coordinator says of itself. No device reads these."""
 
-from .messages import CHUNK_BYTES, MAX_ID, PRESENCE, MessageError, RunTopics, check_id
+from .messages import DELTA_BYTES, MAX_ID, PIECE_BYTES, PRESENCE, MessageError, RunTopics, check_id, index_of
 
+MESSAGE_BYTES = 1536  # the longest message of all
 COUNT = (1 << 31) - 1
 TEXT = 200
 LONG_TEXT = 1000
@@ -20,6 +21,10 @@ class CoordinatorTopics(RunTopics):
         self.all_updates = self.root + "/device/+/update/+"
         self.control = self.root + "/control"
 
+    def piece(self, index):
+        """Where piece ``index`` of the published initialization is retained; "+" is a filter for all of them."""
+        return "%s/%s" % (self.init, index)
+
     def answers(self, client):
         """Where the requests of ``client`` are answered."""
         return self.control + "/" + check_id(client, "a client's name")
@@ -33,6 +38,7 @@ STATUS = PRESENCE + (
     ("platform", str, 0, TEXT, False),
     ("library", str, 0, 32, False),
     ("work", int, 0, COUNT, False),  # what it is at, 0 if nothing
+    ("version", int, 0, COUNT, False),  # the initialization that it holds, whole
     ("software", int, 0, COUNT, False),  # number of the version that it runs, 0 if none was ever sent
     ("chip", str, 0, 16, False),  # what its versions are compiled for
     ("failed", int, 1, COUNT, False),  # number of a version that it tried in vain, higher than the one that it runs
@@ -44,7 +50,7 @@ STATUS = PRESENCE + (
 
 RUN_STATUS = (
     ("protocol", int, 0, 255, True),
-    ("state", str, 1, 16, True),  # running, finished, stopped or offline
+    ("state", str, 1, 16, True),  # running, finished, stopped, failed or offline
     ("boot", str, 1, 16, True),  # a random name of this start of the coordinator
     ("run", str, 1, MAX_ID, True),
     ("mode", str, 1, 16, True),
@@ -58,7 +64,7 @@ RUN_STATUS = (
     ("unfit", int, 0, COUNT, True),
     ("quarantined", int, 0, COUNT, False),
     ("paused", bool, 0, 1, False),
-    ("problem", str, 0, TEXT, False),  # what stands in the way of work just now
+    ("problem", str, 0, TEXT, False),  # what stands in the way of work just now; of a failed run: what it has ended for
     ("loss", "number", 0, 1e9, False),
     ("staleness", "number", 0, 1e9, False),
     ("round_trip_p50", "number", 0, 1e9, True),
@@ -85,25 +91,28 @@ EVALUATION_SUMMARY = (
     ("balanced_accuracy_after", "number", 0, 1, False),
 )
 
+# A piece of the published initialization; devices that predict check it themselves.
+PIECE = (
+    ("version", int, 0, COUNT, True),
+    ("crc", int, 0, (1 << 32) - 1, True),  # of the whole initialization
+    ("data", bytes, 1, PIECE_BYTES, True),
+)
+
 UPDATE = (
     ("work", int, 1, COUNT, True),
-    ("chunks", int, 1, 65535, False),
-    ("data", bytes, 1, CHUNK_BYTES, False),
-    ("report", dict, 0, 32, False),  # with chunk 0
+    ("chunks", int, 1, 65535, False),  # absent: one
+    ("data", bytes, 1, DELTA_BYTES, False),
     ("evaluation", dict, 0, 32, False),  # instead of data
-    ("fetched", int, 0, COUNT, False),  # instead of data: the version that was read whole; its slot may be rewritten
+    ("whole", bool, 0, 1, False),  # instead of data: the initialization did not arrive; it is wanted again, and whole
     ("error", str, 1, TEXT, False),  # instead of data: why there is none
 )
 
+# Of a delta's first chunk, beside `UPDATE`.
 REPORT = (
     ("version", int, 0, COUNT, True),  # the initialization that was learned from
-    ("bits", int, 4, 16, True),
-    ("kept", int, 1, COUNT, False),  # how many of the largest changes the delta holds; absent: all
     ("gains", list, 1, 64, True),
     ("loss", "number", 0, 1e9, False),  # mean over the steps, before each; a private update has none
-    ("samples", int, 1, 1000000, True),
-    ("ms", int, 0, COUNT, True),  # from the work's arrival to the delta
-    ("free", int, 0, COUNT, True),  # bytes of heap left, 0 if unknown
+    ("saturated", int, 1, COUNT, False),  # steps in which an activation ended at +-32, if any; nor this
 )
 
 EVALUATION = (
@@ -117,6 +126,7 @@ EVALUATION = (
 )
 
 
+OUTPUT = (("output", "number", -1e9, 1e9, True),)
 PREDICTION = (
     ("version", int, 0, COUNT, True),  # the initialization that the device's own weights began as
     ("steps", int, 0, COUNT, True),  # samples they have learned from since
@@ -141,6 +151,29 @@ ANSWER = (
     ("left", int, 0, COUNT, True),  # rows that are still to come
 )
 
+# The rows of answers, by command; those of other commands are not read.
+ROWS = {
+    "devices": (
+        ("device", str, 1, MAX_ID, True),
+        ("state", str, 1, 16, True),
+        ("role", str, 1, 16, False),
+        ("accepted", int, 0, COUNT, False),  # updates; what is 0, or empty, is left out
+        ("refused", int, 0, COUNT, False),
+        ("expired", int, 0, COUNT, False),
+        ("seen", "number", 0, 1e11, False),  # seconds since 1970
+        ("rho", "number", 0, 1e18, False),
+        ("quarantine", str, 0, LONG_TEXT, False),
+        ("error", str, 0, LONG_TEXT, False),
+        ("notice", str, 0, LONG_TEXT, False),
+        ("trouble", str, 0, LONG_TEXT, False),
+    ),
+    "events": (("at", "number", 0, 1e11, True), ("version", int, 0, COUNT, True), ("kind", str, 1, 32, True)),
+    "rollback": (("version", int, 0, COUNT, True),),
+    "set": (("setting", str, 1, 64, True),),
+    "settings": (("setting", str, 1, 64, True),),
+    "versions": (("version", int, 0, COUNT, True), ("updates", int, 0, COUNT, True)),
+}
+
 LOG = (
     ("lines", list, 0, 1024, True),
     ("left", int, 0, COUNT, True),  # lines that are still to come
@@ -155,13 +188,9 @@ def parse(topics, topic):
     if topic.startswith(topics.root + "/") and parts[0] == "device":
         if len(parts) == 3 and parts[2] == "status":
             return check_id(parts[1], "a device id"), "status", 0
-        if len(parts) == 4 and parts[2] == "update" and _is_index(parts[3]):
-            return check_id(parts[1], "a device id"), "update", int(parts[3])
+        if len(parts) == 4 and parts[2] == "update":
+            return check_id(parts[1], "a device id"), "update", index_of(topic)
     raise MessageError("no topic of this run: %r" % topic)
-
-
-def _is_index(text):
-    return 1 <= len(text) <= 5 and all("0" <= c <= "9" for c in text)  # str.isdigit takes more than these
 
 
 def check_ints(name, values, low, high):

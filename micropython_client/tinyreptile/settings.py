@@ -3,7 +3,7 @@
 import json
 
 from .device import ConfigError
-from .messages import EVALUATE, TRAIN, MessageError, check_id
+from .messages import CLIENT_ID, EVALUATE, TRAIN, check_id
 from .model import WEIGHT_BITS
 
 SECRETS = ("password", "key", "wifi")  # never shown
@@ -20,6 +20,7 @@ KEYS = {
     "port": (int, 1883),
     "user": (str, ""),
     "password": (str, ""),
+    "client_id": (str, CLIENT_ID),
     "tls_ca": (str, ""),
     "tls_cert": (str, ""),
     "tls_key": (str, ""),
@@ -40,11 +41,11 @@ WIFI_KEYS = {"ssid": str, "password": str, "power_saving": bool}
 def load_config(path):
     """The settings of the JSON file ``path``, checked; raises `ConfigError`."""
     try:
-        with open(path) as file:
-            given = json.load(file)
+        with open(path, encoding="utf-8") as file:
+            given = json.loads(file.read().lstrip("\ufeff"))  # editors on Windows begin it with a mark
     except OSError:
         raise ConfigError("no configuration file %s; copy config.example.json and fill it in" % path)
-    except ValueError:
+    except (ValueError, RuntimeError, MemoryError):  # the latter two if it is nested too deep
         raise ConfigError("%s is not valid JSON" % path)
     return check_config(given, path)
 
@@ -69,12 +70,19 @@ def check_config(given, path):
     try:
         check_id(config["id"], "id")
         check_id(config["run"], "run")
-    except MessageError as error:
+        check_client_id(config["client_id"])
+    except ValueError as error:
         raise ConfigError("%s: %s" % (path, error))
     if config["role"] not in (TRAIN, EVALUATE):
         raise ConfigError("%s: role is %s or %s, not %r" % (path, TRAIN, EVALUATE, config["role"]))
     host = config["host"]
-    if not host or "/" in host or " " in host or host.count(":") == 1:  # an address of IPv6 has more of them
+    labels = host.rstrip(".").split(".")
+    if (
+        not all(0 < len(label) < 64 for label in labels)
+        or "/" in host
+        or " " in host
+        or host.count(":") == 1  # an address of IPv6 has more of them
+    ):
         raise ConfigError("%s: host is a name or an address alone, with the port in port, not %r" % (path, host))
     if config["weights"] not in WEIGHT_BITS:
         raise ConfigError("%s: weights are int16 or int8, not %r" % (path, config["weights"]))
@@ -83,6 +91,8 @@ def check_config(given, path):
         if key not in WIFI_KEYS:
             raise ConfigError("%s: unknown key %s of wifi; known are %s" % (path, key, ", ".join(sorted(WIFI_KEYS))))
         _check_type(path, "wifi: " + key, "wifi", wifi[key], WIFI_KEYS[key])
+    if config["password"] and not config["user"]:
+        raise ConfigError("%s: a password goes with a user" % path)
     if not bool(config["tls_cert"]) == bool(config["tls_key"]) <= bool(config["tls_ca"]):
         raise ConfigError("%s: tls_cert, tls_key and tls_ca go together" % path)
     if config["privacy"]:
@@ -92,6 +102,15 @@ def check_config(given, path):
     if wifi.get("password") and not wifi.get("ssid"):
         raise ConfigError("%s: wifi: ssid is missing" % path)
     return config
+
+
+def check_client_id(text):
+    """Raise ValueError if ``text`` is no client id, or names in braces something else than ``id`` and ``random``."""
+    if not 1 <= len(text) <= 128:
+        raise ValueError("a client id has 1 to 128 characters, not %d" % len(text))
+    rest = text.replace("{id}", "").replace("{random}", "")
+    if "{" in rest or "}" in rest:
+        raise ValueError("the braces of a client id hold id or random, not as in %s" % text)
 
 
 def _check_privacy(path, config):
@@ -108,6 +127,8 @@ def _check_privacy(path, config):
 
 
 def _check_type(path, name, key, value, kind):
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError("%s: %s must not contain the character U+0000" % (path, name))
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         wanted = " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__
         article = "an" if wanted[0] in "aeiou" else "a"

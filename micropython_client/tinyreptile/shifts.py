@@ -3,7 +3,7 @@
 from .portable import const
 
 # The cells of the plan, see `plan`.
-_HEADER = const(9)
+_HEADER = const(13)
 _KIND = const(0)
 _HEIGHT = const(1)
 _WIDTH = const(2)

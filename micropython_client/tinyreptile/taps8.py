@@ -7,6 +7,7 @@ _RANDOM = const(0)
 _SIGN = const(6)
 _JOB = const(7)
 _END = const(8)
+_DITHER = const(9)
 
 _HEIGHT = const(1)
 _WIDTH = const(2)
@@ -77,12 +78,17 @@ def list_tap(plan: ptr32, tap: int, a: ptr16, s: ptr32):
 
 @micropython.viper
 def add_gradients(plan: ptr32, sums: int, a: ptr16, s: ptr32):
-    """Add to a tap's gradients, from ``sums`` on, the listed deltas times their inputs (Q28 >> SUM_SHIFT)."""
+    """Add to a tap's gradients, from ``sums`` on, the listed deltas times their inputs (Q28 >> SUM_SHIFT).
+
+    Two products share a rounding, which is stochastic: of thousands of positions each one's part may be far below a
+    unit. A Weyl sequence that is independent of the update's own goes through the pairs.
+    """
     at = plan[_JOB] & 0xFFFF
     outputs = plan[at + _OUT_CHANNELS]
     y = plan[at + _Y]
     shift = plan[at + _SUM_SHIFT]
-    half = (1 << shift) >> 1
+    narrow = 16 - shift
+    q = (plan[_RANDOM] + plan[_DITHER] + (sums & 0xFFFF) * (0x9E37 - 0x10000)) & 0xFFFF
     end = plan[_END]
     i = plan[at + _KERNEL_HEIGHT] * plan[at + _KERNEL_WIDTH] * outputs
     while i < end:
@@ -90,9 +96,11 @@ def add_gradients(plan: ptr32, sums: int, a: ptr16, s: ptr32):
         value = ((s[i] & 0xFFFF) ^ 0x8000) - 0x8000
         second = y + (s[i + 1] >> 16) * outputs
         other = ((s[i + 1] & 0xFFFF) ^ 0x8000) - 0x8000
+        part = q >> narrow
         for o in range(outputs):
             products = ((a[first + o] ^ 0x8000) - 0x8000) * value + ((a[second + o] ^ 0x8000) - 0x8000) * other
-            s[sums + o] = s[sums + o] + ((products + half) >> shift)
+            s[sums + o] = s[sums + o] + ((products + part) >> shift)
+        q = (q + 0x9E37) & 0xFFFF
         i += 2
 
 
@@ -174,7 +182,7 @@ def list_reach(plan: ptr32, start: int, a: ptr16, s: ptr32) -> int:
 
 @micropython.viper
 def put_deltas(plan: ptr32, w: ptr8, a: ptr16, s: ptr32):
-    """The deltas of the listed inputs, in their place: the taps' weights times deltas, two to each rounding."""
+    """The deltas of the listed inputs, in their place: the taps' weights times deltas; see `loops.dense_backward`."""
     at = plan[_JOB] & 0xFFFF
     channel = plan[_JOB] >> 16
     channels = plan[at + _CHANNELS]
@@ -184,44 +192,39 @@ def put_deltas(plan: ptr32, w: ptr8, a: ptr16, s: ptr32):
     x = plan[at + _X] + channel
     y = plan[at + _Y]
     shift = plan[at + _BACK_SHIFT]
-    half = (1 << shift) >> 1
+    below = (1 << shift) - 1
     post = plan[at + _BACK_POST]
-    rounding = (1 << post) >> 1
+    narrow = 16 - shift - post
+    r = plan[_RANDOM] + plan[_DITHER]
     sign = plan[_SIGN]
-    middle = outputs >> 1
     end = plan[_END]
     i = plan[at + _KERNEL_HEIGHT] * plan[at + _KERNEL_WIDTH] * outputs
     while i < end:
         place = x + (s[i] & 0xFFFF) * channels
         behind = i + 1 + (s[i] >> 16)
+        low = ((r + (s[i] & 0xFFFF) * (0x9E37 - 0x10000)) & 0xFFFF) >> narrow
+        high = 0
         i += 1
-        total = rounding
         while i + 1 < behind:
             c = weights + (s[i] >> 16) * rows
             d = y + (s[i] & 0xFFFF) * outputs
             k = weights + (s[i + 1] >> 16) * rows
             e = y + (s[i + 1] & 0xFFFF) * outputs
-            # By halves, and the one between: a loop that is short enough to be one vector.
-            for o in range(middle):
+            for o in range(outputs):
                 products = ((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000)
                 products += ((w[k + o] ^ sign) - sign) * ((a[e + o] ^ 0x8000) - 0x8000)
-                total += (products + half) >> shift
-                q = o + outputs - middle
-                products = ((w[c + q] ^ sign) - sign) * ((a[d + q] ^ 0x8000) - 0x8000)
-                products += ((w[k + q] ^ sign) - sign) * ((a[e + q] ^ 0x8000) - 0x8000)
-                total += (products + half) >> shift
-            for o in range(middle, outputs - middle):
-                products = ((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000)
-                products += ((w[k + o] ^ sign) - sign) * ((a[e + o] ^ 0x8000) - 0x8000)
-                total += (products + half) >> shift
+                high += products >> shift
+                low += products & below
             i += 2
         if i < behind:
             c = weights + (s[i] >> 16) * rows
             d = y + (s[i] & 0xFFFF) * outputs
             for o in range(outputs):
-                total += (((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000) + half) >> shift
+                products = ((w[c + o] ^ sign) - sign) * ((a[d + o] ^ 0x8000) - 0x8000)
+                high += products >> shift
+                low += products & below
             i += 1
-        total = total >> post
+        total = (high + (low >> shift)) >> post
         if total > 32767:
             total = 32767
         if total < -32767:
@@ -239,20 +242,19 @@ def update_channel(plan: ptr32, u: ptr8, s: ptr32):
     sum_shift = plan[at + _SUM_SHIFT]
     step = plan[at + _STEP] - sum_shift
     widen = plan[at + _STEP] - 16
+    fine = plan[_DITHER] >> (16 - widen)
     sign = plan[_SIGN]
     mask = sign + sign - 1
     limit = sign - 1
     sums = plan[at + _KERNEL_HEIGHT] * plan[at + _KERNEL_WIDTH] * outputs
     c = plan[at + _WEIGHTS] + channel * outputs
     r = plan[_RANDOM]
-    if channel == 0:
-        r = (r * 25173 + 13849) & 0xFFFF
     g = 0
     while g < sums:
         for o in range(outputs):
             total = (((((s[g + o] >> 16) & 0xFFFF) ^ 0x8000) - 0x8000) << 16) | (s[g + o] & 0xFFFF)
             q = (r + (o + 1) * 0x9E37) & 0xFFFF
-            weight = ((u[c + o] ^ sign) - sign) - ((total + (q << widen >> sum_shift)) >> step)
+            weight = ((u[c + o] ^ sign) - sign) - ((total + ((q << widen) + fine >> sum_shift)) >> step)
             if weight > limit:
                 weight = limit
             if weight < 0 - limit:

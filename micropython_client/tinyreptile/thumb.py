@@ -21,6 +21,7 @@ from micropython import const
 _RANDOM = const(0 * 4)
 _JOB = const(7 * 4)
 _END = const(8 * 4)
+_DITHER = const(9 * 4)
 
 _HEIGHT = const(1 * 4)
 _WIDTH = const(2 * 4)
@@ -218,10 +219,16 @@ def add_rows(r0, r1, r2):  # plan, w, s
     mov(r1, r5)  # the layer
     ldr(r4, [r1, _SHIFT])
     mov(r9, r4)  # r9: shift
+    mov(r7, 0x9E)
+    lsl(r7, r7, 8)
+    add(r7, 0x37)
+    lsl(r7, r7, 16)
+    mov(r6, 32)
+    sub(r6, r6, r4)
+    push({r6, r7})  # what leaves a part of a unit of the sequence, its step
     mov(r5, 1)
-    lsl(r5, r4)
-    lsr(r5, r5, 1)
-    mov(r8, r5)  # r8: half
+    lsl(r5, r5, 31)
+    mov(r14, r5)  # r14: the Weyl sequence that rounds pairs, in the upper half
     ldr(r4, [r1, _OUT_CHANNELS])
     ldr(r5, [r1, _WEIGHTS])
     add(r5, r5, r4)
@@ -252,6 +259,12 @@ def add_rows(r0, r1, r2):  # plan, w, s
     data(2, 0x4400 | 11 << 3 | 2)  # add r2, r11: the end of second
     mov(r3, r12)
     neg(r0, r6)
+    mov(r7, r14)
+    data(2, 0x9800 | 6 << 8 | 2)  # ldr r6, [sp]
+    lsr(r7, r6)
+    mov(r8, r7)  # r8: what rounds the pair
+    data(2, 0x9800 | 6 << 8 | 3)  # ldr r6, [sp]
+    data(2, 0x4400 | 8 << 4 | 6 << 3 | 6)  # add r14, r6
     label(PRODUCTS)  # [18 for two products]
     data(2, 0x5E00 | 0 << 6 | 1 << 3 | 6)  # ldrsh r6, [r1, r0]
     mul(r6, r4)
@@ -271,7 +284,7 @@ def add_rows(r0, r1, r2):  # plan, w, s
     data(2, 0x9800 | 6 << 8 | 1)  # ldr r6, [sp]
     cmp(r5, r6)
     bcc(PAIR)
-    data(2, 0xB000 | 2)  # add sp, 2
+    data(2, 0xB000 | 4)  # add sp, 4
     pop({r4, r5, r6, r7})
     mov(r8, r4)
     mov(r9, r5)
@@ -326,10 +339,11 @@ _OUTPUTS_END = const(4)  # address
 _EVERY = const(5)
 _PROPAGATE = const(6)
 _DENSE_POST = const(7)
-_DENSE_ROUNDING = const(8)
+_DENSE_NARROW = const(8)  # what leaves a part of a delta's unit of the Weyl sequence
 _ROW_RANDOM = const(9)  # what a row adds to the Weyl sequence
 _PLAN = const(10)
-_DENSE_FRAME = const(11)
+_DENSE_DITHER = const(11)
+_DENSE_FRAME = const(12)
 
 
 @micropython.asm_thumb
@@ -371,19 +385,15 @@ def dense_backward(r0, r1, r2, r3):  # plan, at, w, a
     data(2, 0x9000 | 7 << 8 | _EVERY)  # str r7, [sp]
     ldr(r7, [r1, _BACK_POST])
     data(2, 0x9000 | 7 << 8 | _DENSE_POST)  # str r7, [sp]
-    mov(r4, 1)
-    lsl(r4, r7)
-    lsr(r4, r4, 1)
-    data(2, 0x9000 | 4 << 8 | _DENSE_ROUNDING)  # str r4, [sp]
+    ldr(r4, [r1, _BACK_SHIFT])
+    add(r7, r7, r4)
+    mov(r4, 32)
+    sub(r4, r4, r7)
+    data(2, 0x9000 | 4 << 8 | _DENSE_NARROW)  # str r4, [sp]
+    ldr(r4, [r0, _DITHER])
+    lsl(r7, r4, 16)
+    data(2, 0x9000 | 7 << 8 | _DENSE_DITHER)  # str r7, [sp]
     ldr(r7, [r0, _RANDOM])
-    mov(r6, 0x62)  # 25173
-    lsl(r6, r6, 8)
-    add(r6, 0x55)
-    mul(r7, r6)
-    mov(r6, 0x36)  # 13849
-    lsl(r6, r6, 8)
-    add(r6, 0x19)
-    add(r7, r7, r6)
     lsl(r7, r7, 16)
     mov(r10, r7)  # r10: the Weyl sequence, in the upper half
     mov(r6, 0x9E)
@@ -400,10 +410,6 @@ def dense_backward(r0, r1, r2, r3):  # plan, at, w, a
     lsl(r6, r6, 1)
     mov(r14, r6)  # r14: twice that
     ldr(r4, [r1, _BACK_SHIFT])  # r4: shift
-    mov(r7, 1)
-    lsl(r7, r4)
-    lsr(r7, r7, 1)
-    mov(r8, r7)  # r8: half
     b(NEXT)
     label(INPUT)  # r6: its address
     mov(r0, 0)
@@ -411,8 +417,14 @@ def dense_backward(r0, r1, r2, r3):  # plan, at, w, a
     data(2, 0x9800 | 7 << 8 | _EVERY)  # ldr r7, [sp]
     orr(r7, r3)
     beq(PASSED_OVER)
-    data(2, 0x9800 | 7 << 8 | _DENSE_ROUNDING)  # ldr r7, [sp]
-    mov(r12, r7)  # r12: the sum
+    mov(r7, r10)
+    data(2, 0x9800 | 1 << 8 | _DENSE_DITHER)  # ldr r1, [sp]
+    add(r7, r7, r1)
+    data(2, 0x9800 | 1 << 8 | _DENSE_NARROW)  # ldr r1, [sp]
+    lsr(r7, r1)
+    mov(r8, r7)  # r8: what rounds the delta, and the sum of the products, of which the upper bits are lost
+    mov(r7, 0)
+    mov(r12, r7)  # r12: the sum of the shifted products
     data(2, 0x9800 | 1 << 8 | _OUTPUTS_END)  # ldr r1, [sp]
     data(2, 0x9800 | 2 << 8 | _ROW_END)  # ldr r2, [sp]
     data(2, 0x9800 | 0 << 8 | _ROW_BYTES)  # ldr r0, [sp]
@@ -422,7 +434,7 @@ def dense_backward(r0, r1, r2, r3):  # plan, at, w, a
     data(2, 0x5E00 | 0 << 6 | 2 << 3 | 6)  # ldrsh r6, [r2, r0]: weight
     mov(r7, r5)
     mul(r7, r6)
-    data(2, 0x4400 | 8 << 3 | 7)  # add r7, r8
+    data(2, 0x4400 | 8 << 4 | 7 << 3 | 0)  # add r8, r7
     asr(r7, r4)
     data(2, 0x4400 | 8 << 4 | 7 << 3 | 4)  # add r12, r7
     mul(r5, r3)
@@ -444,6 +456,12 @@ def dense_backward(r0, r1, r2, r3):  # plan, at, w, a
     cmp(r7, 0)
     beq(ROW)
     mov(r5, r12)
+    mov(r7, r5)
+    lsl(r7, r4)
+    mov(r6, r8)
+    sub(r6, r6, r7)  # what the shifts have cut off
+    lsr(r6, r4)
+    add(r5, r5, r6)
     data(2, 0x9800 | 7 << 8 | _DENSE_POST)  # ldr r7, [sp]
     asr(r5, r7)
     mov(r7, r9)

@@ -6,6 +6,7 @@ from micropython import const
 _RANDOM = const(0 * 4)
 _JOB = const(7 * 4)
 _END = const(8 * 4)
+_DITHER = const(9 * 4)
 
 _HEIGHT = const(1 * 4)
 _WIDTH = const(2 * 4)
@@ -161,6 +162,18 @@ def add_gradients(r0, r1, r2, r3):  # plan, sums, a, s
     mov(r6, r10)
     mov(r7, r11)
     push({r4, r5, r6, r7})
+    mov(r7, 0x9E)
+    lsl(r7, r7, 8)
+    add(r7, 0x37)
+    lsl(r7, r7, 16)
+    mov(r6, r1)
+    mul(r6, r7)
+    ldr(r5, [r0, _RANDOM])
+    ldr(r4, [r0, _DITHER])
+    add(r5, r5, r4)
+    lsl(r5, r5, 16)
+    add(r6, r6, r5)
+    mov(r14, r6)  # r14: the Weyl sequence that rounds pairs, in the upper half
     lsl(r1, r1, 2)
     add(r1, r1, r3)
     mov(r12, r1)  # r12: the tap's gradients
@@ -170,10 +183,9 @@ def add_gradients(r0, r1, r2, r3):  # plan, sums, a, s
     add(r1, r1, r0)  # the layer
     ldr(r4, [r1, _SUM_SHIFT])
     mov(r9, r4)  # r9: shift
-    mov(r5, 1)
-    lsl(r5, r4)
-    lsr(r5, r5, 1)
-    mov(r8, r5)  # r8: half
+    mov(r6, 32)
+    sub(r6, r6, r4)
+    push({r6, r7})  # what leaves a part of a unit of the sequence, its step
     ldr(r4, [r1, _OUT_CHANNELS])
     ldr(r5, [r1, _Y])
     add(r5, r5, r4)
@@ -207,6 +219,12 @@ def add_gradients(r0, r1, r2, r3):  # plan, sums, a, s
     data(2, 0x4400 | 11 << 3 | 2)  # add r2, r11: the end of second
     mov(r3, r12)
     neg(r0, r6)
+    mov(r7, r14)
+    data(2, 0x9800 | 6 << 8 | 2)  # ldr r6, [sp]
+    lsr(r7, r6)
+    mov(r8, r7)  # r8: what rounds the pair
+    data(2, 0x9800 | 6 << 8 | 3)  # ldr r6, [sp]
+    data(2, 0x4400 | 8 << 4 | 6 << 3 | 6)  # add r14, r6
     label(CELL)  # [18 for two products]
     data(2, 0x5E00 | 0 << 6 | 1 << 3 | 6)  # ldrsh r6, [r1, r0]
     mul(r6, r4)
@@ -226,7 +244,7 @@ def add_gradients(r0, r1, r2, r3):  # plan, sums, a, s
     data(2, 0x9800 | 6 << 8 | 1)  # ldr r6, [sp]
     cmp(r5, r6)
     bcc(PAIR)
-    data(2, 0xB000 | 2)  # add sp, 2
+    data(2, 0xB000 | 4)  # add sp, 4
     pop({r4, r5, r6, r7})
     mov(r8, r4)
     mov(r9, r5)
@@ -501,10 +519,12 @@ _ROW = const(4)  # the end of the channel's row of weights of tap 0
 _TAP = const(5)  # bytes from one tap to the next
 _DELTAS = const(6)  # the end of the deltas of position 0
 _DELTAS_POST = const(7)
-_DELTAS_ROUNDING = const(8)
+_NARROW = const(8)  # what leaves a part of a delta's unit of the Weyl sequence
 _BEHIND = const(9)  # the end of the input's taps in the list
 _PLACE = const(10)  # address of the input
-_FRAME = const(11)
+_SEQUENCE = const(11)  # what a position adds to the Weyl sequence, in the upper half
+_START = const(12)  # of position 0
+_FRAME = const(13)
 
 
 @micropython.asm_thumb
@@ -518,6 +538,16 @@ def put_deltas(r0, r1, r2, r3):  # plan, w, a, s
     lsl(r4, r4, 2)
     add(r4, r4, r3)
     data(2, 0x9000 | 4 << 8 | _LIST_END)  # str r4, [sp]
+    ldr(r4, [r0, _RANDOM])
+    ldr(r5, [r0, _DITHER])
+    add(r4, r4, r5)
+    lsl(r4, r4, 16)
+    data(2, 0x9000 | 4 << 8 | _START)  # str r4, [sp]
+    mov(r4, 0x9E)
+    lsl(r4, r4, 8)
+    add(r4, 0x37)
+    lsl(r4, r4, 16)
+    data(2, 0x9000 | 4 << 8 | _SEQUENCE)  # str r4, [sp]
     ldr(r4, [r0, _JOB])
     data(2, 0xB280 | 4 << 3 | 5)  # uxth r5, r4
     lsr(r4, r4, 16)  # the channel
@@ -557,22 +587,25 @@ def put_deltas(r0, r1, r2, r3):  # plan, w, a, s
     mov(r10, r7)  # r10: bytes of a row
     ldr(r5, [r0, _BACK_POST])
     data(2, 0x9000 | 5 << 8 | _DELTAS_POST)  # str r5, [sp]
-    mov(r6, 1)
-    lsl(r6, r5)
-    lsr(r6, r6, 1)
-    data(2, 0x9000 | 6 << 8 | _DELTAS_ROUNDING)  # str r6, [sp]
-    ldr(r5, [r0, _BACK_SHIFT])
-    mov(r9, r5)  # r9: shift
-    mov(r6, 1)
-    lsl(r6, r5)
-    lsr(r6, r6, 1)
-    mov(r8, r6)  # r8: half
+    ldr(r6, [r0, _BACK_SHIFT])
+    mov(r9, r6)  # r9: shift
+    add(r5, r5, r6)
+    mov(r6, 32)
+    sub(r6, r6, r5)
+    data(2, 0x9000 | 6 << 8 | _NARROW)  # str r6, [sp]
     b(NEXT)
     label(INPUT)  # r5: the list
     ldr(r4, [r5, 0])
     add(r5, 4)
     data(2, 0x9000 | 5 << 8 | _LIST)  # str r5, [sp]
     data(2, 0xB280 | 4 << 3 | 6)  # uxth r6, r4
+    data(2, 0x9800 | 7 << 8 | _SEQUENCE)  # ldr r7, [sp]
+    mul(r7, r6)
+    data(2, 0x9800 | 3 << 8 | _START)  # ldr r3, [sp]
+    add(r7, r7, r3)
+    data(2, 0x9800 | 3 << 8 | _NARROW)  # ldr r3, [sp]
+    lsr(r7, r3)
+    mov(r8, r7)  # r8: what rounds the delta, and the sum of the products, of which the upper bits are lost
     data(2, 0x9800 | 7 << 8 | _INPUT)  # ldr r7, [sp]
     mul(r6, r7)
     data(2, 0x9800 | 7 << 8 | _INPUTS)  # ldr r7, [sp]
@@ -582,8 +615,8 @@ def put_deltas(r0, r1, r2, r3):  # plan, w, a, s
     lsl(r4, r4, 2)
     add(r4, r4, r5)
     data(2, 0x9000 | 4 << 8 | _BEHIND)  # str r4, [sp]
-    data(2, 0x9800 | 7 << 8 | _DELTAS_ROUNDING)  # ldr r7, [sp]
-    mov(r12, r7)  # r12: the sum
+    mov(r7, 0)
+    mov(r12, r7)  # r12: the sum of the shifted products
     label(TAPS)  # r5: the list, r4: behind
     sub(r6, r4, r5)
     cmp(r6, 8)
@@ -615,7 +648,7 @@ def put_deltas(r0, r1, r2, r3):  # plan, w, a, s
     data(2, 0x5E00 | 0 << 6 | 4 << 3 | 7)  # ldrsh r7, [r4, r0]
     mul(r6, r7)
     add(r5, r5, r6)
-    data(2, 0x4400 | 8 << 3 | 5)  # add r5, r8
+    data(2, 0x4400 | 8 << 4 | 5 << 3 | 0)  # add r8, r5
     mov(r7, r9)
     asr(r5, r7)
     data(2, 0x4400 | 8 << 4 | 5 << 3 | 4)  # add r12, r5
@@ -646,13 +679,20 @@ def put_deltas(r0, r1, r2, r3):  # plan, w, a, s
     data(2, 0x5E00 | 0 << 6 | 1 << 3 | 5)  # ldrsh r5, [r1, r0]
     data(2, 0x5E00 | 0 << 6 | 2 << 3 | 6)  # ldrsh r6, [r2, r0]
     mul(r5, r6)
-    data(2, 0x4400 | 8 << 3 | 5)  # add r5, r8
+    data(2, 0x4400 | 8 << 4 | 5 << 3 | 0)  # add r8, r5
     asr(r5, r7)
     data(2, 0x4400 | 8 << 4 | 5 << 3 | 4)  # add r12, r5
     add(r0, 2)
     bne(SINGLE)
     label(PUT)
     mov(r5, r12)
+    mov(r4, r9)
+    mov(r7, r5)
+    lsl(r7, r4)
+    mov(r6, r8)
+    sub(r6, r6, r7)  # what the shifts have cut off
+    lsr(r6, r4)
+    add(r5, r5, r6)
     data(2, 0x9800 | 6 << 8 | _DELTAS_POST)  # ldr r6, [sp]
     asr(r5, r6)
     mov(r6, 1)
@@ -695,17 +735,6 @@ def update_channel(r0, r1, r2):  # plan, u, s
     lsl(r5, r5, 2)
     add(r5, r5, r0)  # the layer
     ldr(r7, [r0, _RANDOM])
-    cmp(r4, 0)
-    bne(GOES_ON)
-    mov(r6, 0x62)  # 25173
-    lsl(r6, r6, 8)
-    add(r6, 0x55)
-    mul(r7, r6)
-    mov(r6, 0x36)  # 13849
-    lsl(r6, r6, 8)
-    add(r6, 0x19)
-    add(r7, r7, r6)
-    label(GOES_ON)
     lsl(r7, r7, 16)
     mov(r10, r7)  # r10: the Weyl sequence, in the upper half
     mov(r6, 0x9E)

@@ -3,6 +3,18 @@
 import sys
 
 
+def failure(code):
+    """Return what an error ``code`` of mbedTLS, a negative number, says, in words."""
+    text = {
+        -29312: "the broker closed the TLS connection",
+        -30592: "the broker refused the TLS handshake; its log says why",
+        -9984: "the broker's certificate is not trusted; check tls_ca, host and the board's time",
+        -29184: "what answers does not speak TLS",
+        -32512: "there is no memory for TLS",
+    }.get(code, "TLS failed")
+    return "%s (%d)" % (text, code)
+
+
 def _der(path, kind):
     """The DER of each part of the PEM file ``path`` whose heading ends in ``kind``: not every MicroPython reads PEM."""
     import binascii

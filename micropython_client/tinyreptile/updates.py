@@ -5,7 +5,7 @@
 
 import sys
 
-from .messages import check
+from .messages import check, index_of
 from .msgpack import unpackb
 from .portable import const
 from .software import SOFTWARE, SOFTWARE_CHUNK, Image, check_manifest
@@ -77,7 +77,7 @@ class Updates:
         if topic != self.topic:
             if self.image:
                 chunk = check(SOFTWARE_CHUNK, unpackb(payload))
-                self.image.add(int(topic[len(self.topic) + 1 :]), chunk["version"], chunk["data"])
+                self.image.add(index_of(topic), chunk["version"], chunk["data"])
         else:
             self.offered = None  # whatever is said takes the place of the offer before, silence, too
             try:

@@ -20,17 +20,26 @@ class Wifi:
         self._password = password
         self._power_saving = power_saving
         self._clock = clock
+        self._slept = False
         self._station = network.WLAN(network.STA_IF)
 
     async def up(self):
         """Return once there is a connection; OSError says why there is none."""
         if not self._station.isconnected():
             await self._join()
-        if self._clock and time.gmtime()[0] < _FIRST_YEAR:
-            set_clock()
+        if self._clock:
+            unset = time.gmtime()[0] < _FIRST_YEAR
+            if unset or self._slept:
+                try:
+                    set_clock()
+                    self._slept = False
+                except OSError:
+                    if unset:
+                        raise
 
     def down(self):
-        """Turn the radio off."""
+        """Turn the radio off, for a sleep in which the time of day may stand still."""
+        self._slept = True
         self._station.active(False)
 
     async def _join(self):

@@ -1,10 +1,10 @@
-"""The integer arithmetic of a delta on the wire: one source for viper, numba and plain Python.
+"""The integer arithmetic of deltas and initializations on the wire: one source for viper, numba and plain Python.
 
 A cell's change is w - base, brought to 12 fraction bits by a left shift ``up`` (0 for 16-bit weights) and saturated at
 +-32767. `kernels` states the rules of the source; ``wire8.py`` is this file with 8-bit weights.
 """
 
-from .portable import micropython, ptr8, ptr16
+from .portable import micropython, ptr8, ptr16, ptr32
 
 
 @micropython.viper
@@ -23,6 +23,20 @@ def largest_change(w: ptr16, base: ptr16, start: int, end: int, sign: int, up: i
     if largest > 32767:
         largest = 32767
     return largest
+
+
+@micropython.viper
+def sum_changes(w: ptr16, base: ptr16, start: int, end: int, sign: int) -> int:
+    """The sum of the absolute changes in cells ``start`` to ``end``, which are 16,384 at most."""
+    total = 0
+    i = start
+    while i < end:
+        change = ((w[i] ^ sign) - sign) - ((base[i] ^ sign) - sign)
+        if change < 0:
+            change = 0 - change
+        total += change
+        i += 1
+    return total
 
 
 @micropython.viper
@@ -92,3 +106,39 @@ def widen(cells: ptr8, start: int, end: int, first: int, up: int):
         cells[at] = value & 0xFF
         cells[at + 1] = (value >> 8) & 0xFF
         i += 1
+
+
+@micropython.viper
+def change(base: ptr16, start: int, end: int, sign: int, up: int, low: int, data: ptr8, at: ptr32) -> int:
+    """Add coded differences, shifted left by ``up``, to the cells from ``start`` on; returns the first without one.
+
+    ``data`` has a zigzag number for each: first of all of them what lies above their ``low`` lowest bits, as so many
+    zeros and a one; then the lowest bits. ``at`` holds the bit to read next of either part, and where each ends.
+    """
+    high = at[0]
+    lows = at[1]
+    i = start
+    while i < end:
+        value = 0
+        while high < at[2] and not (data[high >> 3] >> (high & 7)) & 1:
+            value += 1
+            high += 1
+        if high >= at[2] or lows + low > at[3]:
+            end = i  # no whole number is left
+        else:
+            high += 1
+            value = value << low
+            j = 0
+            while j < low:
+                value = value | (((data[lows >> 3] >> (lows & 7)) & 1) << j)
+                lows += 1
+                j += 1
+            if value & 1:
+                value = 0 - ((value + 1) >> 1)
+            else:
+                value = value >> 1
+            base[i] = (base[i] + (value << up)) & (sign + sign - 1)
+            i += 1
+    at[0] = high
+    at[1] = lows
+    return i

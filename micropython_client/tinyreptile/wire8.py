@@ -1,6 +1,6 @@
 """`wire` with 8-bit weights; written by make_kernels8.py, not to be edited."""
 
-from .portable import micropython, ptr8
+from .portable import micropython, ptr8, ptr32
 
 
 @micropython.viper
@@ -19,6 +19,20 @@ def largest_change(w: ptr8, base: ptr8, start: int, end: int, sign: int, up: int
     if largest > 32767:
         largest = 32767
     return largest
+
+
+@micropython.viper
+def sum_changes(w: ptr8, base: ptr8, start: int, end: int, sign: int) -> int:
+    """The sum of the absolute changes in cells ``start`` to ``end``, which are 16,384 at most."""
+    total = 0
+    i = start
+    while i < end:
+        change = ((w[i] ^ sign) - sign) - ((base[i] ^ sign) - sign)
+        if change < 0:
+            change = 0 - change
+        total += change
+        i += 1
+    return total
 
 
 @micropython.viper
@@ -88,3 +102,39 @@ def widen(cells: ptr8, start: int, end: int, first: int, up: int):
         cells[at] = value & 0xFF
         cells[at + 1] = (value >> 8) & 0xFF
         i += 1
+
+
+@micropython.viper
+def change(base: ptr8, start: int, end: int, sign: int, up: int, low: int, data: ptr8, at: ptr32) -> int:
+    """Add coded differences, shifted left by ``up``, to the cells from ``start`` on; returns the first without one.
+
+    ``data`` has a zigzag number for each: first of all of them what lies above their ``low`` lowest bits, as so many
+    zeros and a one; then the lowest bits. ``at`` holds the bit to read next of either part, and where each ends.
+    """
+    high = at[0]
+    lows = at[1]
+    i = start
+    while i < end:
+        value = 0
+        while high < at[2] and not (data[high >> 3] >> (high & 7)) & 1:
+            value += 1
+            high += 1
+        if high >= at[2] or lows + low > at[3]:
+            end = i  # no whole number is left
+        else:
+            high += 1
+            value = value << low
+            j = 0
+            while j < low:
+                value = value | (((data[lows >> 3] >> (lows & 7)) & 1) << j)
+                lows += 1
+                j += 1
+            if value & 1:
+                value = 0 - ((value + 1) >> 1)
+            else:
+                value = value >> 1
+            base[i] = (base[i] + (value << up)) & (sign + sign - 1)
+            i += 1
+    at[0] = high
+    at[1] = lows
+    return i

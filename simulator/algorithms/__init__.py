@@ -15,7 +15,10 @@ from typing import Any, ClassVar
 
 import numpy.typing as npt
 
+from coordinator.config import GuardsConfig
+from coordinator.guards import NormGuard, norm_of
 from coordinator.rules import MetaUpdate, Weights, discount, schedule
+from coordinator.work import Refusal
 
 from ..imports import named_class
 from .fleet import AlgorithmError as AlgorithmError
@@ -42,8 +45,9 @@ class Algorithm(ABC):
     ``settings`` override the defaults; ``rounds`` is how many rounds the run will have, for schedules.
     `settings` has them all by name: ``self.settings.steps``. Raises `AlgorithmError` for one it does not know.
 
-    A round must depend on nothing but the initialization, its number and what `state` gives, so that a run that was
-    interrupted goes on to the same bits. Devices and samples are a function of seed and number already.
+    A round must depend on nothing but the initialization, its number, the norms that `guard` has seen and what `state`
+    gives, so that a run that was interrupted goes on to the same bits. Devices and samples are a
+    function of seed and number already.
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
@@ -63,6 +67,8 @@ class Algorithm(ABC):
         self.meta = MetaUpdate(
             schedule(known["schedule"], known["alpha"], known["alpha_end"]), discount(known["staleness"])
         )
+        guards = GuardsConfig()
+        self.guard = NormGuard(guards.clip, guards.refuse)  # as the service has it unless it is configured otherwise
 
     @classmethod
     def settings_with(cls, settings: dict[str, Any]) -> dict[str, Any]:
@@ -90,12 +96,29 @@ class Algorithm(ABC):
     def round(self, phi: Weights, number: int) -> float:
         """Move ``phi``, float64 (parameters,), in place by round ``number``, from 1; returns the mean training loss."""
 
-    def move(self, phi: Weights, deltas: Sequence[Weights], number: int, tau: int = 0) -> None:
-        """Do phi <- phi + alpha s(tau) * mean of ``deltas``, by the coordinator's own rule; nothing without any."""
+    def move(self, phi: Weights, deltas: Sequence[Weights | None], number: int, tau: int = 0) -> None:
+        """Do phi <- phi + alpha s(tau) * mean of ``deltas``, by the coordinator's own rule; nothing without any.
+
+        The coordinator's guard scales down what is unusually large, and drops what is far too large. None stands for
+        what a device did not send.
+        """
         decision = self.meta.weigh((number - 1) / self.rounds, tau)
-        for i, delta in enumerate(deltas, start=1):
-            self.meta.fold(phi, delta, replace(decision, moves=i == len(deltas)))
-        self.fleet.counts.updates += len(deltas)
+        came = [delta for delta in deltas if delta is not None]
+        taken = [(delta, scale) for delta in came if (scale := self._guarded(phi, delta))]
+        for i, (delta, scale) in enumerate(taken, start=1):
+            self.meta.fold(phi, delta, replace(decision, moves=i == len(taken), scale=scale * decision.scale))
+        self.fleet.counts.updates += len(taken)
+        self.fleet.counts.refused += len(came) - len(taken)
+
+    def _guarded(self, phi: Weights, delta: Weights) -> float:
+        """Return what the guard multiplies ``delta`` by, 0.0 if it refuses it."""
+        norm = norm_of(delta)
+        try:
+            scale = self.guard.scale(norm, phi)
+        except Refusal:
+            return 0.0
+        self.guard.norms.append(norm)
+        return scale
 
     def state(self) -> State:
         """What, beside phi, the next round depends on, as arrays."""

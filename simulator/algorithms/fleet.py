@@ -35,6 +35,7 @@ class Counts:
 
     Attributes:
         updates: deltas that moved the initialization, or had a part in it.
+        refused: deltas that had none: they were far too large, or their training diverged and none was sent.
         samples: drawn from devices' streams.
         gradients: samples that a gradient was computed of; more than samples where a stored one is met again.
         bytes_up, bytes_down: packed deltas, or samples, from devices; initializations to devices.
@@ -42,6 +43,7 @@ class Counts:
     """
 
     updates: int = 0
+    refused: int = 0
     samples: int = 0
     gradients: int = 0
     bytes_up: int = 0
@@ -86,6 +88,7 @@ class Work:
         if not self.comes_back:
             self.seconds = delays.deadline
         self._number = rng.getrandbits(16)
+        self._diverged = False
 
     @property
     def learner(self) -> Any:
@@ -98,9 +101,13 @@ class Work:
         self._counts.bytes_down += self._device.received
 
     def train(self, steps: int, after_each: Pause = episodes.no_pause) -> float:
-        """``steps`` times, one new sample: w <- w - beta * gradient; returns their mean loss."""
+        """``steps`` times, one new sample: w <- w - beta * gradient; returns their mean loss, NaN if they diverged."""
         stream, begun = self._stream(), time.process_time()
-        loss: float = run_now(episodes.train(self._device.learner, stream, steps, after_each))
+        loss = math.nan
+        try:
+            loss = run_now(episodes.train(self._device.learner, stream, steps, after_each))
+        except episodes.Diverged:
+            self._diverged = True
         self._fleet.cpu_seconds += time.process_time() - begun
         self._counts.samples += steps
         self._counts.gradients += steps
@@ -130,8 +137,14 @@ class Work:
         self._counts.gradients += epochs * learner.count
         return loss
 
-    def delta(self) -> Weights:
-        """The difference w - phi as it reaches the coordinator, quantized and packed in between."""
+    def delta(self) -> Weights | None:
+        """The difference w - phi as it reaches the coordinator, quantized and packed in between.
+
+        None where training diverged: the device sends nothing then.
+        """
+        if self._diverged:
+            self._counts.refused += 1
+            return None
         delta = self._device.delta()
         self._counts.bytes_up += self._device.sent
         return delta

@@ -47,9 +47,9 @@ class TinyMetaFed(Algorithm):
 
     def _parts(self, learner: Any) -> tuple[slice, slice]:
         """Bytes of the global and of the local cells; each layer has two tensors, weights and biases."""
-        tensors, local = learner.model.tensors, self.settings.local_layers
-        if not 0 <= 2 * local <= len(tensors):
-            raise AlgorithmError(f"of {len(tensors) // 2} layers with weights, local_layers can't be {local}")
+        offsets, local = learner.model.offsets, self.settings.local_layers
+        if not 0 <= 2 * local <= len(offsets):
+            raise AlgorithmError(f"of {len(offsets) // 2} layers with weights, local_layers can't be {local}")
         cell = len(learner.weights) // learner.model.parameters
-        border = cell * ([offset for _, offset, _ in tensors] + [learner.model.parameters])[len(tensors) - 2 * local]
+        border = cell * [*offsets, learner.model.parameters][len(offsets) - 2 * local]
         return slice(0, border), slice(border, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import occupancy, omniglot, speech_commands
@@ -22,6 +23,8 @@ READERS: dict[str, Callable[[Sequence[Path]], Arrays]] = {
     "occupancy_office": occupancy.read_office,
     "occupancy_room_nodes": occupancy.read_room_nodes,
 }
+# Packages that they import besides.
+_PACKAGES = {"omniglot28": "PIL", "omniglot105": "PIL"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
     known = DATA_SETS[name]
     with contextlib.suppress(DataError):
         return Fetched(find(name, folder), False, _as_known(load(name, folder), known.content))
+    if name in _PACKAGES and find_spec(_PACKAGES[name]) is None:  # before anything is downloaded
+        raise DataError(f"the drawings of {name} are read with Pillow: pip install 'tinyreptile[study]'")
     place = folder_of(folder)[0]
     try:
         (place / ARCHIVES).mkdir(parents=True, exist_ok=True)

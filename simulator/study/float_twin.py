@@ -14,7 +14,7 @@ import numpy.typing as npt
 from coordinator.rules import Weights
 from simulator.offline import Device
 from tinyreptile import plan
-from tinyreptile.geometry import layers
+from tinyreptile.geometry import layers, tensors
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
 
@@ -30,7 +30,7 @@ class TwinLearner:
     """A network of ``model`` in float32 behind the integer learner's interface: samples in Q5.10, no other rounding.
 
     Attributes:
-        weights: list of float32 tensors, in the order and shapes of `Model.tensors`.
+        weights: list of float32 tensors, in the order and shapes of `geometry.tensors`.
 
     Raises `StudyError` where PyTorch is not installed.
     """
@@ -49,8 +49,9 @@ class TwinLearner:
         self.y = array("h", bytes(2 * model.target_cells()))
         self._beta = 0.0
         self._labels = model.loss == "cross_entropy"
-        self._sizes = [int(np.prod(shape)) for _, _, shape in model.tensors]
-        self.weights: list[Tensor] = [torch.zeros(shape, requires_grad=True) for _, _, shape in model.tensors]
+        shapes = [shape for _, _, shape in tensors(model)]
+        self._sizes = [int(np.prod(shape)) for shape in shapes]
+        self.weights: list[Tensor] = [torch.zeros(shape, requires_grad=True) for shape in shapes]
 
     def set_rate(self, beta: float) -> None:
         """Use learning rate ``beta``."""
@@ -76,6 +77,10 @@ class TwinLearner:
         with torch.no_grad():
             torch._foreach_add_(self.weights, gradients, alpha=-self._beta)
         return float(loss.detach())
+
+    def saturated(self) -> int:
+        """Return 0: no number of a step leaves the range of float32."""
+        return 0
 
     def evaluate(self, x: Cells, y: Cells) -> tuple[float, int]:
         """(loss, predicted label) of one sample without learning from it; a regression's label is -1."""

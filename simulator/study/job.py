@@ -20,6 +20,7 @@ from simulator.algorithms.fleet import ANY, Counts, Delays, Fleet
 from simulator.offline import Device, Replay, adaptation
 from simulator.tasks import Task, task_class
 from tinyreptile import __version__
+from tinyreptile.cpython_compile import compile_kernels
 from tinyreptile.geometry import multiplications
 from tinyreptile.model import Model
 
@@ -30,7 +31,7 @@ from .result import Cost, Look, Point, Result
 Watch = Callable[[int], bool]
 
 SAVE_SECONDS = 15.0  # between two checkpoints of a job
-SAVED = ("number", "counts", "curve", "cpu_seconds", "phi")  # what is in one, beside the settings
+SAVED = ("number", "counts", "curve", "cpu_seconds", "phi", "norms")  # what is in one, beside the settings
 
 _IN_FLIGHT = 100  # pieces of work whose samples are drawn, and whose round is still to come
 
@@ -104,7 +105,8 @@ class _Run:
         self.data = data
         self.task = self._task({})
         self.model = Model(s["model"])
-        self.phi: Weights = random_weights(self.model.tensors, self.model.parameters, s["seed"])
+        compile_kernels(s["device"]["format"])  # in one of several processes, which the others wait for
+        self.phi: Weights = random_weights(self.model, s["seed"])
         kind = algorithm_class(s["algorithm"])
         self.fleet = Fleet(
             self.task,
@@ -240,7 +242,9 @@ class _Run:
             "curve": self.curve,
             "cpu_seconds": self.fleet.cpu_seconds,
         }
-        checkpoint.save(path, record, {"phi": self.phi, **self.algorithm.state()})
+        checkpoint.save(
+            path, record, {"phi": self.phi, "norms": np.array(self.algorithm.guard.norms), **self.algorithm.state()}
+        )
 
     def _restore(self, path: Path) -> None:
         found = saved_state(self.job, path)
@@ -248,6 +252,7 @@ class _Run:
             return
         record, arrays = found
         self.phi = arrays.pop("phi")
+        self.algorithm.guard.norms.extend(arrays.pop("norms").tolist())
         self.algorithm.resume(arrays)
         self.number = record["number"]
         for name, value in asdict(Counts(**record["counts"])).items():

@@ -28,9 +28,9 @@ What a row of the claims needs alone, `tinyreptile reproduce TASK` makes with th
 Means over {seeds} with 95 % confidence intervals (Student's t); the mean decides whether a target is met. Unseen
 devices adapt online, by one-sample steps over their support samples, whatever algorithm the initialization is from;
 accuracies are balanced, means over the classes. Variants of one budget draw equally many samples from the devices'
-streams; how many gradients they compute of them is told. *RAM* is what a training device's buffers take, stored
-samples included. *Multiply-accumulates* are of one update, *time* is its processor time where this was run, other jobs
-beside it; both are for ratios only.
+streams; how many gradients they compute of them is a column. *Bytes sent* are those of the deltas, coded as devices
+send them. *RAM* is what a training device's buffers take, stored samples included. *Multiply-accumulates* are of one
+update, *time* is its processor time where this was run, other jobs beside it; both are for ratios only.
 """
 
 # A column: its title, and what it says of an outcome.

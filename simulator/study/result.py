@@ -6,7 +6,7 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-Count = Literal["updates", "samples", "gradients", "bytes_up", "bytes_down", "seconds"]
+Count = Literal["updates", "refused", "samples", "gradients", "bytes_up", "bytes_down", "seconds"]
 
 
 class Point(TypedDict):
@@ -24,6 +24,7 @@ class Cost(TypedDict):
     """`simulator.algorithms.fleet.Counts`."""
 
     updates: int
+    refused: int
     samples: int
     gradients: int
     bytes_up: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import signal
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from simulator.children import end_with_parent
+from simulator.children import deaf_to_ctrl_c, end_with_parent
 
 from .job import Job, Stopped, run
 from .result import Result
@@ -115,11 +114,8 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         child = context.Process(target=_child, args=(theirs, self._data, self._saved), daemon=True)
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with deaf_to_ctrl_c():
             child.start()
-        finally:
-            signal.signal(signal.SIGINT, handler)
         theirs.close()  # ours reports the end of the process only when nobody else holds it open
         job = self._waiting.pop()
         self._children[ours] = child, job

@@ -12,7 +12,6 @@ from tinyreptile.learner import ONE
 from tinyreptile.streams import TRAIN, Stream
 
 from ..imports import named_class
-from ..offline import take
 
 # By name, which is that of the module, too: a coordinator of one waits for the imports of no other.
 _TASKS = {"sine": "Sine", "presence": "Presence", "omniglot": "Omniglot", "keywords": "Keywords"}
@@ -55,6 +54,8 @@ class Task(ABC):
 
         Unless a task knows better: samples of the stream, written to a file of rows in ``folder``.
         """
+        from ..offline import take  # with it comes numba, which a coordinator of the task need not load
+
         stream = self.train_stream(index, seed)
         labels = self.model[-1] == ["cross_entropy"]
         x = memoryview(array("h", bytes(2 * stream.inputs)))

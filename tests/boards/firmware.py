@@ -36,18 +36,11 @@ PATCHES = {
     "ports/qemu/Makefile": [
         ("LDFLAGS += -mabi=$(RV32_ABI) -march=$(RV32_ARCH)", "LDFLAGS += -mabi=$(RV32_ABI) -march=rv32imac"),
     ],
-    # The source has no mbedtls.
-    "ports/rp2/CMakeLists.txt": [
-        ("set(MICROPY_SSL_MBEDTLS ON)", "set(MICROPY_SSL_MBEDTLS OFF)"),
-        ("    mbedtls/mbedtls_port.c\n", ""),
-        ("target_link_libraries(${MICROPY_TARGET} micropy_lib_mbedtls)\n", ""),
-        ("pico_add_extra_outputs", "pico_add_bin_output"),
-    ],
+    # Nothing here needs what picotool would make.
+    "ports/rp2/CMakeLists.txt": [("pico_add_extra_outputs", "pico_add_bin_output")],
+    # TLS as on a Pico W: without a network, this port leaves it out.
     "ports/rp2/mpconfigport.h": [
-        ("MICROPY_PY_HASHLIB_SHA1                 (1)", "MICROPY_PY_HASHLIB_SHA1                 (0)"),
-        ("MICROPY_PY_CRYPTOLIB                    (1)", "MICROPY_PY_CRYPTOLIB                    (0)"),
-        ("MICROPY_SSL_MBEDTLS                     (1)", "MICROPY_SSL_MBEDTLS                     (0)"),
-        ("MICROPY_PY_SSL                  (1)", "MICROPY_PY_SSL                  (0)"),
+        ("#define MICROPY_SSL_MBEDTLS ", "#define MICROPY_PY_SSL (1)\n#define MICROPY_SSL_MBEDTLS "),
     ],
 }
 
@@ -70,7 +63,7 @@ def qemu(board: str) -> Path:
 
 
 def pico() -> Path:
-    """The UF2 file of MicroPython for a Raspberry Pi Pico, with asyncio, without TLS."""
+    """The UF2 file of MicroPython for a Raspberry Pi Pico, with asyncio and TLS."""
     return _built("pico.uf2", _build_pico)
 
 
@@ -106,9 +99,12 @@ def _source() -> Path:
             debian = Debian(folder() / "apt", "amd64")
             tree = debian.source("micropython", Path(work))
             debian.unpack(["pico-sdk-source", "tinyusb-source"], tree / "debian")
-            for name in ("pico-sdk", "tinyusb"):
+            sources = tree / "debian" / "usr" / "src"
+            parts = {name: sources / name for name in ("pico-sdk", "tinyusb")}
+            parts["mbedtls"] = debian.source("mbedtls", tree / "debian" / "mbedtls")
+            for name, path in parts.items():
                 (tree / "lib" / name).rmdir()
-                (tree / "debian" / "usr" / "src" / name).rename(tree / "lib" / name)
+                path.rename(tree / "lib" / name)
             (tree / "lib" / "micropython-lib" / "README.md").touch()
             for file, patches in PATCHES.items():
                 _patch(tree / file, patches)

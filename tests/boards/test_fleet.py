@@ -22,6 +22,7 @@ DEVICES = 20
 HEAPS = {"unix": "512K", "i386": "256K", "armhf": "256K"}
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.timeout(300)
 async def test_a_mixed_fleet_finishes_a_run_over_tls(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)

@@ -12,8 +12,9 @@ import pytest
 
 from ..environment import ARITHMETIC, CLIENT, PACKAGE, require
 
+CPYTHON = ("cpython", "cpython_cache", "cpython_compile")
 # Viper's functions, whose annotations are machine types; assembly; what only computers run.
-UNTYPED = ("kernels", *ARITHMETIC, *(f"{name}8" for name in ARITHMETIC), "mel", "cpython")
+UNTYPED = ("kernels", *ARITHMETIC, *(f"{name}8" for name in ARITHMETIC), "mel", "coding", *CPYTHON)
 ASSEMBLY = ("thumb", "thumb8", "thumb_taps", "thumb_taps8")
 # What is there all the same, and what is asked for only where it is.
 KNOWN = (
@@ -22,6 +23,7 @@ KNOWN = (
     '"SSLContext" has no attribute "load_default_certs"',  # on computers
     'named "traceback"',  # on computers
     'named "esp32"',  # on an ESP32
+    '"asyncio" has no attribute "core"',  # on every port
 )
 SETTINGS = """
 [mypy]
@@ -61,6 +63,7 @@ def check(folder: Path, stubs: Path) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(600)  # it checks all of the library, twice
 @pytest.mark.parametrize("chip", ["rp2", "esp32"])
 def test_the_library_asks_for_nothing_that_a_board_lacks(chip: str, tmp_path: Path) -> None:
     stubs = Path(sys.prefix) / f"stubs-{chip}"

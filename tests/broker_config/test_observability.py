@@ -74,7 +74,7 @@ def words(expression: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def exported(broker: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+def exported(broker: Mosquitto, tmp_path_factory: pytest.TempPathFactory, compiled: None) -> dict[str, set[str]]:
     """The labels of each sample that a run has told after its end, by the sample's name."""
 
     async def serve() -> dict[str, set[str]]:
@@ -205,6 +205,7 @@ async def result(port: int, query: str) -> list[Any]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.usefixtures("compiled")
 async def test_prometheus_scrapes_a_run_and_has_data_for_every_panel(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path, run={"rounds": 0})
     runs = Runs([config])

@@ -44,14 +44,12 @@ class Peer:
 
     # What is published
 
-    async def put_chunks(
-        self, version: int, data: bytes, slot: int = 0, crc: int | None = None, only: range | None = None
-    ) -> None:
-        """``data`` as ``version``, retained in ``slot``; ``only`` some of its chunks."""
-        for index in only or range(messages.chunk_count(len(data))):
-            piece = data[index * messages.CHUNK_BYTES : (index + 1) * messages.CHUNK_BYTES]
-            chunk = {"version": version, "crc": crc32(data) if crc is None else crc, "data": piece}
-            await self.send(self.topics.chunk(slot, index), chunk, retain=True)
+    async def put_pieces(self, version: int, data: bytes, only: range | None = None) -> None:
+        """``data`` as ``version``, retained; ``only`` some of its pieces."""
+        for index in only or range(messages.chunk_count(len(data), messages.PIECE_BYTES)):
+            piece = data[index * messages.PIECE_BYTES : (index + 1) * messages.PIECE_BYTES]
+            message = {"version": version, "crc": crc32(data), "data": piece}
+            await self.send(self.topics.piece(index), message, retain=True)
 
     async def put_manifest(self, data: bytes, model: Any = SMALL, **fields: Any) -> None:
         manifest = {
@@ -62,34 +60,37 @@ class Peer:
             "encoding": "int16",
             "bytes": len(data),
             "crc": crc32(data),
-            "chunks": messages.chunk_count(len(data)),
-            "slot": 0,
         }
         await self.send(self.topics.init, manifest | fields, retain=True)
 
-    async def put(self, version: int, data: bytes, model: Any = SMALL, slot: int = 0) -> None:
+    async def put(self, version: int, data: bytes, model: Any = SMALL) -> None:
         """``data`` as the newest version."""
-        await self.put_chunks(version, data, slot)
-        await self.put_manifest(data, model, version=version, slot=slot)
+        await self.put_pieces(version, data)
+        await self.put_manifest(data, model, version=version)
 
-    async def ask(self, device: str, work: int, data: bytes, **fields: Any) -> dict[str, Any]:
-        """Request training from ``data``; ``fields`` change the request, which is returned."""
-        request = {
-            "work": work,
-            "kind": "train",
-            "version": 0,
-            "crc": crc32(data),
-            "slot": 0,
-            "steps": 4,
-            "beta": 0.01,
-            "seconds": 30,
-            "bits": 8,
-        } | fields
-        await self.send(self.topics.device(device).work, request)
+    async def ask(
+        self, device: str, work: int, data: bytes | None, only: range | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """Request training from ``data``, or from what the device holds; returns the request.
+
+        ``only`` some pieces of ``data`` are sent; ``fields`` change task or request.
+        """
+        task = {"kind": "train", "steps": 4, "beta": 0.01, "seconds": 30, "bits": 8}
+        other = ("version", "crc", "from", "done", "refused", "task")
+        task |= {name: value for name, value in fields.items() if name not in other}
+        request = {"work": work, "version": 0, "task": task}
+        request |= {"crc": crc32(data)} if data is not None else {"crc": 0, "from": 0}
+        request |= {name: value for name, value in fields.items() if name in other}
+        size = messages.PIECE_BYTES
+        pieces = [] if data is None else [{"data": data[at : at + size]} for at in range(0, len(data), size)]
+        for index, piece in enumerate(pieces or [{}]):
+            message = {"work": work, "at": index * size} if index else request
+            if only is None or index in only:
+                await self.send(self.topics.device(device).work, message | piece)
         return request
 
-    async def acknowledge(self, device: str, work: int, accepted: bool = True, **fields: Any) -> None:
-        await self.send(self.topics.device(device).ack, {"work": work, "accepted": accepted} | fields)
+    async def acknowledge(self, device: str, work: int, **fields: Any) -> None:
+        await self.send(self.topics.device(device).work, {"done": work} | fields)
 
     # What devices say
 
@@ -106,14 +107,14 @@ class Peer:
         return sum(at == topic and value.get("state") == "probe" for at, value in self._received)
 
     def updates(self, device: str, index: int = 0) -> list[dict[str, Any]]:
-        """Messages on update topic ``index`` of ``device`` so far, but for those that `fetched` gives."""
+        """Messages on update topic ``index`` of ``device`` so far, but for those that `wanted` gives."""
         topic = self.topics.device(device).update(index)
-        return [value for at, value in self._received if at == topic and "fetched" not in value]
+        return [value for at, value in self._received if at == topic and "whole" not in value]
 
-    def fetched(self, device: str) -> list[dict[str, Any]]:
-        """What ``device`` said when it had an initialization and needed more than half a second to learn from it."""
+    def wanted(self, device: str) -> list[int]:
+        """The work whose initialization ``device`` has asked for again, so far."""
         topic = self.topics.device(device).update(0)
-        return [value for at, value in self._received if at == topic and "fetched" in value]
+        return [value["work"] for at, value in self._received if at == topic and "whole" in value]
 
     async def hello(self, device: str, count: int = 1) -> dict[str, Any]:
         """The latest status of ``device`` once it has said ``count``."""
@@ -143,7 +144,8 @@ async def coordinating(broker: Mosquitto) -> AsyncIterator[Peer]:
 def make_device(peer: Peer, name: str = "d0", stream: Stream | None = None, **options: Any) -> Client:
     """A device of the run of ``peer``; with the option ``predict`` one that predicts."""
     kind = PredictingClient if "predict" in options else Client
-    return kind(name, peer.run, stream or SineStream(1), host=peer.broker.host, port=peer.broker.port, **options)
+    broker = {"host": peer.broker.host, "port": peer.broker.port}
+    return kind(name, peer.run, stream or SineStream(1), **broker | options)
 
 
 @asynccontextmanager

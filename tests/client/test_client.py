@@ -6,15 +6,19 @@ import asyncio
 import time
 from array import array
 from binascii import crc32
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 
-from coordinator.initialization import encode, random_weights
+from coordinator.initialization import encode, held, random_weights
+from coordinator.versions import Versions
 from simulator.offline import run_now
 from tests.coordinator.driver import Update
+from tests.coordinator.packets import Altered
 from tests.environment import Mosquitto, free_port
 from tests.fleet import BIG, SMALL, eventually, hostile_payloads
 from tinyreptile import __version__, evaluation, messages, reports
@@ -23,18 +27,22 @@ from tinyreptile.device import DeviceError
 from tinyreptile.learner import Learner
 from tinyreptile.messages import MessageError
 from tinyreptile.model import Model
+from tinyreptile.mqtt import MQTTClient
 from tinyreptile.portable import RUNNER
 from tinyreptile.streams import Stream
 from tinyreptile.streams.sine import SineStream
 
 from .peer import Peer, coordinating, living, make_device
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 def initialization(model: list[list[Any]], seed: int = 1) -> bytes:
     laid_out = Model(model)
-    return encode(laid_out, random_weights(laid_out.tensors, laid_out.parameters, seed))
+    return encode(laid_out, random_weights(laid_out, seed))
 
 
+NO_COORDINATOR = "connected; run {} has no coordinator yet, or the broker does not let this device read it"
 DATA = initialization(SMALL)
 BIG_DATA, NEWER_DATA = initialization(BIG), initialization(BIG, seed=2)
 
@@ -46,9 +54,9 @@ async def peer(broker: Mosquitto) -> AsyncIterator[Peer]:
         yield peer
 
 
-def packed(peer: Peer, count: int, device: str = "d0") -> bytes:
-    """The latest delta of ``device``, put together from its ``count`` chunks."""
-    return b"".join(peer.updates(device, index)[-1]["data"] for index in range(count))
+def coded(peer: Peer, count: int, device: str = "d0") -> list[bytes]:
+    """The latest delta of ``device`` in its ``count`` chunks."""
+    return [peer.updates(device, index)[-1]["data"] for index in range(count)]
 
 
 class Gate(Stream):
@@ -81,7 +89,7 @@ async def test_a_device_without_a_coordinator_says_so_and_hears_commands(
     monkeypatch.setattr("tinyreptile.client._MANIFEST_SECONDS", 0.2)
     said: list[str] = []
     async with living(make_device(peer, log=said.append, commands=True)) as life:
-        await eventually(lambda: said == [f"connected; run {peer.topics.root} has no coordinator yet"], "it says so")
+        await eventually(lambda: said == [NO_COORDINATOR.format(peer.topics.root)], "it says so")
         await peer.send(peer.topics.device("d0").command, {"command": "restart"})
         await eventually(life.done, "the device has ended")
 
@@ -102,6 +110,14 @@ async def test_every_start_has_another_boot_name(peer: Peer) -> None:
     assert len({make_device(peer)._boot for _ in range(20)}) == 20
 
 
+async def test_what_is_published_does_not_tell_a_client_id(peer: Peer) -> None:
+    await peer.put(0, DATA)
+    device = make_device(peer)
+    async with living(device):
+        assert str(await peer.hello("d0")).find(device.mqtt.client_id.removeprefix("d0-")) < 0
+    assert len({make_device(peer).mqtt.client_id for _ in range(20)}) == 20
+
+
 async def test_a_hello_is_retained_for_coordinators_that_come_later(peer: Peer, broker: Mosquitto) -> None:
     await peer.put(0, DATA)
     async with living(make_device(peer)):
@@ -110,6 +126,67 @@ async def test_a_hello_is_retained_for_coordinators_that_come_later(peer: Peer, 
             await other._session.subscribe(peer.topics.all_status, qos=1)
             other.topics = peer.topics
             assert (await other.hello("d0"))["state"] == "online"
+
+
+async def test_an_idle_device_says_hello_again_to_another_start_of_the_coordinator(
+    peer: Peer, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyreptile.client._IDLE_SECONDS", 0.2)
+    await peer.put_manifest(DATA, boot="first")
+    async with living(make_device(peer)) as life:
+        await peer.hello("d0")
+        await asyncio.sleep(1)
+        assert len(peer.statuses("d0")) == 1, "the same coordinator knows of it"
+        await peer.put_manifest(DATA, boot="second")
+        assert (await peer.hello("d0", 2))["state"] == "online"
+        await asyncio.sleep(1)
+        assert (len(peer.statuses("d0")), life.done()) == (2, False)
+
+
+async def test_another_start_of_the_coordinator_is_noticed_while_the_device_looks_away(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyreptile.client._IDLE_SECONDS", 0.2)
+    await peer.put_manifest(DATA, boot="first")
+    device = make_device(peer)
+    async with living(device):
+        await peer.hello("d0")
+        unsubscribe = device.mqtt.unsubscribe
+
+        async def unsubscribe_late(topic: str) -> None:
+            if topic == peer.topics.init and device._manifest and device._manifest["boot"] == "first":
+                await peer.put_manifest(DATA, boot="second")
+                await eventually(lambda: device._manifest["boot"] == "second", "it comes in between")
+            await unsubscribe(topic)
+
+        device.mqtt.unsubscribe = unsubscribe_late
+        assert (await peer.hello("d0", 2))["state"] == "online"
+
+
+async def test_an_idle_device_prepares_for_another_model(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyreptile.client._IDLE_SECONDS", 0.2)
+    await peer.put_manifest(DATA, boot="first")
+    async with living(make_device(peer)):
+        await peer.hello("d0")
+        await peer.put_manifest(BIG_DATA, BIG, boot="second")
+        await peer.hello("d0", 2)
+        await peer.ask("d0", 1, BIG_DATA)
+        assert (await peer.update("d0"))["work"] == 1
+
+
+async def test_a_device_whose_run_lost_its_manifest_waits_no_longer_than_for_a_coordinators_word(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyreptile.client._MANIFEST_SECONDS", 0.5)
+    monkeypatch.setattr("tinyreptile.client._PIECE_SECONDS", 0.2)
+    await peer.put_manifest(BIG_DATA, BIG)
+    async with living(make_device(peer)):
+        await peer.hello("d0")
+        await peer._session.publish(peer.topics.init, b"", qos=1, retain=True)
+        await peer.ask("d0", 1, BIG_DATA, only=range(1))
+        await eventually(lambda: any("did not arrive whole" in u.get("error", "") for u in peer.updates("d0")), "told")
+        await peer.ask("d0", 2, BIG_DATA)
+        assert (await peer.update("d0", 2))["work"] == 2
 
 
 async def test_a_manifest_of_another_protocol_is_not_joined(peer: Peer) -> None:
@@ -144,7 +221,6 @@ class Wide(Stream):
 async def test_a_device_that_is_unfit_says_why_and_does_no_work(
     peer: Peer, options: dict[str, Any], manifest: dict[str, Any], sentence: str
 ) -> None:
-    await peer.put_chunks(0, DATA)
     await peer.put_manifest(DATA, **manifest)
     device = make_device(peer, **options)
     async with living(device):
@@ -174,6 +250,74 @@ async def test_an_unknown_role_is_refused(peer: Peer) -> None:
         make_device(peer, role="spectator")
 
 
+@pytest.mark.parametrize("access", ["read", "write"])
+async def test_a_device_that_may_not_say_or_hear_its_status_tells_it_and_has_not_joined(
+    start_broker: Callable[..., Mosquitto], tmp_path: Path, access: str
+) -> None:
+    (tmp_path / "acl").write_text(f"topic readwrite tinyreptile/#\nuser d0\ntopic {access} tinyreptile/#\n")
+    broker = start_broker("allow_anonymous true", f"acl_file {tmp_path / 'acl'}")
+    said: list[str] = []
+    async with coordinating(broker) as peer:
+        await peer.put_manifest(DATA)
+        device = make_device(peer, user="d0", log=said.append, timeout=1)
+        topic = peer.topics.device("d0").status
+        async with living(device):
+            await eventually(lambda: said, "it says so")
+            assert len(said) == 1
+            assert said[0].endswith(f"the broker does not let this device write or read {topic}")
+            assert not device._is_ready()
+            assert "online" not in peer.states("d0")
+
+
+SUBSCRIPTIONS = ["status", "work", "command", "init", "label"]  # in this order
+
+
+def refusing(broker: Mosquitto, name: str) -> Altered:
+    """A line to ``broker`` on which the first subscription of a device to ``name`` is refused."""
+    left = SUBSCRIPTIONS.index(name) + 1
+
+    def down(packet: bytearray) -> bytearray:
+        nonlocal left
+        if packet[0] == 0x90:
+            left -= 1
+            if left == 0:
+                packet[-1] = 0x80
+        return packet
+
+    return Altered(broker.port, down)
+
+
+@pytest.mark.parametrize("name", ["command", "label"])
+async def test_a_device_goes_on_without_a_subscription_that_it_can_do_without_and_its_status_says_so(
+    peer: Peer, name: str
+) -> None:
+    await peer.put(0, DATA)
+    async with refusing(peer.broker, name) as line:
+        device = make_device(peer, commands=True, port=line.port)
+        async with living(device):
+            notice = f"the broker does not let this client subscribe to {getattr(peer.topics.device('d0'), name)}"
+            await eventually(lambda: [s.get("notice") for s in peer.statuses("d0")][-1:] == [notice], "it is told")
+            await peer.ask("d0", 1, DATA)
+            await peer.update("d0")
+            assert device.mqtt.connections == 1
+            await device.mqtt.close()
+            await eventually(lambda: device.mqtt.connections == 2 and device._is_ready(), "it has joined again")
+            await eventually(
+                lambda: (s := peer.statuses("d0")[-1])["state"] == "online" and "notice" not in s, "it says so"
+            )
+
+
+async def test_a_device_does_not_join_without_its_work(peer: Peer) -> None:
+    await peer.put(0, DATA)
+    said: list[str] = []
+    async with refusing(peer.broker, "work") as line, living(make_device(peer, port=line.port, log=said.append)):
+        await eventually(lambda: said, "it says why")
+        topic = peer.topics.device("d0").work
+        assert said[0].endswith(f": the broker does not let this client subscribe to {topic}")
+        assert "online" not in peer.states("d0")
+        await eventually(lambda: "online" in peer.states("d0"), "it may now")
+
+
 # One id, two devices
 
 
@@ -188,6 +332,20 @@ async def test_the_second_device_of_an_id_is_turned_away_and_the_first_stays(pee
         await peer.update("d0")
         assert not life.done()
     assert {status["boot"] for status in peer.statuses("d0")} == {boot}
+
+
+async def test_a_client_id_that_is_set_takes_the_place_of_the_session_before(peer: Peer) -> None:
+    await peer.put(0, DATA)
+    topic = peer.topics.device("d0").status
+    status = {"protocol": messages.PROTOCOL, "boot": "before", "role": "train"}
+    will = topic, msgpack.packb(status | {"state": "offline"})
+    before = MQTTClient(peer.broker.host, peer.broker.port, "thing-d0", lambda *message: None, will=will)
+    await before.connect()
+    await before.publish(topic, msgpack.packb(status | {"state": "online"}), retain=True)
+    async with living(make_device(peer, client_id="thing-{id}")):
+        await eventually(lambda: peer.states("d0")[-2:] == ["offline", "online"], "the next start has joined")
+        await eventually(lambda: not before.connected, "the broker keeps one session")
+    await before.close()
 
 
 async def test_of_two_devices_of_an_id_that_start_at_once_exactly_one_stays(peer: Peer) -> None:
@@ -225,6 +383,21 @@ async def test_the_hello_of_a_dead_device_does_not_keep_its_successor_out(
         assert (hello["state"], hello["boot"]) == ("online", device._boot)
 
 
+@pytest.mark.parametrize("retain", [True, False])
+async def test_the_late_last_will_of_an_earlier_session_is_corrected(peer: Peer, retain: bool) -> None:
+    await peer.put_manifest(DATA)
+    async with living(make_device(peer)):
+        boot = (await peer.hello("d0"))["boot"]
+        will = {"protocol": messages.PROTOCOL, "state": "offline", "boot": boot}
+        for count in (1, 2):
+            await peer.send(peer.topics.device("d0").status, will, retain=retain)
+            await peer.hello("d0", count=1 + 2 * count)
+        assert peer.states("d0") == ["online", "offline", "online", "offline", "online"]
+    await eventually(lambda: peer.states("d0")[-2:] == ["online", "offline"], "its own good-bye is the last word")
+    await asyncio.sleep(0.3)
+    assert peer.states("d0")[-2:] == ["online", "offline"]
+
+
 async def test_the_late_last_will_of_an_earlier_start_is_corrected(peer: Peer) -> None:
     await peer.put(0, DATA)
     device = make_device(peer)
@@ -237,88 +410,187 @@ async def test_the_late_last_will_of_an_earlier_start_is_corrected(peer: Peer) -
         assert hello["boot"] == device._boot
 
 
-# Fetching
+# Receiving
 
 
-async def test_a_device_learns_from_exactly_what_was_published(peer: Peer) -> None:
+async def test_a_device_learns_from_exactly_what_was_sent(peer: Peer) -> None:
     await peer.put(0, BIG_DATA, BIG)
     async with living(make_device(peer, stream=SineStream(7))):
         await peer.hello("d0")
-        request = await peer.ask("d0", 3, BIG_DATA)
-        await eventually(lambda: peer.updates("d0", 4), "all five chunks have come")
-    expected = Update(request, BIG_DATA, Model(BIG), seed=7)
-    report = peer.updates("d0")[0]["report"]
-    assert packed(peer, 5) == bytes(expected.packed)
+        request = await peer.ask("d0", 3, NEWER_DATA, version=4)
+        expected = Update(request, NEWER_DATA, Model(BIG), seed=7)
+        count = len(expected.chunks)
+        await eventually(lambda: peer.updates("d0", count - 1), "all chunks have come")
+    report = peer.updates("d0")[0]
+    assert coded(peer, count) == expected.chunks
     assert report["gains"] == expected.report["gains"]
     assert report["loss"] == pytest.approx(expected.report["loss"])
-    assert (report["version"], report["bits"], report["samples"]) == (0, 8, 4)
+    assert (report["version"], report["chunks"]) == (4, count)
 
 
-async def test_chunks_of_an_older_version_are_passed_over(peer: Peer) -> None:
-    await peer.put_manifest(BIG_DATA, BIG)
-    await peer.put_chunks(2, NEWER_DATA, only=range(5, 9))  # of the version that was in the slot before
-    await peer.put_chunks(3, BIG_DATA, only=range(5))
-    device = make_device(peer)
-    async with living(device):
-        await peer.hello("d0")
-        request = await peer.ask("d0", 3, BIG_DATA, version=3)
-        await eventually(lambda: device._assembly._got == {0, 1, 2, 3, 4}, "the chunks of version 3 have come")
-        await peer.put_chunks(3, BIG_DATA, only=range(5, 9))
-        await eventually(lambda: peer.updates("d0", 4), "the update has come")
-    assert peer.updates("d0")[0]["report"]["version"] == 3
-    assert packed(peer, 5) == bytes(Update(request, BIG_DATA, Model(BIG)).packed)
-
-
-async def test_a_newer_version_that_takes_the_slot_during_a_fetch_is_learned_from(peer: Peer) -> None:
-    await peer.put_manifest(BIG_DATA, BIG)
-    await peer.put_chunks(3, BIG_DATA, only=range(5))
-    device = make_device(peer)
-    async with living(device):
-        await peer.hello("d0")
-        request = await peer.ask("d0", 3, BIG_DATA, version=3)
-        await eventually(lambda: device._assembly._got == {0, 1, 2, 3, 4}, "the chunks of version 3 have come")
-        await peer.put_chunks(5, NEWER_DATA)
-        await eventually(lambda: peer.updates("d0", 4), "the update has come")
-    assert peer.updates("d0")[0]["report"]["version"] == 5
-    assert packed(peer, 5) == bytes(Update(request, NEWER_DATA, Model(BIG)).packed)
-
-
-async def test_an_initialization_with_a_wrong_checksum_is_not_learned_from(peer: Peer) -> None:
-    await peer.put_manifest(DATA)
-    await peer.put_chunks(0, DATA, crc=crc32(DATA) ^ 1)
-    async with living(make_device(peer)):
-        await peer.hello("d0")
-        await peer.ask("d0", 9, DATA, crc=crc32(DATA) ^ 1)
-        assert await peer.update("d0") == {"work": 9, "error": "version 0 arrived damaged"}
-
-
-async def test_missing_chunks_are_reported_in_bounded_time(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyreptile.client._FETCH_SECONDS", 0.3)
-    await peer.put_manifest(BIG_DATA, BIG)
-    await peer.put_chunks(0, BIG_DATA, only=range(8))
-    async with living(make_device(peer)):
-        await peer.hello("d0")
-        await peer.ask("d0", 9, BIG_DATA)
-        answer = await peer.update("d0")
-        assert answer["work"] == 9
-        assert answer["error"].startswith("version 0 was not to be had")
-        await peer.put_chunks(0, BIG_DATA, only=range(8, 9))
-        await peer.ask("d0", 10, BIG_DATA)
-        assert "report" in await peer.update("d0", count=2)
-
-
-async def test_a_version_that_the_device_has_is_not_fetched_again(peer: Peer) -> None:
+async def test_a_device_that_holds_the_version_is_sent_none_of_it(peer: Peer) -> None:
     await peer.put(0, DATA)
-    async with living(make_device(peer)):
-        await peer.hello("d0")
+    device = make_device(peer)
+    async with living(device):
+        assert "version" not in await peer.hello("d0")
         await peer.ask("d0", 1, DATA)
         await peer.update("d0")
+        await peer.ask("d0", 2, None)
+        update = await peer.update("d0", count=2)
+        assert bytes(device._learner.initialization) == DATA
+    assert (update["work"], update["version"]) == (2, 0)
+    assert peer.wanted("d0") == []
+
+
+@pytest.mark.parametrize("encoding", ["int16", "int8"])
+async def test_a_device_makes_a_version_of_differences_from_the_one_that_it_holds(peer: Peer, encoding: str) -> None:
+    model = Model(BIG)
+    made = Versions(model, set)
+    weights = random_weights(model, 1)
+    old = made.of(3, weights, encoding)
+    new = made.of(9, weights + np.random.default_rng(1).laplace(0, 0.02, model.parameters), encoding)
+    pieces = made.changes(new, 3)
+    assert pieces is not None
+    assert len(pieces) > 1
+    await peer.put_manifest(old.data, BIG, version=3, encoding=encoding)
+    device = make_device(peer)
+    topic = peer.topics.device("d0").work
+    async with living(device):
+        await peer.hello("d0")
+        await peer.ask("d0", 1, old.data, version=3, crc=old.crc)
+        await peer.update("d0")
+        request = {"work": 2, "version": 9, "crc": new.crc, "from": 3, "data": pieces[0][1]}
+        for message in (request, *({"work": 2, "at": at, "data": data} for at, data in pieces[1:])):
+            await peer.send(topic, message)
+        update = await peer.update("d0", count=2)
+        assert bytes(device._learner.initialization) == held(model, new.data, encoding)
+    assert (update["work"], update["version"]) == (2, 9)
+    assert peer.wanted("d0") == []
+
+
+async def test_a_task_holds_until_there_is_another(peer: Peer) -> None:
+    await peer.put(0, DATA)
+    topic = peer.topics.device("d0").work
+    stream = Gate()
+    stream.opened.set()
+    async with living(make_device(peer, stream=stream)):
+        await peer.hello("d0")
+        for work, fields in enumerate([{"steps": 7}, {}, {"steps": 2}, {}], start=1):
+            task = {"kind": "train", "beta": 0.01, "seconds": 30, "bits": 8} | fields
+            request = {"work": work, "version": 0, "crc": crc32(DATA), "data": DATA}
+            await peer.send(topic, request | ({"task": task} if fields else {}))
+            await peer.update("d0", count=work)
+            assert stream.waiting == (7, 14, 16, 18)[work - 1]
+
+
+async def test_pieces_of_other_work_are_passed_over(peer: Peer) -> None:
+    await peer.put(0, BIG_DATA, BIG)
+    device = make_device(peer)
+    topic = peer.topics.device("d0").work
+    async with living(device):
+        await peer.hello("d0")
+        await peer.ask("d0", 2, NEWER_DATA, only=range(3))
+        request = await peer.ask("d0", 3, BIG_DATA, only=range(6), version=5)
+        size = messages.PIECE_BYTES
+        for at in range(3 * size, len(NEWER_DATA), size):
+            await peer.send(topic, {"work": 2, "at": at, "data": NEWER_DATA[at : at + size]})
+        for at in range(6 * size, len(BIG_DATA), size):
+            await peer.send(topic, {"work": 3, "at": at, "data": BIG_DATA[at : at + size]})
+        expected = Update(request, BIG_DATA, Model(BIG)).chunks
+        await eventually(lambda: peer.updates("d0", len(expected) - 1), "the update has come")
+    assert peer.updates("d0")[0]["version"] == 5
+    assert coded(peer, len(expected)) == expected
+    assert device.malformed == 0
+
+
+@pytest.mark.parametrize("how", ["damaged", "of another size", "changed from what it does not hold", "without a task"])
+async def test_what_can_not_be_learned_from_is_asked_for_again(peer: Peer, how: str) -> None:
+    await peer.put(0, DATA)
+    topic = peer.topics.device("d0").work
+    request = {"work": 9, "version": 3, "crc": crc32(DATA), "data": DATA}
+    task = {"kind": "train", "steps": 4, "beta": 0.01, "seconds": 30, "bits": 8}
+    spoiled = {
+        "damaged": request | {"crc": crc32(DATA) ^ 1, "task": task},
+        "of another size": request | {"data": DATA[:-2], "task": task},
+        "changed from what it does not hold": request | {"from": 3, "data": b"", "task": task},
+        "without a task": request,
+    }[how]
+    async with living(make_device(peer)):
+        await peer.hello("d0")
+        await peer.send(topic, spoiled)
+        await eventually(lambda: peer.wanted("d0") == [9], "it is asked for again", 5)
+        await peer.send(topic, request | {"version": 4, "task": task})
+        update = await peer.update("d0")
+    assert (update["work"], update["version"]) == (9, 4)
+    assert peer.wanted("d0") == [9]
+
+
+async def test_a_device_gives_up_on_what_never_arrives(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyreptile.client._PIECE_SECONDS", 0.3)
+    await peer.put(0, BIG_DATA, BIG)
+    async with living(make_device(peer)):
+        await peer.hello("d0")
+        await peer.ask("d0", 9, BIG_DATA, only=range(5))
+        assert await peer.update("d0") == {"work": 9, "error": "version 0 did not arrive whole"}
+        assert peer.wanted("d0") == [9] * 3
+        await peer.ask("d0", 10, BIG_DATA)
+        assert "gains" in await peer.update("d0", count=2)
+
+
+async def test_a_connection_lost_in_the_middle_of_an_initialization_is_told(peer: Peer) -> None:
+    await peer.put(0, BIG_DATA, BIG)
+    device = make_device(peer)
+    async with living(device):
+        await peer.hello("d0")
+        await peer.ask("d0", 9, BIG_DATA, only=range(3))
+        await eventually(lambda: device._assembly.length > 0, "it has begun")
+        device.mqtt._writer.transport.abort()
+        hello = await peer.hello("d0", count=3)
+        assert (hello["state"], hello["work"]) == ("online", 0)
+        assert "version" not in hello
+        await peer.ask("d0", 9, BIG_DATA)
+        await eventually(lambda: peer.updates("d0", 2), "the update has come")
+    assert peer.wanted("d0") == []
+
+
+async def test_a_hello_says_which_version_the_device_holds(peer: Peer) -> None:
+    await peer.put(0, DATA)
+    device = make_device(peer)
+    async with living(device):
+        await peer.hello("d0")
+        await peer.ask("d0", 1, DATA, version=17)
+        await peer.update("d0")
         await peer.acknowledge("d0", 1)
-        await peer._session.publish(peer.topics.chunk(0, 0), b"", qos=1, retain=True)  # it is gone
-        request = await peer.ask("d0", 2, DATA)
-        await peer.update("d0", count=2)
-    assert peer.updates("d0")[-1]["work"] == request["work"]
-    assert peer.updates("d0")[-1]["report"]["version"] == 0
+        await eventually(lambda: device.accepted == 1, "the answer has come")
+        device.mqtt._writer.transport.abort()
+        hello = await peer.hello("d0", count=3)
+    assert (hello["state"], hello["work"], hello["version"]) == ("online", 0, 17)
+
+
+async def test_nothing_of_an_old_delta_is_packed_with_a_newer_initialization(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await peer.put(0, BIG_DATA, BIG)
+    device = make_device(peer)
+    publish = device.mqtt.publish
+    release = asyncio.Event()
+
+    async def slow(topic: str, payload: Any, **options: Any) -> None:
+        if topic.endswith("update/1") and not release.is_set():
+            await release.wait()
+        await publish(topic, payload, **options)
+
+    monkeypatch.setattr(device.mqtt, "publish", slow)
+    async with living(device):
+        await peer.hello("d0")
+        await peer.ask("d0", 1, BIG_DATA)
+        await eventually(lambda: peer.updates("d0"), "one of three chunks has come")
+        await peer.ask("d0", 2, NEWER_DATA, version=2)
+        await eventually(lambda: device._assembly.version == 2, "the newer version has come")
+        release.set()
+        await eventually(lambda: peer.updates("d0", 2), "the newer update has come")
+    assert [update["work"] for update in peer.updates("d0", 0)] == [1, 2]
+    assert {update["work"] for index in (1, 2) for update in peer.updates("d0", index)} == {2}
 
 
 # Reporting
@@ -331,8 +603,7 @@ async def test_a_delta_has_the_bits_that_were_asked_for(peer: Peer, bits: int) -
         await peer.hello("d0")
         request = await peer.ask("d0", 1, DATA, bits=bits)
         update = await peer.update("d0")
-    assert update["report"]["bits"] == bits
-    assert update["data"] == bytes(Update(request, DATA, Model(SMALL)).packed)
+    assert [update["data"]] == Update(request, DATA, Model(SMALL)).chunks
 
 
 async def test_an_update_is_sent_again_until_it_is_acknowledged(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +648,7 @@ async def test_a_refusal_is_counted_and_its_reason_is_told(peer: Peer) -> None:
         await peer.hello("d0")
         await peer.ask("d0", 1, DATA)
         await peer.update("d0")
-        await peer.acknowledge("d0", 1, accepted=False, reason="the deadline has passed")
+        await peer.acknowledge("d0", 1, refused="the deadline has passed")
         await eventually(lambda: device.refused == 1, "the refusal has come")
     assert "work 1 was refused: the deadline has passed" in said
     assert device.accepted == 0
@@ -410,12 +681,8 @@ async def test_an_old_acknowledgement_that_is_repeated_does_not_hide_the_new_one
         await eventually(lambda: device.accepted == 1, "the acknowledgement has come")
         request = await peer.ask("d0", 2, DATA)
         await peer.update("d0", count=2)
-        for topic, message in (
-            (topics.ack, {"work": 2, "accepted": True}),
-            (topics.ack, {"work": 1, "accepted": True}),
-            (topics.work, request | {"work": 3}),
-        ):
-            device._on_message(topic, msgpack.packb(message), False)  # all before the device gets its turn
+        for message in ({"done": 2}, {"done": 1}, request | {"work": 3, "from": 0}):
+            device._on_message(topics.work, msgpack.packb(message), False)  # all before the device gets its turn
         await peer.update("d0", count=3)
         assert device.accepted == 2
 
@@ -444,7 +711,7 @@ async def test_work_that_comes_twice_is_done_once(peer: Peer) -> None:
         await peer.ask("d0", 1, DATA)
         await eventually(lambda: stream.waiting == 1, "training has begun")
         await peer.ask("d0", 1, DATA)
-        await peer.send(peer.topics.device("d0").ack, "a mark behind it")
+        await peer.send(peer.topics.device("d0").work, "a mark behind it")
         await eventually(lambda: device.malformed == 1, "the repetition has come")
         stream.opened.set()
         await peer.update("d0")
@@ -497,6 +764,41 @@ async def test_work_with_bits_that_no_delta_has_is_answered_with_the_reason(peer
         assert "5" in (await peer.update("d0"))["error"]
 
 
+async def test_a_report_that_no_message_holds_is_an_error_and_the_device_goes_on(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = make_device(peer, role="evaluate")
+
+    async def evaluated(work: dict[str, Any]) -> dict[str, Any]:
+        return {"seen": [1] * 2000}
+
+    await peer.put(0, DATA)
+    async with living(device):
+        await peer.hello("d0")
+        with monkeypatch.context() as patch:
+            patch.setattr(device, "_evaluate", evaluated)
+            await peer.ask("d0", 6, DATA, kind="evaluate", steps=20, shots=5, queries=9)
+            assert (await peer.update("d0"))["error"] == "what came of the work is longer than a message"
+        await peer.ask("d0", 7, DATA, kind="evaluate", steps=20, shots=5, queries=9)
+        assert (await peer.update("d0", 2))["evaluation"]["queries"] == 9
+
+
+def test_the_seconds_of_work_count_from_the_request_that_named_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0
+    monkeypatch.setattr("tinyreptile.client.ticks_ms", lambda: now)
+    device = Client("d0", "r", SineStream(1), host="127.0.0.1", port=1)
+    task = {"kind": "train", "seconds": 60.0, "steps": 32, "beta": 0.01, "bits": 8}
+    device._take_work({"work": 1, "version": 5, "crc": 1, "task": task, "from": 4})
+    first = device._work
+    assert device._left(first) == 60
+    now = 15_000
+    device._take_work({"work": 1, "version": 5, "crc": 2, "seconds": 45.0, "data": bytes(50)})
+    assert device._left(first) == 45
+    now = 50_000
+    device._take_work({"work": 2, "version": 5, "crc": 2, "data": bytes(50)})
+    assert (device._left(first), device._left(device._work)) == (10, 60)
+
+
 async def test_a_stream_that_fails_is_reported(peer: Peer) -> None:
     class Broken(Stream):
         async def sample(self, x: memoryview, y: array[int]) -> None:
@@ -516,7 +818,7 @@ async def test_hostile_messages_do_not_end_a_device(peer: Peer) -> None:
     async with living(device):
         await peer.hello("d0")
         payloads = [(topics.work, p) for p in hostile_payloads(messages.WORK)]
-        payloads += [(topics.ack, p) for p in hostile_payloads(messages.ACK)]
+        payloads += [(topics.work, p) for p in hostile_payloads(reports.PIECE)]
         payloads += [(topics.status, p) for p in hostile_payloads(reports.STATUS)]
         for topic, payload in payloads:
             await peer._session.publish(topic, payload)
@@ -527,6 +829,21 @@ async def test_hostile_messages_do_not_end_a_device(peer: Peer) -> None:
     assert device.malformed > 100
     assert device.mqtt.oversized >= 3
     assert device.mqtt.connections == 1
+
+
+async def test_fields_of_a_newer_coordinator_are_passed_over(peer: Peer) -> None:
+    """Of any standard type, in every message."""
+    news = {"since": msgpack.Timestamp(1, 5), "more": [msgpack.ExtType(7, b"abc"), {1: {-2: None}}], "single": 1 << 63}
+    await peer.put_pieces(0, DATA)
+    await peer.put_manifest(DATA, **news)
+    device = make_device(peer)
+    async with living(device):
+        await peer.hello("d0")
+        await peer.ask("d0", 1, DATA, **news)
+        assert "gains" in await peer.update("d0")
+        await peer.acknowledge("d0", 1, **news)
+        await eventually(lambda: device.accepted == 1, "the answer has come")
+    assert device.malformed == 0
 
 
 # Coming and going
@@ -612,10 +929,8 @@ async def test_a_long_training_does_not_starve_the_session(peer: Peer) -> None:
     async with living(device):
         await peer.hello("d0")
         await peer.ask("d0", 1, DATA, steps=1200)
-        await eventually(lambda: any("report" in update for update in peer.updates("d0")), "the training is done")
+        await eventually(lambda: any("gains" in update for update in peer.updates("d0")), "the training is done")
         assert device.mqtt.connections == 1
-    assert peer.fetched("d0") == [{"work": 1, "fetched": 0}], "the slot was kept for nothing"
-    assert peer.updates("d0")[-1]["report"]["ms"] >= 3600
     assert peer.states("d0")[0] == "online"
     assert "offline" not in peer.states("d0")[:-1]
 

@@ -22,6 +22,8 @@ from tinyreptile.learner import ONE, Learner
 from tinyreptile.model import Model
 from tinyreptile.streams import Stream
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 SIDE = 6
 MODEL: list[list[Any]] = [
     ["input", SIDE, SIDE, 1],

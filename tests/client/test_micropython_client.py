@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from coordinator.config import Config
 from coordinator.service import Coordinator
 from simulator.micropython import micropython_device
 from tests.environment import Mosquitto, need_program
-from tests.fleet import eventually, finish, run_config, task
+from tests.fleet import decoded, eventually, finish, listening, run_config, task
 
 HEAP = "96wK"  # w: as many words as 96 KiB have on a board of 32 bits
 
@@ -49,7 +50,9 @@ async def device(config: Config, folder: Path, name: str, role: str) -> AsyncIte
 async def test_micropython_trains_and_evaluates_to_the_end_of_a_run(broker: Mosquitto, tmp_path: Path) -> None:
     config = config_for(broker, tmp_path, rounds=30)
     coordinator = Coordinator(config)
+    topics = coordinator.run_state.topics
     async with (
+        listening(config.broker, topics.device("trains").work, topics.all_updates) as heard,
         device(config, tmp_path, "trains", "train") as trains,
         device(config, tmp_path, "evaluates", "evaluate") as evaluates,
     ):
@@ -58,12 +61,15 @@ async def test_micropython_trains_and_evaluates_to_the_end_of_a_run(broker: Mosq
         assert evaluates.returncode is None
     assert status["updates"] == coordinator.run_state.registry.devices["trains"].accepted == 30
     assert status["refusals"] == {}
+    words = [decoded(message) for message in heard]
+    assert sum("from" in word for word in words) >= 25, "differences are what it is sent"
+    assert not any("whole" in word for word in words), "and it makes of them what it should"
     assert [e["devices"] for e in coordinator.run_state.evaluations.summaries] == [1] * len(
         coordinator.run_state.evaluations.summaries
     )
     assert status["evaluation"]["version"] == 30
     hello = coordinator.run_state.registry.devices["trains"]
-    assert hello.platform.startswith("micropython 1.")
+    assert re.fullmatch(r"micropython 1\.\d+\.\d+, linux \[.+\] version", hello.platform), "what the board calls itself"
     assert 8192 < hello.ram < 2 * 96 * 1024
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from coordinator.initialization import encode, random_weights
+from tests.coordinator.packets import Altered
 from tests.environment import Mosquitto
 from tests.fleet import SMALL, decoded, eventually, listening
 from tinyreptile import messages, reports
@@ -21,12 +22,14 @@ from tinyreptile.streams import Stream
 
 from .peer import Peer, coordinating, living, make_device
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 CLASSES = [["input", 2], ["dense", 8, "relu"], ["dense", 3], ["cross_entropy"]]
 
 
 def data_of(model: list[list[Any]], seed: int = 1, weights: str = "int16") -> bytes:
     made = Model(model, weights)
-    return encode(made, random_weights(made.tensors, made.parameters, seed), "int8" if weights == "int8" else "int16")
+    return encode(made, random_weights(made, seed), "int8" if weights == "int8" else "int16")
 
 
 def received(data: bytes, model: list[list[Any]] = SMALL, weights: str = "int16") -> Learner:
@@ -132,6 +135,22 @@ def test_a_newer_initialization_has_to_be_better_on_what_came_last() -> None:
     assert not other.offer(3), "it was offered before"
 
 
+def test_a_model_that_has_diverged_begins_again_from_the_initialization() -> None:
+    model = [["input", 1], ["dense", 4], ["dense", 1], ["squared_error"]]  # without a ReLU, which could die
+    learner = received(data_of(model), model)
+    personal = Personal(learner, recent=4)
+    personal.offer(7)
+    learner.set_rate(1.0)
+    for value in (-29, 30, -29, 30, -29):
+        show(personal, value, 5)
+    assert (personal.steps, personal.error()) == (5, pytest.approx(728.9, abs=0.1)), "the outputs end at 32"
+    show(personal, 30, 5)
+    assert (personal.steps, personal.version, personal.loss()) == (0, 7, None)
+    learner.set_rate(0.0)
+    show(personal, -29, 5)
+    assert personal.error() == pytest.approx(134.3, abs=0.1), "that of the initialization"
+
+
 def test_only_the_newest_samples_count() -> None:
     learner = received(data_of(SMALL))
     personal = Personal(learner, recent=4)
@@ -156,7 +175,7 @@ def test_its_memory_is_what_it_states(model: list[list[Any]], weights: str) -> N
 
 async def test_a_device_publishes_predictions_and_adapts(peer: Peer, broker: Mosquitto) -> None:
     data = data_of(SMALL)
-    await peer.put_chunks(0, data)
+    await peer.put_pieces(0, data)
     await peer.put_manifest(data, beta=0.1)
     device = make_device(peer, stream=Line(), predict=0.005)
     topic = peer.topics.device("d0").prediction
@@ -199,7 +218,7 @@ async def test_work_comes_first_and_is_not_touched_by_predictions(peer: Peer) ->
         await eventually(lambda: (quiet.accepted, busy.accepted) == (1, 1), "both are acknowledged")
         before = busy._personal.steps
         await eventually(lambda: busy._personal.steps > before, "it goes on")
-    updates = [{k: v for k, v in peer.updates(name)[0].items() if k != "report"} for name in ("quiet", "busy")]
+    updates = [{k: v for k, v in peer.updates(name)[0].items() if k != "loss"} for name in ("quiet", "busy")]
     assert updates[0] == updates[1]
 
 
@@ -232,7 +251,7 @@ async def test_a_newer_version_is_found_without_work(peer: Peer, monkeypatch: py
     async with living(device):
         await eventually(lambda: device._personal is not None and device._personal.steps > 5, "it predicts")
         learned = np.frombuffer(device._personal._weights, "<i2").tobytes()
-        await peer.put(7, learned, slot=1)
+        await peer.put(7, learned)
         await eventually(lambda: device._personal._offered == 7, "the newer version is found")
 
 
@@ -315,3 +334,23 @@ def peer_broker(peer: Peer) -> Any:
     from tests.fleet import broker_config
 
     return broker_config(peer.broker)
+
+
+async def test_a_version_that_the_broker_does_not_let_it_read_is_told(peer: Peer) -> None:
+    said: list[str] = []
+    await peer.put(0, data_of(SMALL))
+    asked = 0
+
+    def down(packet: bytearray) -> bytearray:
+        nonlocal asked
+        asked += packet[0] == 0x90
+        if packet[0] == 0x90 and asked == 5:  # after status, work and, twice, the manifest
+            packet[-1] = 0x80
+        return packet
+
+    async with Altered(peer.broker.port, down) as line:
+        device = make_device(peer, stream=Line(), predict=0.05, port=line.port, log=said.append)
+        async with living(device):
+            sentence = "the published version can't be read: the broker does not let this client subscribe to "
+            await eventually(lambda: f"no prediction: {sentence}{peer.topics.piece('+')}" in said, "it is told")
+            assert device.mqtt.connections == 1

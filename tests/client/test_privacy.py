@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.deltas import decode
 from coordinator.service import Coordinator
 from simulator.micropython import micropython_device
 from simulator.offline import run_now
@@ -27,6 +28,8 @@ from tinyreptile.streams.sine import SineStream
 
 from .peer import Peer, coordinating, living, make_device
 from .test_client import DATA
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 
 @pytest.fixture
@@ -69,17 +72,17 @@ async def test_what_is_sent_is_what_was_learned_clipped_and_with_noise(peer: Pee
     learner.receive()
     learner.load()
     learner.seed(7)
-    learner.set_rate(work["beta"])
-    run_now(episodes.train(learner, SineStream(1), work["steps"]))
+    learner.set_rate(work["task"]["beta"])
+    run_now(episodes.train(learner, SineStream(1), work["task"]["steps"]))
     plain = bytearray(learner.delta(16).size)
     learner.delta(16).pack(0, plain)
     run_now(privacy().protect(learner, episodes.no_pause))
     delta = learner.delta(16)
     packed = bytearray(delta.size)
     delta.pack(0, packed)
-    assert update["data"] == bytes(packed) != bytes(plain)
-    assert update["report"]["gains"] == delta.gains
-    assert "loss" not in messages.check(reports.REPORT, update["report"])
+    assert decode(Model(SMALL), [update["data"]], 16) == bytes(packed) != bytes(plain)
+    assert update["gains"] == delta.gains
+    assert "loss" not in messages.check(reports.REPORT, update)
 
 
 async def test_an_update_is_sent_again_with_the_same_noise(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.environment import CLIENT, Mosquitto, hear_ctrl_c, need_program
+from tests.environment import CLIENT, Mosquitto, need_program
 from tests.fleet import eventually
 from tinyreptile import messages, reports
 from tinyreptile.device import RESTART
@@ -23,6 +23,8 @@ from tinyreptile.updates import Updates
 
 from .peer import Peer, coordinating, living, make_device
 from .test_client import DATA
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 KEY = b"a key of this fleet"
 FILES = {"tinyreptile/__init__.py": b"new = True\n" * 300, "version": b"5"}
@@ -142,14 +144,19 @@ async def test_a_version_that_failed_is_not_taken_again(peer: Peer, slots: Modul
     assert not any("version 5" in text for text in said)
 
 
+async def offered(peer: Peer, slots: ModuleType, packed: bytes) -> Updates:
+    """The updates of a device that is offered ``packed`` as version 5, none of whose chunks is there."""
+    await peer.put(0, DATA)
+    await peer.send(peer.topics.software("py"), manifest_of(packed, 5), retain=True)
+    return Updates(KEY, slots, peer.topics, "py")
+
+
 @pytest.mark.parametrize("how", ["newer", "withdrawn", "restart"])
 async def test_an_incomplete_version_gives_way(peer: Peer, slots: ModuleType, how: str) -> None:
     said: list[str] = []
     packed = pack(FILES)
     topic = peer.topics.software("py")
-    await peer.put(0, DATA)
-    await peer.send(topic, manifest_of(packed, 5), retain=True)
-    updates = Updates(KEY, slots, peer.topics, "py")
+    updates = await offered(peer, slots, packed)
     async with living(make_device(peer, log=said.append, commands=True, updates=updates)) as life:
         await eventually(lambda: updates.image, "the device waits for chunks")
         if how == "newer":
@@ -165,6 +172,23 @@ async def test_an_incomplete_version_gives_way(peer: Peer, slots: ModuleType, ho
             await eventually(life.done, "the device has ended")
     assert "version 5 was not installed: something else was asked for meanwhile" in said
     assert Path("trial").exists() == (how == "newer")
+
+
+@pytest.mark.parametrize("index", ["-1", "-0", "1_0", "x"])
+async def test_a_chunk_with_a_number_that_is_none_costs_no_session(peer: Peer, slots: ModuleType, index: str) -> None:
+    said: list[str] = []
+    packed = pack(FILES)
+    topic = peer.topics.software("py")
+    updates = await offered(peer, slots, packed)
+    chunk = {"version": 5, "data": packed[: messages.CHUNK_BYTES]}
+    async with living(make_device(peer, log=said.append, updates=updates)) as life:
+        await eventually(lambda: updates.image, "the device waits for chunks")
+        await peer.send(f"{topic}/{index}", chunk)
+        await eventually(lambda: any("no number of a chunk" in text for text in said), "it is passed over")
+        await publish(peer, packed, manifest_of(packed, 5))
+        await eventually(life.done, "the device has ended")
+    assert not any("no connection" in text for text in said)
+    assert said[-1] == "version 5 is installed, and begins with the next start"
 
 
 async def test_a_version_that_was_given_up_is_told(peer: Peer, slots: ModuleType) -> None:
@@ -194,7 +218,6 @@ async def test_a_micropython_device_installs_and_asks_for_a_restart(peer: Peer, 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=hear_ctrl_c,
     )
     try:
         await eventually(lambda: process.poll() is not None, "the device has ended")

@@ -20,7 +20,6 @@ from simulator.data import DATA_SETS, load, save
 from simulator.features import FrontEnd
 
 from ..commands import tinyreptile, wait_until
-from ..environment import hear_ctrl_c
 from ..simulator.data.server import Server
 
 # The command, with the office's archive at another address.
@@ -148,9 +147,7 @@ def test_ctrl_c_leaves_a_part_from_which_the_same_command_goes_on(server: Server
     server.hold_after = 1_000_000
     command = [sys.executable, "-c", SCRIPT, "data", "fetch", "occupancy_office", "--folder", str(tmp_path)]
     part = tmp_path / "archives" / "office.zip.part"
-    process = subprocess.Popen(
-        command, env=environment(server), stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
-    )
+    process = subprocess.Popen(command, env=environment(server), stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: part.exists() and part.stat().st_size > 500_000)
         process.send_signal(signal.SIGINT)

@@ -56,6 +56,7 @@ def test_a_swarm_with_half_a_privacy_or_too_much_is_refused(
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.usefixtures("compiled")
 def test_an_operator_sees_what_devices_have_lost(
     broker: Mosquitto, start: Callable[..., Popen], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ..environment import hear_ctrl_c
+pytestmark = pytest.mark.usefixtures("compiled")
 
 COMMAND = [sys.executable, "-c", "from command_line.main import main; main()", "reproduce"]
 ENVIRONMENT = os.environ | {"COLUMNS": "200"}
@@ -185,7 +185,6 @@ def test_what_ends_it_keeps_what_there_is_and_the_same_command_goes_on(end: Any,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hear_ctrl_c,
     )
     runs = tmp_path / "out" / "reproduce" / "runs"
     assert process.stdout

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from coordinator.entries import Setting
+from coordinator.entries import Checkpoint, Setting
 from coordinator.store import Store
 
 from ..commands import Popen, tinyreptile, wait_until
@@ -45,6 +47,7 @@ def updates(folder: Path) -> int:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.usefixtures("compiled")
 def test_a_run_is_steered_while_it_goes_on(kitchen: list[object], tmp_path: Path) -> None:
     assert "operated │ running" in said("runs", "list", *kitchen[:2], cwd=tmp_path)
     assert said("runs", "pause", *kitchen, cwd=tmp_path) == "operated is paused"
@@ -124,6 +127,54 @@ def test_a_run_that_nobody_serves_is_put_back_and_its_settings_are_as_configured
     put_back = said("runs", "restore", "copy.sqlite", "run.sqlite", cwd=tmp_path)
     assert put_back == "run.sqlite is what copy.sqlite was; the store before is run.sqlite.before"
     assert settings() == {"learning.alpha": 0.5, "run.rounds": 10}
+
+
+def test_a_check_only_reads(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    store = Store(str(folder / "run.sqlite"), "default")
+    store.bind({"run": "kitchen", "model": [["input", 1], ["dense", 1], ["squared_error"]], "weights": "int16"})
+    store.write([Checkpoint(0, 0, np.zeros(2))])
+    for suffix in ("", "-wal"):  # as a killed coordinator leaves it, with what it has written in SQLite's log
+        shutil.copy(folder / f"run.sqlite{suffix}", folder / f"killed.sqlite{suffix}")
+    store.close()
+    for name in ("run.sqlite", "killed.sqlite", "killed.sqlite-wal"):
+        (folder / name).chmod(0o444)
+    folder.chmod(0o555)
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    for name in ("run.sqlite", "killed.sqlite"):
+        assert "run kitchen: 1 checkpoints to version 0" in said("runs", "check", folder / name, cwd=tmp_path)
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+
+
+UNSOUND = {
+    "foreign": ("CREATE TABLE recipe (name TEXT); PRAGMA user_version=4", "is another program's database"),
+    "empty": ("", "there is no store at store.sqlite"),
+    "no run": (None, "the store store.sqlite holds no run yet"),
+    "no model": ("INSERT INTO property VALUES ('model', '[[\"input\"]]')", "is damaged: its model: "),
+    "no JSON": ("INSERT INTO property VALUES ('model', '[[')", "is damaged: "),
+    "no checkpoint": (
+        'INSERT INTO property VALUES (\'model\', \'[["input", 1], ["dense", 1], ["squared_error"]]\');'
+        "INSERT INTO property VALUES ('weights', '\"int16\"')",
+        "the store store.sqlite holds no run yet",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND)
+def test_what_is_no_run_is_told_by_a_check(kind: str, tmp_path: Path) -> None:
+    script, complaint = UNSOUND[kind]
+    path = tmp_path / "store.sqlite"
+    if kind not in ("foreign", "empty"):
+        Store(str(path), "default").close()
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(script or "")
+    path.touch()
+    done = tinyreptile("runs", "check", "store.sqlite", cwd=tmp_path)
+    assert done.returncode == 1
+    assert complaint in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert "/tmp/tinyreptile-" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["check", "backup", "restore"])

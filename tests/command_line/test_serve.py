@@ -6,10 +6,11 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from coordinator.entries import Setting
 from coordinator.store import Store
 
 from ..commands import COMMAND, Popen, tinyreptile, wait_until
-from ..environment import Mosquitto, free_port, hear_ctrl_c
+from ..environment import Mosquitto, free_port
 
 Start = Callable[..., Popen]
 
@@ -51,7 +52,6 @@ def begin(folder: Path, *arguments: object, **environment: str) -> Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hear_ctrl_c,
     )
 
 
@@ -98,6 +98,7 @@ def test_a_mistake_is_a_record_where_logs_are_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unread", ["output", "output-and-warnings"])
+@pytest.mark.usefixtures("compiled")
 def test_a_run_goes_on_when_nobody_reads_what_it_prints(
     unread: str, broker: Mosquitto, tmp_path: Path, start: Start
 ) -> None:
@@ -121,10 +122,42 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints(
             assert "learning.alpha is 0.25" in " ".join(service.stderr.read().split())
 
 
+def test_a_run_goes_on_when_the_reader_of_its_output_has_stopped_reading(
+    broker: Mosquitto, tmp_path: Path, start: Start
+) -> None:
+    path = tmp_path / "run.sqlite"
+    config = write_run(tmp_path, broker, "stuck", rounds=60, store=str(path))
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(1000))
+    os.set_blocking(writer, True)
+    command = [*COMMAND, "serve", "--config", str(config)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=writer, stderr=writer) as service:
+        os.close(writer)
+        try:
+            start("swarm", "-n", 4, "--evaluators", 0, "--think", 0.3, "--config", config)
+
+            def updates() -> int:
+                with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path)) as database:
+                    return int(database.execute("SELECT count(*) FROM accepted").fetchone()[0])
+                return 0
+
+            wait_until(lambda: updates() == 60)
+            with os.fdopen(reader) as output:
+                text = output.read()
+            assert service.wait(20) == 0
+        finally:
+            service.kill()
+    assert "Run stuck: finished" in text
+
+
 # Several runs
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.usefixtures("compiled")
 def test_several_runs_are_served_watched_and_stopped_together(broker: Mosquitto, tmp_path: Path, start: Start) -> None:
     for name in ("kitchen", "hall"):
         write_run(tmp_path, broker, name)
@@ -151,18 +184,74 @@ def test_several_runs_are_served_watched_and_stopped_together(broker: Mosquitto,
     assert text.count("the same command goes on from there") == 2
 
 
-@pytest.mark.timeout(240)
-def test_one_that_fails_is_told_while_the_other_goes_to_its_end(
-    broker: Mosquitto, tmp_path: Path, start: Start
-) -> None:
+def test_one_that_can_not_begin_is_told_and_the_service_does_not_start(broker: Mosquitto, tmp_path: Path) -> None:
     write_run(tmp_path, broker, "good", rounds=30)
     write_run(tmp_path, broker, "bad", store="good.toml")
-    service = begin(tmp_path, "serve", "--config", "bad.toml", "--config", "good.toml")
-    start("swarm", "-n", 4, "--evaluators", 0, "--config", "good.toml")
-    text, errors = service.communicate(timeout=100)
+    done = tinyreptile("serve", "--config", "bad.toml", "--config", "good.toml", cwd=tmp_path)
+    assert done.returncode == 1
+    error, _, rest = done.stderr.partition("\n")
+    assert error == "error: run bad: the store good.toml is damaged or no store at all: file is not a database"
+    assert "the service ends for this, and stops good" in " ".join(rest.split())
+    assert "Run good at version" not in done.stdout
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.usefixtures("compiled")
+def test_one_whose_store_is_damaged_ends_the_service_which_goes_on_when_that_is_mended(
+    broker: Mosquitto, tmp_path: Path, start: Start
+) -> None:
+    for name in ("hurt", "sound"):
+        write_run(tmp_path, broker, name)
+    files = ["--config", "hurt.toml", "--config", "sound.toml"]
+    service = begin(tmp_path, "serve", *files, "--log-format", "json")
+    for name in ("hurt", "sound"):
+        start("swarm", "-n", 4, "--evaluators", 0, "--think", 0.1, "--config", f"{name}.toml")
+
+    def version(name: str) -> int:
+        done = tinyreptile("export", f"{name}.json", "--config", f"{name}.toml", cwd=tmp_path)
+        return json.loads((tmp_path / f"{name}.json").read_text())["version"] if done.returncode == 0 else 0
+
+    wait_until(lambda: version("sound") > 10)
+    tinyreptile("runs", "backup", "hurt.sqlite", "copy.sqlite", cwd=tmp_path)
+    for path in tmp_path.glob("hurt.sqlite*"):
+        with path.open("r+b") as file:
+            file.write(b"x" * path.stat().st_size)
+    _, errors = service.communicate(timeout=60)
     assert service.returncode == 1
-    assert errors == "error: run bad: the store good.toml is damaged or no store at all: file is not a database\n"
-    assert "Run good: finished" in text
+    records = [json.loads(line) for line in errors.splitlines()]
+    failed = [record for record in records if record["level"] == "error"]
+    assert [record["run"] for record in failed] == ["hurt"]
+    assert "damaged" in failed[0]["message"]
+    assert [r["message"] for r in records if r["level"] == "warning"] == ["the service ends for this, and stops sound"]
+    stopped = next(record["message"] for record in records if record["message"].startswith("stopped at version"))
+    shown = {name: tinyreptile("status", "--config", f"{name}.toml", cwd=tmp_path).stdout for name in ("hurt", "sound")}
+    assert "failed: the store hurt.sqlite is damaged" in shown["hurt"]
+    assert "stopped" in shown["sound"]
+    # A supervisor starts it again and again, and somebody puts the back-up in its place.
+    assert tinyreptile("serve", *files, cwd=tmp_path).returncode == 1
+    for path in tmp_path.glob("hurt.sqlite*"):
+        path.unlink()
+    assert tinyreptile("runs", "restore", "copy.sqlite", "hurt.sqlite", cwd=tmp_path).returncode == 0
+    service = begin(tmp_path, "serve", *files)
+    wait_until(lambda: version("sound") > int(stopped.split()[3]) and version("hurt") > 0)
+    service.terminate()
+    text, _ = service.communicate(timeout=60)
+    assert service.returncode == 0
+    assert f"Run sound at version {stopped.split()[3]}, store sound.sqlite" in text
+
+
+def test_one_whose_broker_does_not_keep_what_runs_need_ends_the_service(
+    broker: Mosquitto, start_broker: Callable[..., Mosquitto], tmp_path: Path
+) -> None:
+    write_run(tmp_path, broker, "good")
+    write_run(tmp_path, start_broker("allow_anonymous true", "retain_available false"), "bad")
+    done = tinyreptile("serve", "--config", "good.toml", "--config", "bad.toml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: run bad: no session with the broker at" in done.stderr
+    assert "it does not retain messages" in done.stderr
+    assert "Run good: stopped" in done.stdout
+    status = tinyreptile("status", "--config", "good.toml", cwd=tmp_path)
+    assert "stopped" in status.stdout
 
 
 # Logs, and the service manager

@@ -10,8 +10,10 @@ from coordinator.config import Config, load_config
 from coordinator.entries import Entry
 from coordinator.run import Run
 from coordinator.store import Store
+from coordinator.work import Work
 from simulator.offline import take
 from tinyreptile import messages, reports
+from tinyreptile.coding import Coded
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 from tinyreptile.streams import TRAIN
@@ -20,9 +22,16 @@ from tinyreptile.streams.sine import SineStream
 MODEL: list[list[Any]] = [["input", 1], ["dense", 8, "relu"], ["dense", 1], ["squared_error"]]
 
 
+MODES: dict[str, dict[str, Any]] = {
+    "serial": {"mode": "serial"},
+    "asynchronous": {"mode": "asynchronous", "in_flight": 4},
+    "batch": {"mode": "batch", "batch": 4},
+}
+
+
 def configuration(path: Path, **tables: dict[str, Any]) -> Config:
     """A small serial run with its store at ``path``; ``tables`` change it."""
-    learning = {"mode": "serial", "steps": 4, "beta": 0.01, "deadline": 60, "publish_interval": 0}
+    learning = {"mode": "serial", "steps": 4, "beta": 0.01, "deadline": 60, "publish_interval": 0, "encoding": "int16"}
     defaults = {
         "run": {"name": "test", "model": MODEL, "rounds": 100, "store": path},
         "learning": learning,
@@ -43,35 +52,29 @@ class Update:
         learner.receive()
         learner.load()
         learner.seed(work["work"])
-        learner.set_rate(work["beta"])
+        task = work["task"]
+        learner.set_rate(task["beta"])
         stream = SineStream(seed)
         stream.begin(TRAIN)
         loss = 0.0
-        for _ in range(work["steps"]):
+        for _ in range(task["steps"]):
             take(stream, learner.x, learner.y)
-            loss += learner.step(learner.x, learner.y) / work["steps"]
-        delta = learner.delta(work["bits"], work.get("kept"))
+            loss += learner.step(learner.x, learner.y) / task["steps"]
+        delta = learner.delta(task["bits"], task.get("kept"))
         self.packed = bytearray(delta.size)
         delta.pack(0, self.packed)
+        chunked = Coded(delta)
+        self.chunks = [bytearray(size) for size in chunked.sizes]
+        for index, chunk in enumerate(self.chunks):
+            chunked.pack(index, memoryview(chunk))
         self.work = work["work"]
-        self.report: dict[str, Any] = {
-            "version": work["version"],
-            "bits": work["bits"],
-            "gains": delta.gains,
-            "loss": loss,
-            "samples": work["steps"],
-            "ms": 5,
-            "free": 0,
-        }
-        if "kept" in work:
-            self.report["kept"] = work["kept"]
+        self.report: dict[str, Any] = {"version": work["version"], "gains": delta.gains, "loss": loss}
 
     def messages(self) -> list[dict[str, Any]]:
         """Its chunks, as they go over the wire."""
-        size = messages.CHUNK_BYTES
-        pieces = [bytes(self.packed[at : at + size]) for at in range(0, len(self.packed), size)]
-        chunks: list[dict[str, Any]] = [{"work": self.work, "chunks": len(pieces), "data": piece} for piece in pieces]
-        chunks[0]["report"] = self.report
+        count = len(self.chunks)
+        chunks: list[dict[str, Any]] = [{"work": self.work, "chunks": count, "data": bytes(c)} for c in self.chunks]
+        chunks[0] |= self.report
         return chunks
 
 
@@ -82,20 +85,23 @@ class Driver:
         now: the clock, moved by the test.
         sent: (topic, message) of all that the run has sent.
         waiting: (entry, durable) of what was recorded and is not on disk before `commit`.
-        published: data of every version that `publish` put on the wire.
+        versions: data of every version that a device was sent or that was published.
     """
 
     def __init__(self, path: Path, **tables: dict[str, Any]) -> None:
         self.now = 1000.0
         self.sent: list[tuple[str, dict[str, Any]]] = []
         self.waiting: list[tuple[Entry, Callable[[], None] | None]] = []
-        self.published: dict[int, bytes] = {}
+        self.versions: dict[int, bytes] = {}
+        self._told: dict[str, dict[str, Any]] = {}  # the task that each device heard of last, by topic
+        self._tasks: dict[int, dict[str, Any]] = {}  # by work
         self.config = configuration(path, **tables)
-        self.store = Store(str(path), "test")
+        kept = self.config.journal
+        self.store = Store(str(path), "test", history=kept.history, rows=kept.rows)
         self.run = Run(
             self.config,
             self.store,
-            send=lambda topic, message: self.sent.append((topic, message)),
+            send=self._send,
             record=lambda entry, durable: self.waiting.append((entry, durable)),
             clock=lambda: self.now,
         )
@@ -109,14 +115,24 @@ class Driver:
                 if durable is not None:
                     durable()
 
+    def _send(self, topic: str, *letter: dict[str, Any]) -> None:
+        self.sent += [(topic, message) for message in letter]
+        version = letter[0].get("version")
+        if version is not None:
+            self._told[topic] = messages.check(messages.TASK, letter[0].get("task", self._told.get(topic)))
+            self._tasks[letter[0]["work"]] = self._told[topic]
+            data = b"".join(message["data"] for message in letter)
+            if "from" not in letter[0]:
+                self.versions[version] = data
+            elif data:
+                self.versions[version] = self.run._versions._latest[version].data
+
     def publish(self) -> dict[str, Any]:
-        """Put the current version on the wire; returns its manifest."""
+        """Publish the current version; returns its manifest."""
         self.commit()
-        state = self.run.checkpoint()
-        data = self.run.encoded(state)
-        self.run.publication.begin(state.version, data)
-        self.published[state.version] = data
-        return self.run.published(state, data)
+        version = self.run.newest()
+        self.versions[version.number] = version.data
+        return self.run.published(version)
 
     def advance(self) -> None:
         """What the service does when something has happened: deadlines, publication, evaluation, work."""
@@ -142,20 +158,21 @@ class Driver:
         self.run.take_status(device, messages.check(reports.STATUS, status))
 
     def requests(self, device: str) -> list[dict[str, Any]]:
-        """The work messages that ``device`` was sent."""
+        """The requests that ``device`` was sent, each with its task whether it was told or known."""
         topic = self.run.topics.device(device).work
-        return [messages.check(messages.WORK, message) for at, message in self.sent if at == topic]
+        sent = [messages.check(messages.WORK, message) for at, message in self.sent if at == topic]
+        return [m | {"task": self._tasks[m["work"]]} for m in sent if "version" in m]
 
     def acks(self, device: str) -> list[tuple[int, bool, str]]:
-        """(work, accepted, reason) of the acknowledgements that ``device`` was sent."""
-        topic = self.run.topics.device(device).ack
-        acks = [messages.check(messages.ACK, message) for at, message in self.sent if at == topic]
-        return [(ack["work"], ack["accepted"], ack.get("reason", "")) for ack in acks]
+        """(work, accepted, reason) of the answers that ``device`` was sent, alone or with a request."""
+        topic = self.run.topics.device(device).work
+        answers = [message for at, message in self.sent if at == topic and "done" in message]
+        return [(answer["done"], "refused" not in answer, answer.get("refused", "")) for answer in answers]
 
     def learn(self, device: str, seed: int = 1) -> Update:
         """What ``device`` makes of its latest request."""
         work = self.requests(device)[-1]
-        return Update(work, self.published[work["version"]], self.run.model, seed, self.config.learning.encoding)
+        return Update(work, self.versions[work["version"]], self.run.model, seed, self.config.learning.encoding)
 
     def send(self, device: str, *chunks: dict[str, Any], first: int = 0) -> None:
         """``chunks`` arrive from ``device``."""
@@ -167,3 +184,37 @@ class Driver:
         update = self.learn(device, seed)
         self.send(device, *update.messages())
         return update
+
+
+class Living:
+    """The devices among those of a run that are there: each answers two seconds after it was asked, all the same.
+
+    ``slow`` are the seconds of those that need longer.
+    """
+
+    def __init__(self, driver: Driver, names: set[str], slow: dict[str, float] | None = None) -> None:
+        self.driver = driver
+        self.names = names
+        self.slow = slow or {}
+        self._messages: list[dict[str, Any]] = []
+
+    def live(self, seconds: int) -> int:
+        """So many ``seconds`` pass; how many updates came of them."""
+        driver, before = self.driver, self.driver.run.updates
+        for _ in range(seconds):
+            driver.now += 1
+            for work in list(driver.run.book.open.values()):
+                if work.device in self.names and driver.now >= work.issued + self.slow.get(work.device, 2):
+                    self._answer(work)
+            driver.commit()
+            driver.advance()
+            if self._messages:
+                driver.sent.clear()
+        return driver.run.updates - before
+
+    def _answer(self, work: Work) -> None:
+        if not self._messages:
+            self._messages = self.driver.answer(work.device).messages()
+            return
+        first, *others = ({**message, "work": work.id} for message in self._messages)
+        self.driver.send(work.device, first | {"version": max(work.versions)}, *others)

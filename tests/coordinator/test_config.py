@@ -29,6 +29,7 @@ EXAMPLES = {
     ("broker", "tls_ca"): None,
     ("broker", "tls_cert"): None,
     ("broker", "tls_key"): None,
+    ("broker", "client_id"): None,
     ("evaluation", "beta"): None,
 }
 
@@ -150,7 +151,6 @@ RANGES: list[tuple[str, str, list[Any], list[Any]]] = [
     ("learning", "hinge_slope", [0, 100], [-0.1, float("nan")]),
     ("learning", "deadline", [0.01, 1_000_000], [0, -1, 1_000_001]),
     ("learning", "publish_interval", [0, 3600], [-0.01, 3601]),
-    ("learning", "fetch_seconds", [0.1, 3600], [0, 0.09, 3601]),
     ("evaluation", "every", [0, 10**6], [-1]),
     ("evaluation", "steps", [1, 1_000_000], [0, 1_000_001]),
     ("evaluation", "shots", [1, 1_000_000], [0, 1_000_001]),
@@ -222,14 +222,29 @@ def test_each_source_wins_over_the_one_before(tmp_path: Path, monkeypatch: pytes
         ("BROKER__HOST", '"broker.example"', "broker.example"),
         ("BROKER__HOST", "broker.example", "broker.example"),
         ("BROKER__USER", "12", "12"),
-        ("BROKER__USER", "", ""),
+        ("BROKER__USER", "", None),
+        ("BROKER__PORT", "", 1883),
+        ("RUN__NAME", "", "default"),
+        ("RUN__NAME", "1_000", "1_000"),
+        ("RUN__NAME", "0x10", "0x10"),
+        ("RUN__NAME", "true", "true"),
+        ("RUN__NAME", "1979-05-27", "1979-05-27"),
+        ("RUN__STORE", "1e3", "1e3"),
+        ("RUN__STORE", "007", "007"),
+        ("BROKER__PASSWORD_FILE", "12", Path("12")),
+        ("BROKER__HOST", "1.10", "1.10"),
+        ("RUN__ROUNDS", "1_000", 1000),
+        ("RUN__PAUSED", "True", True),
+        ("RUN__PAUSED", "0", False),
         ("BROKER__PASSWORD_FILE", "secrets/password.txt", Path("secrets/password.txt")),
         ("LEARNING__BITS", "4", 4),
         ("LEARNING__BETA", "1e-3", 0.001),
         ("LEARNING__MODE", "serial", "serial"),
     ],
 )
-def test_the_environment_holds_toml_or_text(monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any) -> None:
+def test_the_environment_is_read_by_the_type_of_its_key(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any
+) -> None:
     monkeypatch.setenv(f"TINYREPTILE_{name}", text)
     table, _, key = name.lower().partition("__")
     assert getattr(getattr(load_config(), table), key) == value
@@ -271,7 +286,7 @@ def test_a_mistake_on_the_command_line_names_it() -> None:
 
 def test_an_unknown_key_is_told_with_the_known_ones() -> None:
     text = complaint(broker={"hots": "x"})
-    known = "host, port, user, password_file, tls_ca, tls_cert, tls_key, keepalive"
+    known = "host, port, user, password_file, tls_ca, tls_cert, tls_key, keepalive, client_id"
     assert text == f"command line: unknown key broker.hots; known here are {known}"
 
 
@@ -337,11 +352,93 @@ def test_a_password_file_that_can_not_be_read_is_told(tmp_path: Path, content: b
     assert str(caught.value) == f"broker.password_file: {path} can't be read; its first line must be the password"
 
 
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""])
+def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path, mark: bytes) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(mark + '[run]\nstore = "größe"\n'.encode())
+    assert load_config(path).run.store == "größe"
+    path.write_bytes(mark + "größe\n".encode())
+    assert password(path) == "größe"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"a = " + b"[" * 100_000, "values are nested too deep in it"),
+        (b"[run]\nseed = " + b"9" * 5000, "a number in it has too many digits"),
+        ("[run]\nname = 1\n".encode("utf-16"), "it is no text in UTF-8 (invalid start byte at byte 0)"),
+    ],
+    ids=["deep", "long", "UTF-16"],
+)
+def test_a_file_that_can_not_be_read_as_toml_is_told(tmp_path: Path, text: bytes, said: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(text)
+    assert complaint(path) == f"configuration file {path} is not valid TOML: {said}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("RUN__MODEL", "[" * 100_000),
+        ("RUN__SEED", "9" * 5000),
+        ("RUN__ROUNDS", "0x" + "f" * 5000),
+        ("RUN__ROUNDS", "9" * 5000),
+    ],
+)
+def test_a_value_that_is_too_large_is_told_in_short(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    monkeypatch.setenv(f"TINYREPTILE_{name}", text)
+    said = complaint()
+    assert said.startswith(f"environment: {name.lower().replace('__', '.')}: ")
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [(t, k) for t, k, f in fields() if {str, Path} & {f.annotation, *get_args(f.annotation)}]
+)
+def test_no_text_has_a_character_of_zero(tmp_path: Path, table: str, key: str) -> None:
+    path = file(tmp_path, f'[{table}]\n{key} = "a\\u0000b"\n')
+    assert f"{table}.{key}: must not contain the character U+0000" in complaint(path)
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [(t, k) for t, k, f in fields() if {int, float} & {f.annotation, *get_args(f.annotation)}]
+)
+def test_no_number_is_true_or_false(tmp_path: Path, table: str, key: str) -> None:
+    path = file(tmp_path, f"[{table}]\n{key} = true\n")
+    assert f"{table}.{key}: must be a number, not true" in complaint(path)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"learning": {"mode": "serial"}, "guards": {"buffer": 5}}, 'with learning.mode "asynchronous", and the mode'),
+        ({"learning": {"mode": "batch"}, "guards": {"buffer": 5}}, "where learning.batch says how many"),
+        ({"guards": {"combine": "median"}}, 'guards.combine "median" takes several updates'),
+        ({"learning": {"mode": "serial", "batch": 5}, "guards": {"combine": "trimmed"}}, "takes several updates"),
+        ({"learning": {"mode": "batch", "batch": 1}, "guards": {"combine": "median"}}, "takes several updates"),
+        (
+            {"guards": {"trusted": ["d1"]}},
+            "guards: trusted devices say something of the others where reputation is true",
+        ),
+    ],
+)
+def test_a_guard_that_would_do_nothing_is_refused(tables: dict[str, dict[str, Any]], said: str) -> None:
+    assert said in complaint(**tables)
+    with pytest.raises(ConfigError, match="guards"):
+        load_config(None, tables, {"learning": {"mode": "serial"}})
+
+
+def test_what_a_later_source_puts_right_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file(tmp_path, '[learning]\nmode = "serial"\n[guards]\nbuffer = 5\n')
+    assert complaint(path).startswith(f"{path}: guards.buffer")
+    monkeypatch.setenv("TINYREPTILE_LEARNING__MODE", "asynchronous")
+    assert load_config(path).guards.buffer == 5
+
+
 def test_eight_bit_weights_need_an_initialization_of_eight_bits() -> None:
-    text = complaint(run={"weights": "int8"})
+    text = complaint(run={"weights": "int8"}, learning={"encoding": "int16"})
     assert text == 'command line: learning.encoding must be "int8" where run.weights is "int8"'
-    config = load_config(None, {"run": {"weights": "int8"}, "learning": {"encoding": "int8"}})
-    assert config.run.weights == "int8"
+    assert load_config(None, {"run": {"weights": "int8"}}).learning.encoding == "int8"
 
 
 @pytest.mark.parametrize(
@@ -360,3 +457,9 @@ def test_values_that_contradict_each_other_are_refused(tables: dict[str, dict[st
 @pytest.mark.parametrize("tables", [{"journal": {"history": 0, "rows": 0}}, {"guards": {"clip": 10, "refuse": 0}}])
 def test_what_has_no_bound_contradicts_nothing(tables: dict[str, dict[str, Any]]) -> None:
     load_config(None, tables)
+
+
+def test_a_trusted_device_has_the_name_of_one() -> None:
+    assert "guards.trusted: a trusted device's id is made of" in complaint(
+        guards={"reputation": True, "trusted": ["d/1"]}
+    )

@@ -60,7 +60,7 @@ def test_the_coordinator_reads_the_same_bits_as_the_device(model: Model, bits: i
     rng = random.Random(bits)
     for _ in range(20):
         packed = rng.randbytes(packed_size(model.parameters, bits))
-        gains = [rng.choice([1, 3, 4660, 65535, 65536, rng.randint(1, 65536)]) for _ in model.tensors]
+        gains = [rng.choice([1, 3, 4660, 65535, 65536, rng.randint(1, 65536)]) for _ in model.offsets]
         reference = [value / UNIT for value in unpacking.unpack(model, packed, bits, gains)]
         assert unpack(model, packed, bits, gains).tolist() == reference
 

@@ -7,7 +7,26 @@ from typing import Any
 import pytest
 
 from coordinator.evaluation import EvaluationRound, check_evaluation
+from simulator.offline import run_now
+from tinyreptile.evaluation import COUNTED_CLASSES, evaluate
+from tinyreptile.learner import Learner
 from tinyreptile.messages import MessageError
+from tinyreptile.model import Model
+from tinyreptile.streams import Stream
+
+
+class Labels(Stream):
+    """One label after the other."""
+
+    inputs = 2
+    outputs = COUNTED_CLASSES + 1
+
+    def __init__(self) -> None:
+        self._label = 0
+
+    async def sample(self, x: Any, y: Any) -> None:
+        x[0], x[1] = 100, -100
+        y[0] = self._label = (self._label + 1) % self.outputs
 
 
 def regression(**changes: Any) -> dict[str, Any]:
@@ -107,6 +126,17 @@ def test_a_majority_class_alone_is_no_good_accuracy() -> None:
     result = summary(classes([98, 2], [98, 0], [96, 2]))
     assert result["balanced_accuracy_before"] == 0.5
     assert result["balanced_accuracy_after"] == pytest.approx((96 / 98 + 1) / 2)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_of_more_classes_than_a_message_holds_losses_alone_are_reported() -> None:
+    learner = Learner(Model([["input", 2], ["dense", COUNTED_CLASSES + 1], ["cross_entropy"]]))
+    report = run_now(evaluate(learner, Labels(), 3, 2, 5)) | {"version": 7}
+    checked = check_evaluation(report, COUNTED_CLASSES + 1)
+    assert checked["queries"] == 5
+    summed = EvaluationRound(500, 7, results=[checked]).summary()
+    assert "balanced_accuracy_after" not in summed
+    assert summed["before"] > 0
 
 
 def test_classes_never_seen_are_left_out() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.logs import JsonFormatter, RunFilter, TextFormatter, of_run
+from coordinator.logs import MOST_RECORDS, JsonFormatter, RunFilter, SenderFilter, TextFormatter, of_run
 
 
 @pytest.fixture
@@ -73,3 +73,48 @@ def test_text_begins_with_the_run() -> None:
         made.warning("one")
     made.warning("two")
     assert written.getvalue() == "run kitchen: one\ntwo\n"
+
+
+# Records that somebody else causes
+
+
+class Causes:
+    """A logger whose records have senders."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._log, self._written = logger(logging.Formatter())
+        self._log.handlers[0].addFilter(SenderFilter(lambda: self.now))
+
+    def tell(self, sender: str, count: int = 1, kind: str = "bad: %s") -> list[str]:
+        """What is written of ``count`` records that ``sender`` causes."""
+        before = len(self._written.getvalue())
+        for i in range(count):
+            self._log.warning(kind, i, extra={"sender": sender})
+        return self._written.getvalue()[before:].splitlines()
+
+
+def test_what_a_sender_causes_is_told_once_and_counted() -> None:
+    causes = Causes()
+    assert causes.tell("a", 1000) == ["bad: 0"]
+    assert causes.tell("b", 10) == ["bad: 0"]
+    assert causes.tell("a", 10, "worse: %s") == ["worse: 0"]
+    causes.now = 61.0
+    assert causes.tell("a", 2) == ["bad: 0 (999 more since it was last told)"]
+    causes.now = 200.0
+    assert causes.tell("b") == ["bad: 0 (9 more since it was last told)"]
+
+
+def test_many_senders_are_told_of_up_to_a_limit() -> None:
+    causes = Causes()
+    assert sum(len(causes.tell(f"x{i}")) for i in range(30_000)) == MOST_RECORDS
+    causes.now = 61.0
+    assert len(causes.tell("another")) == 1
+
+
+def test_records_without_a_sender_are_all_told() -> None:
+    causes = Causes()
+    for _ in range(3):
+        causes._log.warning("the same")
+    assert causes.tell("a") == ["bad: 0"]
+    assert causes._written.getvalue().count("the same") == 3

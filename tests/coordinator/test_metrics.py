@@ -43,6 +43,7 @@ def idle(broker: Mosquitto, tmp_path: Path) -> Iterator[Runs]:
         served.coordinator._store.close()
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_a_runs_numbers_are_what_happened(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path)
     runs = Runs([config])
@@ -52,12 +53,13 @@ async def test_a_runs_numbers_are_what_happened(broker: Mosquitto, tmp_path: Pat
     assert served.coordinator is not None
     async with running_swarm(swarm_spec(config, 8, 3)) as swarm, task(runs.run()) as serving:
         await eventually(lambda: numbers(metrics)["devices", "train", "online"] == 8, "all devices are there")
-        assert numbers(metrics)["ready",] == numbers(metrics)["broker_connected",] == 1
+        await eventually(lambda: numbers(metrics)["ready",] == 1, "its rights at the broker are known")
+        assert numbers(metrics)["broker_connected",] == 1
         await serving
         await eventually(lambda: swarm.counts().accepted == 60, "devices have all their acknowledgements")
     found = numbers(metrics)
     run = served.coordinator.run_state
-    assert found["updates_total",] == found["version",] == found["rounds",] == 60
+    assert found["updates_total",] == found["rounds",] == 60
     assert found["staleness_versions_count",] == found["round_trip_seconds_count",] == 60
     assert found["round_trip_seconds_sum",] == pytest.approx(sum(run.round_trips))
     assert found["staleness_versions_sum",] == sum(run.taus)
@@ -66,8 +68,8 @@ async def test_a_runs_numbers_are_what_happened(broker: Mosquitto, tmp_path: Pat
     assert found["evaluation_loss", "after"] == pytest.approx(run.evaluations.latest["after"])
     assert found["work_in_flight", "train"] == 0
     assert found["sent_messages_total", "work"] >= 60
-    assert found["sent_messages_total", "ack"] >= 60
-    assert found["sent_messages_total", "init"] == found["sent_messages_total", "chunk"] > 1
+    assert found["sent_messages_total", "piece"] >= 1
+    assert found["sent_messages_total", "init"] == found["sent_messages_total", "piece"] > 1
     assert found["received_messages_total", "update"] >= 60
     assert found["received_bytes_total", "update"] > 60 * served.coordinator.run_state.model.parameters
     assert found["received_messages_total", "other"] == 0
@@ -88,7 +90,7 @@ async def test_a_broker_that_restarts_is_told(start_broker: Callable[..., Mosqui
         broker.stop()
         await eventually(lambda: not numbers(metrics)["broker_connected",], "the broker is gone")
         assert numbers(metrics)["ready",] == 0
-        assert runs.obstacle.endswith(f"there is no connection to the broker at {broker.host}:{broker.port}")
+        assert f"there is no connection to the broker at {broker.host}:{broker.port}" in runs.obstacle
         broker.start()
         await eventually(lambda: numbers(metrics)["ready",], "it is ready again")
         assert numbers(metrics)["broker_reconnections_total",] == 1

@@ -70,6 +70,22 @@ async def test_a_service_says_when_it_is_ready_how_far_it_is_that_it_lives_and_w
     assert "STOPPING" in manager.hear()[-1]
 
 
+async def test_a_service_with_a_run_that_has_failed_is_never_ready_and_ends(
+    manager: Manager, broker: Mosquitto, tmp_path: Path
+) -> None:
+    configs = [run_config(broker, tmp_path) for _ in range(2)]
+    Path(configs[0].store_location()).write_text("no store " * 1000)
+    runs = Runs(configs)
+    runs.begin()
+    async with notified(runs, Notifier(manager.environment)):
+        await eventually(lambda: manager.said("STOPPING"), "it ends, and systemd has a limit for that")
+        assert manager.said("STATUS")[-1].startswith(f"run {configs[0].run.name} has failed: the store ")
+        count = len(manager.said("WATCHDOG"))
+        await eventually(lambda: len(manager.said("WATCHDOG")) > count + 2, "it lives until then")
+        await runs.run()
+    assert manager.said("READY") == []
+
+
 async def test_a_loop_that_hangs_is_silent(manager: Manager, broker: Mosquitto, tmp_path: Path) -> None:
     import time
 

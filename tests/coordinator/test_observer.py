@@ -17,6 +17,7 @@ from coordinator.errors import BrokerError, CoordinatorError
 from coordinator.initialization import decode, encode
 from coordinator.mqtt import client, pack
 from coordinator.observer import Snapshot, check_run_status, fetch, look
+from coordinator.operator import runs
 from coordinator.service import Coordinator
 from tests.environment import Mosquitto, free_port
 from tests.fleet import BIG, eventually, finish, run_config, running_swarm, swarm_spec, task
@@ -24,6 +25,7 @@ from tinyreptile import messages, reports
 from tinyreptile.model import Model
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_a_finished_run_shows_its_status_and_its_devices(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path, run={"rounds": 5})
     async with running_swarm(swarm_spec(config, 3, 1)):
@@ -41,6 +43,7 @@ async def test_a_run_that_nobody_serves_shows_nothing(broker: Mosquitto, tmp_pat
     assert snapshot.devices == {}
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_a_busy_run_can_be_looked_at(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path, run={"rounds": 0})
     coordinator = Coordinator(config)
@@ -53,6 +56,7 @@ async def test_a_busy_run_can_be_looked_at(broker: Mosquitto, tmp_path: Path) ->
     assert len(snapshot.devices) == 3
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_what_is_fetched_is_the_initialization_as_devices_get_it(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path, run={"rounds": 5, "model": BIG})
     async with running_swarm(swarm_spec(config, 3)):
@@ -61,20 +65,20 @@ async def test_what_is_fetched_is_the_initialization_as_devices_get_it(broker: M
     model, version, weights = await fetch(config)
     assert model.spec == BIG
     assert version == 5
-    assert np.array_equal(weights, decode(model, encode(model, coordinator.run_state.weights)))
+    assert np.array_equal(weights, decode(model, encode(model, coordinator.run_state.weights, "int8"), "int8"))
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_an_initialization_that_is_damaged_is_not_fetched(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path, run={"rounds": 1})
     async with running_swarm(swarm_spec(config, 1)):
         coordinator = Coordinator(config)
         await finish(coordinator)
-    publication = coordinator.run_state.publication
-    topics = reports.CoordinatorTopics(config.run.name)
-    size = 2 * coordinator.run_state.model.parameters
-    damaged = {"version": publication.version, "crc": publication.crc, "data": bytes(size)}
+    version = coordinator.run_state.newest()
+    damaged = {"version": version.number, "crc": version.crc, "data": bytes(len(version.data))}
     async with client(config.broker) as session:
-        await session.publish(topics.chunk(publication.slot, 0), pack(damaged), qos=1, retain=True)
+        topic = reports.CoordinatorTopics(config.run.name).piece(0)
+        await session.publish(topic, pack(damaged), qos=1, retain=True)
     with pytest.raises(CoordinatorError, match="has published no initialization"):
         await fetch(config, seconds=0.5)
 
@@ -84,11 +88,17 @@ async def test_a_run_that_has_published_nothing_is_told(broker: Mosquitto, tmp_p
         await fetch(run_config(broker, tmp_path), seconds=0.3)
 
 
+async def test_where_nothing_of_a_run_is_nobody_waits_for_the_rest_of_it(broker: Mosquitto, tmp_path: Path) -> None:
+    async with asyncio.timeout(60):
+        with pytest.raises(CoordinatorError, match="has published no initialization"):
+            await fetch(run_config(broker, tmp_path), seconds=3600)
+
+
 async def test_hostile_retained_messages_are_passed_over(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path)
     topics = reports.CoordinatorTopics(config.run.name)
     async with client(config.broker) as session:
-        for topic in (topics.coordinator, topics.device("d0").status, topics.init, topics.chunk(0, 0)):
+        for topic in (topics.coordinator, topics.device("d0").status, topics.init, topics.piece(0)):
             for payload in (b"\xc1", pack({"state": 7}), b"\x07", b"\xff" * 3000):
                 await session.publish(topic, payload, qos=1, retain=True)
     snapshot = await look(config, seconds=1)
@@ -97,6 +107,7 @@ async def test_hostile_retained_messages_are_passed_over(broker: Mosquitto, tmp_
         await fetch(config, seconds=0.5)
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_devices_that_have_gone_are_shown_offline(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path, run={"rounds": 3})
     async with running_swarm(swarm_spec(config, 3, 1)):
@@ -110,7 +121,7 @@ async def test_a_stopped_coordinator_is_shown_stopped(broker: Mosquitto, tmp_pat
     config = run_config(broker, tmp_path)
     coordinator = Coordinator(config)
     async with task(coordinator.run()) as run:
-        await eventually(lambda: coordinator.run_state.publication.version == 0, "it has begun")
+        await eventually(lambda: coordinator.run_state.published_version == 0, "it has begun")
         coordinator.stop()
         await run
     snapshot = await look(config)
@@ -163,15 +174,15 @@ def test_a_whole_run_status_is_taken() -> None:
 
 
 def written(config: Config, version: int, **fields: Any) -> dict[str, Any]:
-    """(topic, message) of a whole version in slot 0, the manifest last; each of its weights tells the version."""
+    """(topic, message) of a whole version, the manifest last; each of its weights tells the version."""
     topics = reports.CoordinatorTopics(config.run.name)
     data = encode(MODEL, np.full(MODEL.parameters, version / 4096))
-    size = messages.CHUNK_BYTES
+    size = messages.PIECE_BYTES
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     stamp = {"version": version, "crc": crc32(data)}
-    manifest = {"protocol": messages.PROTOCOL, "model": BIG, "weights": "int16", "encoding": "int16", "slot": 0}
-    manifest |= {"bytes": len(data), "chunks": len(pieces)}
-    found: dict[str, Any] = {topics.chunk(0, i): stamp | {"data": piece} for i, piece in enumerate(pieces)}
+    manifest = {"protocol": messages.PROTOCOL, "model": BIG, "weights": "int16", "encoding": "int16"}
+    manifest |= {"bytes": len(data)}
+    found: dict[str, Any] = {topics.piece(i): stamp | {"data": piece} for i, piece in enumerate(pieces)}
     return found | {topics.init: stamp | manifest | fields}
 
 
@@ -199,12 +210,12 @@ async def meanwhile(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) 
             stop.set()
 
 
-@pytest.mark.parametrize("index", [0, 2, 8])
-async def test_a_slot_with_a_chunk_of_another_version_is_not_read(
+@pytest.mark.parametrize("index", [0, 2, 6])
+async def test_a_publication_with_a_piece_of_another_version_is_not_read(
     broker: Mosquitto, tmp_path: Path, index: int
 ) -> None:
     config = run_config(broker, tmp_path)
-    chunk = reports.CoordinatorTopics(config.run.name).chunk(0, index)
+    chunk = reports.CoordinatorTopics(config.run.name).piece(index)
     await retain(config, written(config, 1))
     await retain(config, {chunk: written(config, 2)[chunk]})
     with pytest.raises(CoordinatorError, match="has published no initialization"):
@@ -213,7 +224,7 @@ async def test_a_slot_with_a_chunk_of_another_version_is_not_read(
 
 async def test_a_mixture_is_waited_out(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path)
-    chunk = reports.CoordinatorTopics(config.run.name).chunk(0, 0)
+    chunk = reports.CoordinatorTopics(config.run.name).piece(0)
     newer = written(config, 2)
     await retain(config, written(config, 1) | {chunk: newer[chunk]})
     async with task(fetch(config)) as fetching:
@@ -225,7 +236,7 @@ async def test_a_mixture_is_waited_out(broker: Mosquitto, tmp_path: Path) -> Non
     assert set(weights * 4096) == {2}
 
 
-async def test_a_slot_that_is_rewritten_all_the_time_is_never_read_as_a_mixture(
+async def test_a_publication_that_is_replaced_all_the_time_is_never_read_as_a_mixture(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
     config = run_config(broker, tmp_path)
@@ -249,8 +260,8 @@ async def test_a_slot_that_is_rewritten_all_the_time_is_never_read_as_a_mixture(
     assert len(set(found)) > 5
 
 
-@pytest.mark.parametrize("fields", [{"bytes": 5}, {"crc": 5}, {"chunks": 2}, {"chunks": 10}, {"slot": 1}], ids=str)
-async def test_a_manifest_that_does_not_fit_its_chunks_is_no_initialization(
+@pytest.mark.parametrize("fields", [{"bytes": 5}, {"bytes": 9000}, {"bytes": 12000}, {"crc": 5}], ids=str)
+async def test_a_manifest_that_does_not_fit_its_pieces_is_no_initialization(
     broker: Mosquitto, tmp_path: Path, fields: dict[str, Any]
 ) -> None:
     config = run_config(broker, tmp_path)
@@ -264,8 +275,8 @@ async def test_an_initialization_of_another_size_than_its_models_is_none(
     broker: Mosquitto, tmp_path: Path, data: bytes
 ) -> None:
     config = run_config(broker, tmp_path)
-    chunk = {reports.CoordinatorTopics(config.run.name).chunk(0, 0): {"version": 1, "crc": crc32(data), "data": data}}
-    await retain(config, written(config, 1, bytes=len(data), crc=crc32(data), chunks=1) | chunk)
+    chunk = {reports.CoordinatorTopics(config.run.name).piece(0): {"version": 1, "crc": crc32(data), "data": data}}
+    await retain(config, written(config, 1, bytes=len(data), crc=crc32(data)) | chunk)
     with pytest.raises(CoordinatorError, match="has published no initialization"):
         await fetch(config, 0.3)
 
@@ -284,7 +295,9 @@ async def test_an_encoding_that_is_not_known_here_is_told(broker: Mosquitto, tmp
         await fetch(config, 0.3)
 
 
-async def test_malformed_retained_messages_beside_good_ones_are_passed_over(broker: Mosquitto, tmp_path: Path) -> None:
+async def test_malformed_retained_messages_beside_good_ones_are_passed_over(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = run_config(broker, tmp_path)
     topics = reports.CoordinatorTopics(config.run.name)
     malformed: dict[str, Any] = {
@@ -299,7 +312,32 @@ async def test_malformed_retained_messages_beside_good_ones_are_passed_over(brok
     }
     good = {topics.device("d0").status: status(), topics.coordinator: RUNNING}
     await retain(config, malformed | good)
-    assert await look(config) == Snapshot(RUNNING, {"d0": status()})
+    monkeypatch.setattr("coordinator.observer.SILENT_SECONDS", 0.1)
+    assert await look(config) == Snapshot(RUNNING | {"state": "silent"}, {"d0": status()})
+
+
+async def test_a_coordinator_that_left_its_running_status_behind_is_shown_silent(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.observer.SILENT_SECONDS", 1.0)
+    gone, there = run_config(broker, tmp_path), run_config(broker, tmp_path)
+    dead, alive = (reports.CoordinatorTopics(config.run.name).coordinator for config in (gone, there))
+    await retain(gone, {dead: RUNNING | {"run": gone.run.name}, alive: RUNNING | {"run": there.run.name}})
+
+    async def report(stop: asyncio.Event) -> None:
+        """As late as a coordinator may be."""
+        async with client(there.broker) as session:
+            while not stop.is_set():
+                await asyncio.sleep(0.7)
+                await session.publish(alive, pack(RUNNING | {"run": there.run.name, "updates": 7}), retain=True)
+
+    async with meanwhile(report):
+        found = await runs(there.broker)
+        snapshots = await look(gone), await look(there)
+    assert (found[gone.run.name]["state"], found[there.run.name]["state"]) == ("silent", "running")
+    assert [snapshot.coordinator and snapshot.coordinator["state"] for snapshot in snapshots] == ["silent", "running"]
+    assert snapshots[1].coordinator
+    assert snapshots[1].coordinator["updates"] == 7
 
 
 @pytest.mark.parametrize("payload", [b"\x07", b"\xc0", b"\x91\x01", b"\xa2ok", b"\xc1"], ids=repr)

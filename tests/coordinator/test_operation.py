@@ -11,8 +11,12 @@ import pytest
 
 from coordinator.errors import ConfigError, CoordinatorError, StoreError
 from coordinator.guards import FEWEST
+from coordinator.replay import check
+from simulator.hostile import Forged
 
 from .driver import Driver
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 StartRun = Callable[..., Driver]
 
@@ -64,7 +68,7 @@ def test_a_setting_changes_what_comes_next(start: StartRun) -> None:
     driver.answer("d0")
     driver.run.change({"learning.steps": 9, "learning.alpha": 0.5, "learning.schedule": "constant"})
     driver.advance()
-    assert driver.requests("d0")[-1]["steps"] == 9
+    assert driver.requests("d0")[-1]["task"]["steps"] == 9
     driver.answer("d0", seed=2)
     driver.commit()
     assert [row.weight for row in driver.store.accepted_since(0)] == [0.3, 0.5]
@@ -81,6 +85,22 @@ def test_a_changed_setting_outlives_a_crash_and_can_be_taken_back(start: StartRu
     again.run.change({"learning.alpha": None})
     again.commit()
     assert start().run.config.learning.alpha == 0.3
+
+
+def test_a_change_back_to_the_configured_value_is_none(start: StartRun, caplog: pytest.LogCaptureFixture) -> None:
+    driver = start()
+    driver.run.change({"run.paused": True, "learning.alpha": 0.125})
+    driver.run.change({"run.paused": False, "learning.alpha": 0.3})
+    assert driver.run.settings() == []
+    driver.commit()
+    assert driver.store.settings() == {}
+    again = start()
+    again.run.change({"learning.alpha": 0.125})
+    again.commit()
+    configured = start(learning={"alpha": 0.125})  # the file says it, too, from now on
+    configured.commit()
+    assert (configured.run.settings(), configured.store.settings()) == ([], {})
+    assert "takes it back" not in caplog.text, "nothing stands that would have to be taken back"
 
 
 @pytest.mark.parametrize(
@@ -144,12 +164,12 @@ def test_a_paused_run_publishes_nothing_newer_but_what_is_gone_back_to(start: St
     driver.run.change({"run.paused": True})
     driver.answer("d0", seed=9)
     driver.advance()
-    assert (driver.run.version, driver.run.publication.version) == (4, 3)
+    assert (driver.run.version, driver.run.published_version) == (4, 3)
     driver.commit()
     driver.run.roll_back(2)
     driver.advance()
-    assert driver.run.publication.version == driver.run.version == 5
-    assert driver.published[5] == driver.published[2]
+    assert driver.run.published_version == driver.run.version == 5
+    assert driver.versions[5] == driver.versions[2]
 
 
 # Going back
@@ -170,7 +190,7 @@ def test_a_version_gone_back_to_is_a_new_version_with_its_weights(start: StartRu
     driver.send(work.device, *late.messages())
     assert driver.acks(work.device)[-1] == (work.id, False, "version 5 was gone back to"), "it began from a later one"
     driver.advance()
-    assert driver.run.publication.version == 11
+    assert driver.run.published_version == 11
     again = start()
     assert (again.run.version, again.run.updates, again.run.weights.tobytes()) == (11, 10, weights)
     assert [event.kind for event in again.store.events()] == ["rollback"]
@@ -230,7 +250,7 @@ def test_a_device_that_sends_nonsense_again_and_again_is_put_in_quarantine(start
         driver.now += 120  # it has rested
         driver.advance()
     assert driver.run.book.open == {}
-    assert "3 updates refused, the last for: the delta has" in driver.run.registry.devices["d0"].quarantine
+    assert "3 updates refused, the last for: chunk 0 of" in driver.run.registry.devices["d0"].quarantine
     driver.commit()
     assert start().run.registry.devices["d0"].quarantine
 
@@ -303,9 +323,9 @@ def test_what_is_usual_outlives_a_crash(start: StartRun) -> None:
     driver = start(devices=1)
     train(driver, 30)
     again = start(devices=1)
-    assert list(again.run._guards._norms) == list(driver.run._guards._norms)
+    assert again.run._guards._norms.norms == driver.run._guards._norms.norms
     assert again.run._guards._deltas == driver.run._guards._deltas
-    assert len(again.run._guards._norms) == 30
+    assert len(again.run._guards._norms.norms) == 30
 
 
 def test_a_repeated_delta_is_refused(start: StartRun) -> None:
@@ -333,6 +353,49 @@ def test_updates_are_buffered_and_combined(start: StartRun) -> None:
     assert again.run.weights.tobytes() == weights
     train(again, 1)
     assert [row.combine for row in again.store.accepted_since(7)] == ["median"]
+
+
+# Reputations
+
+
+def with_a_hostile_device(start: StartRun, updates: int) -> Driver:
+    """``updates`` more of ten devices, one of which sends the same constant and is found after a while."""
+    driver = start(devices=10, guards={"reputation": True, "repeats": False}, run={"rounds": 0})
+    for _ in range(updates):
+        driver.advance()
+        device = next(iter(driver.run.book.open.values())).device
+        update = driver.learn(device, seed=driver.run.updates + 1)
+        if device == "d3":
+            packed, gains = bytes([120]) * driver.run.model.parameters, update.report["gains"]
+            update.chunks = [bytearray(c) for c in Forged(driver.run.model, packed, gains).chunks()]
+        driver.send(device, *update.messages())
+    driver.commit()
+    return driver
+
+
+def test_a_device_that_pulls_elsewhere_counts_nothing_and_a_replay_gives_the_same_bits(start: StartRun) -> None:
+    driver = with_a_hostile_device(start, 250)
+    rows = list(driver.store.accepted_since(0))
+    assert [row.scale for row in rows if row.device == "d3"][-1] < 0.2
+    assert sum(row.scale for row in rows[-50:] if row.device != "d3") > 0.8 * 45
+    assert [event.text.split(":")[0] for event in driver.store.events() if event.kind == "distrust"].count("d3") == 1
+    assert check(driver.store, driver.run.model) == 0  # no two checkpoints yet
+    weights = driver.run.weights.tobytes()
+    again = start()  # without reputations: what was decided stands
+    assert again.run.weights.tobytes() == weights
+    again.store.write([again.run.checkpoint()])
+    assert check(again.store, again.run.model) == 250
+
+
+def test_a_coordinator_that_starts_anew_still_knows_who_pulls_elsewhere(start: StartRun) -> None:
+    with_a_hostile_device(start, 250)
+    again = with_a_hostile_device(start, 0)
+    assert again.run.standing("d3") < 0.2
+    assert with_a_hostile_device(start, 20).run.updates == 270
+    again.run.change({"guards.trusted": ["d3"]})
+    assert again.run.standing("d3") == 1
+    again.run.change({"guards.trusted": None, "guards.reputation": False})
+    assert again.run.standing("d3") == 1, "nobody has one"
 
 
 # Drift
@@ -366,8 +429,82 @@ def test_learning_that_gets_worse_holds_the_run(start: StartRun) -> None:
 def test_learning_that_gets_worse_goes_back_to_the_best(start: StartRun) -> None:
     driver = drifting(start, "rollback")
     assert driver.run.to_roll_back == 5
-    best = driver.published[5]
+    best = driver.versions[5]
     driver.run.roll_back(driver.run.to_roll_back)
     driver.advance()
     assert driver.run.to_roll_back is None
-    assert driver.published[driver.run.version] == best
+    assert driver.versions[driver.run.version] == best
+
+
+def test_a_version_that_was_gone_back_to_is_not_gone_back_to_again(start: StartRun) -> None:
+    driver = drifting(start, "rollback")
+    assert driver.run.to_roll_back == 5
+    driver.run.roll_back(5)
+    for loss in (2.5, 2.6):  # the devices' data have changed: the best version has become as bad
+        train(driver, 5)
+        evaluate(driver, loss)
+        assert driver.run.to_roll_back is None
+
+
+def test_by_default_a_run_whose_learning_breaks_down_goes_back(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 5})
+    driver.hello("e0", role="evaluate")
+    for loss in (1.0, 1.3, 0.9, 3.0):
+        train(driver, 5)
+        evaluate(driver, loss)
+    assert driver.run.to_roll_back == 15
+
+
+# The end
+
+
+def ended(start: StartRun, losses: list[float], **evaluation: Any) -> Driver:
+    """A run of five updates an evaluation, whose evaluations have come to ``losses``."""
+    driver = start(
+        devices=1, run={"rounds": 5 * len(losses)}, guards={"drift": 0}, evaluation={"every": 5} | evaluation
+    )
+    driver.hello("e0", role="evaluate")
+    for loss in losses:
+        train(driver, 5)
+        evaluate(driver, loss)
+    return driver
+
+
+def test_a_run_ends_with_its_best_version(start: StartRun) -> None:
+    driver = ended(start, [1.0, 0.5, 0.7])
+    assert driver.run.to_roll_back == 10
+    assert not driver.run.finished
+    best = driver.versions[10]
+    driver.run.roll_back(10)
+    driver.advance()
+    assert driver.run.finished
+    assert driver.versions[driver.run.version] == best
+    driver.commit()
+    assert [event.kind for event in driver.store.events()] == ["best", "rollback"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "evaluation"),
+    [([1.0, 0.69, 0.7], {}), ([1.0, 0.5, 0.7], {"best": False})],
+    ids=["as good", "switched off"],
+)
+def test_a_run_ends_with_its_last_version(start: StartRun, losses: list[float], evaluation: dict[str, Any]) -> None:
+    driver = ended(start, losses, **evaluation)
+    assert driver.run.to_roll_back is None
+    assert driver.run.finished
+
+
+def test_an_evaluation_by_fewer_devices_is_no_better(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 10}, evaluation={"every": 5})
+    driver.hello("e0", role="evaluate")
+    train(driver, 5)
+    evaluate(driver, 0.5)
+    driver.hello("e1", role="evaluate")
+    train(driver, 5)
+    driver.advance()
+    for device in ("e0", "e1"):
+        work = driver.requests(device)[-1]["work"]
+        driver.send(device, {"work": work, "evaluation": {"version": 10, "before": 9.0, "after": 0.7, "queries": 5}})
+    driver.advance()
+    assert driver.run.evaluations.latest["devices"] == 2
+    assert driver.run.to_roll_back is None

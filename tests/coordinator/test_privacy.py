@@ -77,6 +77,7 @@ def test_held_out_devices_are_asked_for_no_privacy(start: Start) -> None:
     assert driver.run.registry.devices["d0"].state == "online"
 
 
+@pytest.mark.usefixtures("compiled")
 def test_an_update_without_its_loss_is_taken(start: Start) -> None:
     driver = start()
     hello(driver, "d0", clip=0.5, noise=2.0)
@@ -90,6 +91,7 @@ def test_an_update_without_its_loss_is_taken(start: Start) -> None:
     assert status["staleness"] == 0
 
 
+@pytest.mark.usefixtures("compiled")
 def test_each_request_counts_and_the_count_survives_a_restart(start: Start) -> None:
     driver = start()
     hello(driver, "d0", clip=0.5, noise=2.0)
@@ -105,6 +107,7 @@ def test_each_request_counts_and_the_count_survives_a_restart(start: Start) -> N
     assert (again.private, again.rho) == (3, 1.5)
 
 
+@pytest.mark.usefixtures("compiled")
 def test_noise_of_another_strength_costs_what_it_costs(start: Start) -> None:
     driver = start()
     for noise in (2.0, 1.0):
@@ -114,6 +117,7 @@ def test_noise_of_another_strength_costs_what_it_costs(start: Start) -> None:
     assert driver.run.registry.devices["d0"].rho == 2 / 2.0**2 + 2 / 1.0**2
 
 
+@pytest.mark.usefixtures("compiled")
 def test_what_is_not_private_costs_nothing(start: Start) -> None:
     driver = start()
     driver.hello("d0")
@@ -138,6 +142,7 @@ async def test_an_operator_is_told(start: Start) -> None:
     assert (row["clip"], row["noise"], row["private"], row["rho"]) == (0.5, 2.0, 1, 0.5)
 
 
+@pytest.mark.usefixtures("compiled")
 def test_noise_is_no_reason_to_refuse_an_update_but_is_scaled_down(start: Start) -> None:
     driver = start(guards={"refuse": 5.0, "clip": 4.0, "strikes": 1})
     hello(driver, "d0", clip=0.5, noise=3.0)  # of 25 parameters: a norm of 7.5 is to be expected
@@ -152,6 +157,7 @@ def test_noise_is_no_reason_to_refuse_an_update_but_is_scaled_down(start: Start)
     assert not driver.run.registry.devices["d0"].quarantine
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_plain_update_of_that_length_is_refused(start: Start) -> None:
     driver = start(guards={"refuse": 5.0, "clip": 4.0, "strikes": 1})
     driver.hello("d0")
@@ -170,6 +176,7 @@ def test_a_demand_that_is_no_noise_is_refused(tmp_path: Path, value: Any) -> Non
         configuration(tmp_path / "run.sqlite", privacy={"noise": value})
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_store_of_format_3_is_upgraded_with_all_that_it_holds(tmp_path: Path, start: Start) -> None:
     driver = start()
     driver.hello("d0")
@@ -185,6 +192,7 @@ def test_a_store_of_format_3_is_upgraded_with_all_that_it_holds(tmp_path: Path, 
         columns = [column.name for column in metadata.tables["accepted"].columns]
         database.execute("ALTER TABLE device DROP COLUMN private")
         database.execute("ALTER TABLE device DROP COLUMN rho")
+        database.execute("ALTER TABLE checkpoint DROP COLUMN crc")
         database.execute("ALTER TABLE accepted RENAME TO new")
         database.execute("DROP INDEX accepted_updates")
         kinds = {"gains": "JSON", "delta": "BLOB", "device": "TEXT", "combine": "TEXT", "loss": "DOUBLE NOT NULL"}

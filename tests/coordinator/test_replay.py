@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,11 @@ from coordinator.entries import Checkpoint
 from coordinator.errors import StoreError
 from coordinator.replay import check, replay
 from coordinator.rules import MetaUpdate, discount, schedule
+from coordinator.store import Store
 
 from .driver import Driver
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 
 def meta() -> MetaUpdate:
@@ -98,7 +103,9 @@ def test_a_check_finds_what_does_not_fit(history: tuple[Driver, dict[int, bytes]
     driver.store.write([driver.run.checkpoint()])
     with driver.store._database.write() as connection:
         assert connection.exec_driver_sql(damage).rowcount == 1
-    with pytest.raises(StoreError, match=r"is damaged: version \d+ is not what led to it"):
+    with pytest.raises(
+        StoreError, match=r"is damaged: (version \d+ is not what led to it|the checkpoint of version 20)"
+    ):
         check(driver.store, driver.run.model)
 
 
@@ -112,3 +119,132 @@ def test_a_version_that_was_gone_back_to_is_no_damage(history: tuple[Driver, dic
     assert (state.version, state.updates, state.weights.tobytes()) == (31, 30, weights[12])
     driver.store.write([driver.run.checkpoint()])
     assert check(driver.store, driver.run.model) == 20, "not those since version 20, which led nowhere"
+
+
+class Life:
+    """A run that is evaluated, interrupted and gone back with, and beside its store one that keeps everything."""
+
+    def __init__(self, folder: Path, seed: int, **tables: dict[str, Any]) -> None:
+        self._path = folder / "run.sqlite"
+        self._tables: dict[str, dict[str, Any]] = {"run": {"rounds": 0}} | tables
+        self._random = Random(seed)
+        self.all = Store(str(folder / "all.sqlite"), "test", history=0)
+        self.weights: dict[int, bytes] = {}
+        self.start()
+
+    def start(self) -> None:
+        self.driver = Driver(self._path, **self._tables)
+        write = self.driver.store.write
+        if not self.weights:
+            self.all.bind(self.driver.store.properties())
+            self.all.write([Checkpoint(0, 0, self.driver.run.weights)])
+
+        def both(entries: Any) -> None:
+            self.all.write(entries)
+            write(entries)
+
+        self.driver.store.write = both  # type: ignore[method-assign]
+        self.driver.hello("a")
+        self.driver.hello("b")
+        self.driver.hello("e", role="evaluate")
+        self._note()
+
+    def _note(self) -> None:
+        run = self.driver.run
+        assert self.weights.setdefault(run.version, run.weights.tobytes()) == run.weights.tobytes()
+
+    def update(self) -> None:
+        driver = self.driver
+        driver.advance()
+        for work in list(driver.run.book.open.values()):
+            if work.kind == "evaluate":
+                loss = self._random.random()
+                found = {"version": work.version, "before": 1.0, "after": loss, "queries": 5}
+                driver.send("e", {"work": work.id, "evaluation": found})
+        work = next(work for work in driver.run.book.open.values() if work.kind == "train")
+        driver.answer(work.device, seed=driver.run.updates)
+        driver.commit()
+        self._note()
+
+    def interrupt(self) -> None:
+        """A crash, or an end with a last checkpoint."""
+        if self._random.random() < 0.5:
+            self.driver.store.write([self.driver.run.checkpoint()])
+        self.driver.close()
+        self.start()
+
+    def go_back(self) -> None:
+        """To any version that can be had."""
+        driver = self.driver
+        earlier = [version for version in self.within_reach() if version < driver.run.version]
+        if earlier:
+            version = self._random.choice(earlier)
+            driver.run.roll_back(version)
+            assert driver.run.weights.tobytes() == self.weights[version]
+            driver.commit()
+            self._note()
+
+    def state(self, store: Store, version: int) -> bytes | None:
+        try:
+            state = replay(store, self.driver.run.model, meta(), version)
+        except StoreError:
+            return None
+        assert state is not None
+        return state.weights.tobytes()
+
+    def within_reach(self) -> list[int]:
+        """The versions that the store gives back: each is what it was, and so is each of the store of everything."""
+        found = {version: self.state(self.driver.store, version) for version in self.weights}
+        assert {v: w for v, w in found.items() if w is not None and w != self.weights[v]} == {}
+        return [version for version, weights in found.items() if weights is not None]
+
+
+KEPT = [(0, 0), (1, 1), (1, 20), (7, 0), (7, 7), (20, 20), (20, 40)]
+
+
+@pytest.mark.parametrize("mode", [{"mode": "serial"}, {"mode": "batch", "batch": 3}], ids=["serial", "batch"])
+@pytest.mark.parametrize("every", [0, 3])
+@pytest.mark.parametrize(("history", "rows"), KEPT)
+def test_whatever_a_store_keeps_it_gives_right_weights_or_none(
+    history: int, rows: int, every: int, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.run.CHECKPOINT_EVERY", 8)
+    kept = {"history": history, "rows": rows}
+    evaluation = {"every": every, "steps": 4, "shots": 4, "queries": 5}
+    learning = {"steps": 4, "beta": 0.01, "deadline": 60, "publish_interval": 0, "encoding": "int16"} | mode
+    random = Random(f"{history} {rows} {every}")
+    life = Life(tmp_path, 1, journal=kept, evaluation=evaluation, learning=learning)
+    since = 0
+    for _ in range(80):
+        life.update()
+        chance = random.random()
+        if chance < 0.08:
+            life.interrupt()
+        elif chance < 0.12:
+            life.go_back()
+            since = life.driver.run.version
+    run, store = life.driver.run, life.driver.store
+    reach = life.within_reach()
+    assert set(reach) >= {version for version, _ in store.checkpoint_versions()}
+    if history:
+        rows_on_record = list(store.accepted_since(0))
+        needed = [row.version + row.tau for row in rows_on_record if row.updates >= run.updates - history]
+        assert set(reach) >= {version for version in needed if version >= since}, "all of the history"
+        assert len(rows_on_record) <= max(rows, history + 8) + 8 or not rows
+    else:
+        assert set(reach) == set(life.weights)
+    best = min(store.evaluations(), key=lambda evaluated: (evaluated.summary["after"], evaluated.version), default=None)
+    assert best is None or best.version in reach
+    assert check(life.all, run.model) >= check(store, run.model)
+    assert all(life.state(life.all, version) == weights for version, weights in life.weights.items())
+    life.driver.close()
+    life.all.close()
+
+
+def test_a_version_after_rows_that_are_gone_is_refused(history: tuple[Driver, dict[int, bytes]]) -> None:
+    driver, _ = history
+    with driver.store._database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM accepted WHERE updates < 15")
+    for version in (11, 15, 19):
+        with pytest.raises(StoreError, match=f"version {version} can't be had any more"):
+            replay(driver.store, driver.run.model, meta(), version)

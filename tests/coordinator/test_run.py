@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from binascii import crc32
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from coordinator.deltas import unpack
 from coordinator.errors import StoreError
 from coordinator.evaluation import LINGER
 from coordinator.initialization import decode, encode
+from coordinator.mqtt import pack
 from coordinator.registry import MAX_SILENCE
-from coordinator.run import CHECKPOINT_EVERY, REMEMBERED
+from coordinator.run import CHECKPOINT_EVERY, REMEMBERED, REPEATS
 from coordinator.store import Accepted
+from coordinator.versions import ROOM
 from tinyreptile import messages
 
-from .driver import MODEL, Driver, Update
+from .driver import MODEL, MODES, Driver, Living, Update
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 BIG: list[list[Any]] = [["input", 1], ["dense", 64, "relu"], ["dense", 64, "relu"], ["dense", 1], ["squared_error"]]
 CLASSES: list[list[Any]] = [["input", 1], ["dense", 3], ["cross_entropy"]]
@@ -61,13 +66,10 @@ def test_a_device_gets_work_once_it_has_said_hello(start: StartRun) -> None:
     driver.hello("d0")
     driver.advance()
     (request,) = driver.requests("d0")
-    assert request["kind"] == "train"
-    assert request["steps"] == 4
-    assert request["beta"] == 0.01
-    assert request["bits"] == 8
-    assert request["seconds"] == 60
+    assert request["task"] == {"kind": "train", "steps": 4, "beta": 0.01, "bits": 8, "seconds": 60}
     assert request["version"] == 0
-    assert (request["slot"], request["crc"]) == (driver.run.publication.slot, driver.run.publication.crc)
+    assert request["data"] == encode(driver.run.model, driver.run.weights)
+    assert request["crc"] == crc32(request["data"])
 
 
 @pytest.mark.parametrize("state", ["unfit", "offline", "probe", "nonsense"])
@@ -112,10 +114,9 @@ def test_serial_mode_has_one_device_at_work_at_a_time(start: StartRun) -> None:
 def test_serial_mode_hands_out_work_of_the_newest_version_only(start: StartRun) -> None:
     driver = start(devices=2)
     driver.answer("d0")
-    driver.commit()
-    assert not driver.run.next_work(), "version 1 is not published yet"
     driver.advance()
     assert driver.requests("d1")[-1]["version"] == 1
+    assert driver.requests("d1")[-1]["data"] == encode(driver.run.model, driver.run.weights)
 
 
 def test_the_device_that_has_been_idle_longest_is_next(start: StartRun) -> None:
@@ -210,8 +211,9 @@ def test_alpha_falls_with_the_progress_of_the_run(start: StartRun) -> None:
 def test_an_update_of_many_chunks_is_taken_in_any_order(start: StartRun) -> None:
     driver = start(devices=1, run={"model": BIG})
     chunks = driver.learn("d0").messages()
-    assert len(chunks) == 5
-    for index in (3, 0, 4, 1, 1, 2):
+    assert len(chunks) > 2
+    last = len(chunks) - 1
+    for index in (last, 0, 0, *range(1, last)):
         assert driver.run.updates == 0
         driver.send("d0", chunks[index], first=index)
     assert driver.run.updates == 1
@@ -243,13 +245,33 @@ def test_a_repeat_of_an_update_that_is_not_durable_yet_is_not_acknowledged(start
     assert driver.acks("d0") == [(update.work, True, "")]
 
 
-def test_the_next_work_follows_the_acknowledgement(start: StartRun) -> None:
+def test_the_answer_travels_with_the_next_work_once_both_are_durable(start: StartRun) -> None:
     driver = start(devices=1, learning={"mode": "asynchronous"})
-    driver.answer("d0")
-    assert not driver.run.next_work(), "the device's update is not durable"
+    first = driver.answer("d0")
+    assert driver.run.next_work()
+    assert len(driver.sent) == 1, "neither update nor work is durable"
+    driver.commit()
+    _, (_, message) = driver.sent
+    assert (message["done"], message["work"], message["version"]) == (first.work, first.work + 1, 1)
+
+
+def test_the_answer_waits_for_no_work(start: StartRun) -> None:
+    driver = start(devices=1, learning={"mode": "asynchronous"})
+    update = driver.answer("d0")
+    driver.commit()
+    assert driver.acks("d0") == [(update.work, True, "")]
     driver.advance()
-    kinds = [topic.rsplit("/", 1)[1] for topic, _ in driver.sent]
-    assert kinds == ["work", "ack", "work"]
+    assert "done" not in driver.requests("d0")[-1]
+
+
+def test_the_answer_is_not_lost_with_the_work_that_it_was_to_travel_with(start: StartRun) -> None:
+    driver = start(devices=1, learning={"mode": "asynchronous"})
+    update = driver.answer("d0")
+    driver.run.next_work()
+    driver.run.quarantine("d0", "a whim")
+    driver.commit()
+    assert driver.acks("d0") == [(update.work, True, "")]
+    assert len(driver.requests("d0")) == 1
 
 
 def test_a_repeated_update_is_acknowledged_again_and_not_applied_twice(start: StartRun) -> None:
@@ -321,14 +343,14 @@ def test_another_devices_finished_work_is_refused(start: StartRun) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 1000])
-def test_an_update_from_a_version_never_published_is_refused(start: StartRun, version: int) -> None:
+def test_an_update_from_a_version_never_sent_is_refused(start: StartRun, version: int) -> None:
     driver = start(devices=1)
     update = driver.learn("d0")
     update.report["version"] = version
     driver.send("d0", *update.messages())
     ((_, accepted, reason),) = driver.acks("d0")
     assert not accepted
-    assert f"version {version} is not between 0 and the newest" in reason
+    assert f"version {version} was not sent with work {update.work}" in reason
     assert driver.run.refusals["wrong version"] == 1
 
 
@@ -343,37 +365,22 @@ def test_an_update_from_before_the_version_asked_for_is_refused(start: StartRun)
     assert driver.run.updates == 1
 
 
-def test_an_update_from_a_newer_version_than_asked_for_is_taken_with_its_own_staleness(start: StartRun) -> None:
-    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2})
-    slow = driver.requests("d0")[0]
-    driver.answer("d1")
-    driver.advance()  # version 1
-    update = Update(slow, driver.published[1])
-    update.report["version"] = 1
-    driver.send("d0", *update.messages())
-    driver.commit()
-    assert [row.tau for row in driver.store.accepted_since(0)] == [0, 0]
-
-
 def spoiled(update: Update, how: str) -> dict[str, Any]:
     """Chunk 0 of ``update``, wrong in one way."""
     chunk = update.messages()[0]
-    report = dict(update.report)
+    gains = update.report["gains"]
     changes: dict[str, Callable[[], dict[str, Any]]] = {
         "short data": lambda: {"data": chunk["data"][:-1]},
         "long data": lambda: {"data": chunk["data"] + b"\0"},
         "no data": lambda: {"data": b""},
-        "too many chunks": lambda: {"chunks": 2},
-        "no report": lambda: {"report": None},
-        "empty report": lambda: {"report": {}},
-        "a gain too few": lambda: {"report": report | {"gains": report["gains"][:-1]}},
-        "a gain of 0": lambda: {"report": report | {"gains": [0, *report["gains"][1:]]}},
-        "a gain of text": lambda: {"report": report | {"gains": ["1", *report["gains"][1:]]}},
-        "other bits": lambda: {"report": report | {"bits": 4}},
-        "a loss of NaN": lambda: {"report": report | {"loss": float("nan")}},
-        "an infinite loss": lambda: {"report": report | {"loss": float("inf")}},
-        "no samples": lambda: {"report": report | {"samples": 0}},
-        "a version of text": lambda: {"report": report | {"version": "1"}},
+        "too many chunks": lambda: {"chunks": 9999},
+        "no gains": lambda: {"gains": None},
+        "a gain too few": lambda: {"gains": gains[:-1]},
+        "a gain of 0": lambda: {"gains": [0, *gains[1:]]},
+        "a gain of text": lambda: {"gains": ["1", *gains[1:]]},
+        "a loss of NaN": lambda: {"loss": float("nan")},
+        "an infinite loss": lambda: {"loss": float("inf")},
+        "a version of text": lambda: {"version": "1"},
     }
     return chunk | changes[how]()
 
@@ -385,15 +392,12 @@ def spoiled(update: Update, how: str) -> dict[str, Any]:
         ("long data", "wrong size"),
         ("no data", "wrong size"),
         ("too many chunks", "wrong size"),
-        ("no report", "malformed"),
-        ("empty report", "malformed"),
+        ("no gains", "malformed"),
         ("a gain too few", "wrong size"),
         ("a gain of 0", "malformed"),
         ("a gain of text", "malformed"),
-        ("other bits", "wrong size"),
         ("a loss of NaN", "malformed"),
         ("an infinite loss", "malformed"),
-        ("no samples", "malformed"),
         ("a version of text", "malformed"),
     ],
 )
@@ -422,19 +426,17 @@ def test_a_chunk_beyond_the_last_is_refused(start: StartRun) -> None:
 
 def test_an_update_after_the_last_round_is_refused(start: StartRun) -> None:
     driver = start(devices=2, run={"rounds": 5}, learning={"mode": "asynchronous", "in_flight": 2})
-    late = driver.learn("d1")
+    first, late = driver.learn("d0"), driver.learn("d1")
     driver = start(run={"rounds": 1}, learning={"mode": "asynchronous", "in_flight": 2})
-    driver.hello("d0", work=late.work - 1)
-    driver.hello("d1", work=late.work)
-    driver.send("d0", *Update(driver_request(late.work - 1), driver.published[0]).messages())
+    for device, update in (("d0", first), ("d1", late)):
+        driver.hello(device, work=update.work)
+    driver.send("d0", *first.messages())
+    assert driver.acks("d1") == [(late.work, False, "the run has ended")], "it need not go on"
     driver.send("d1", *late.messages())
     driver.commit()
-    assert driver.acks("d1") == [(late.work, False, "the run has ended")]
+    assert driver.acks("d1") == [(late.work, False, "the run has ended")] * 2
     assert driver.run.updates == 1
-
-
-def driver_request(work: int) -> dict[str, Any]:
-    return {"work": work, "version": 0, "steps": 4, "beta": 0.01, "bits": 8}
+    assert driver.run.registry.devices["d1"].refused == 0, "it is not to blame"
 
 
 def test_a_delta_for_an_evaluation_does_not_train_the_initialization(start: StartRun) -> None:
@@ -446,8 +448,8 @@ def test_a_delta_for_an_evaluation_does_not_train_the_initialization(start: Star
     driver.advance()
     before = driver.run.weights.copy()
     request = driver.requests("held-out")[0]
-    assert request["kind"] == "evaluate"
-    cheat = Update(request | {"bits": 8}, driver.published[request["version"]])
+    assert request["task"]["kind"] == "evaluate"
+    cheat = Update(request | {"task": request["task"] | {"bits": 8}}, driver.versions[request["version"]])
     driver.send("held-out", *cheat.messages())
     driver.commit()
     assert [accepted for _, accepted, _ in driver.acks("held-out")] == [False]
@@ -471,8 +473,8 @@ def test_expired_work_frees_its_device_and_its_place(start: StartRun) -> None:
     driver.now += 2
     driver.advance()
     assert len(driver.requests("d1")) == 1
-    driver.answer("d1")
     driver.hello("d0")
+    driver.answer("d1")
     driver.advance()
     assert len(driver.requests("d0")) == 2
 
@@ -510,6 +512,72 @@ def test_devices_that_are_silent_do_not_keep_the_others_from_learning(start: Sta
     assert driver.run.updates - before > 0.7 * 300 * 10
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_hundreds_of_devices_that_only_seem_to_be_there_do_not_keep_the_living_from_learning(
+    start: StartRun, mode: str
+) -> None:
+    driver = start(run={"rounds": 0}, learning=MODES[mode] | {"deadline": 60}, guards={"repeats": False})
+    for number in range(300):  # by their retained status; they are asked first
+        driver.hello(f"ghost{number}")
+    names = {f"d{number}" for number in range(5)}
+    for name in names:
+        driver.hello(name)
+    driver.advance()
+    living = Living(driver, names)
+    living.live(15 * 60)
+    updates = living.live(600)
+    assert updates > 0.7 * 600 / 2, "as many as one device at a time makes, at least"
+    devices = driver.run.registry.devices
+    living.live(1800)
+    accepted = [devices[name].accepted for name in names]
+    assert min(accepted) > 0.5 * max(accepted), "they take turns"
+    on_trial = [work for work in driver.run.book.open.values() if work.device not in names]
+    assert len(on_trial) <= 4, "who may be gone has a share, and no more"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_hundreds_of_devices_that_fall_silent_at_once_do_not_either(start: StartRun, mode: str) -> None:
+    driver = start(run={"rounds": 0}, learning=MODES[mode] | {"deadline": 60}, guards={"repeats": False})
+    names = {f"d{number}" for number in range(205)}
+    for name in sorted(names):
+        driver.hello(name)
+    driver.advance()
+    living = Living(driver, names)
+    while min(driver.run.registry.devices[name].accepted for name in names) < 1:
+        living.live(10)
+    living.names = {"d7", "d70", "d100", "d150", "d204"}  # the others were revoked, say
+    living.live(15 * 60)
+    assert living.live(600) > 0.7 * 600 / 2
+
+
+def test_one_that_falls_silent_costs_a_serial_run_its_deadline_once(start: StartRun) -> None:
+    driver = start(run={"rounds": 0}, learning={"deadline": 60}, guards={"repeats": False}, devices=6)
+    living = Living(driver, {f"d{number}" for number in range(5)})
+    living.live(120)
+    assert driver.run.registry.devices["d5"].expired == 1
+    assert living.live(1800) > 0.9 * 1800 / 2
+    assert driver.run.registry.devices["d5"].expired > 1, "it is asked again, beside the others"
+    living.names.add("d5")
+    driver.hello("d5")
+    living.live(120)
+    assert driver.run.registry.devices["d5"].accepted > 5, "once it answers it is one of them"
+
+
+def test_a_retained_status_after_a_reconnection_is_no_sign_of_life(start: StartRun) -> None:
+    driver = start(run={"rounds": 0}, learning={"deadline": 60}, guards={"repeats": False})
+    names = {f"d{number}" for number in range(3)}
+    everybody = [*(f"ghost{number}" for number in range(20)), *names]
+    living = Living(driver, names)
+    for name in everybody:
+        driver.hello(name)
+    living.live(900)
+    for _ in range(5):
+        driver.run.disconnected()
+        for name in everybody:
+            driver.hello(name)
+        assert living.live(120) > 0.7 * 120 / 2
+
+
 def test_what_an_overdue_device_answers_before_its_deadline_counts(start: StartRun) -> None:
     driver = start(devices=3, learning={"mode": "asynchronous", "in_flight": 1, "deadline": 60})
     for number in range(3):  # each of them overdue in its turn
@@ -518,6 +586,66 @@ def test_what_an_overdue_device_answers_before_its_deadline_counts(start: StartR
         driver.advance()
     driver.answer("d0")
     assert (driver.run.updates, driver.run.refusals.total()) == (1, 0)
+
+
+def nearly_done(start: StartRun, left: int, devices: int = 12, in_flight: int = 4) -> Driver:
+    """An asynchronous run of quick devices with ``left`` updates to go, of which so many are out, a second each."""
+    rounds = 20 + left
+    learning = {"mode": "asynchronous", "in_flight": in_flight, "deadline": 60}
+    driver = start(devices=devices, run={"rounds": rounds}, learning=learning)
+    while driver.run.updates < rounds - left:
+        driver.now += 0.25
+        driver.answer(min(driver.run.book.open.values(), key=lambda work: work.id).device)
+        driver.advance()
+    return driver
+
+
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_the_last_updates_are_asked_of_others_too_when_they_are_overdue(start: StartRun, left: int) -> None:
+    driver = nearly_done(start, left)
+    slow = [work.device for work in driver.run.book.open.values()]
+    assert len(slow) == left
+    at = driver.run.overdue_at()
+    assert at is not None
+    assert driver.now < at < driver.now + 3, "they took a second each"
+    driver.now = at - 0.01
+    driver.advance()
+    assert len(driver.run.book.open) == left, "they may still come"
+    while (at := driver.run.overdue_at()) is not None and len(driver.run.book.open) < 2 * left:
+        driver.now = at + 0.001
+        driver.advance()
+    others = [work.device for work in driver.run.book.open.values() if work.device not in slow]
+    assert len(others) >= left
+    for device in others[:left]:
+        driver.answer(device)
+        driver.advance()
+    assert driver.run.finished
+    assert driver.now < 1030
+
+
+def test_who_is_too_late_for_the_last_update_is_told_and_not_blamed(start: StartRun) -> None:
+    driver = nearly_done(start, 1)
+    (slow,) = [work.device for work in driver.run.book.open.values()]
+    late = driver.learn(slow)
+    driver.now += 10
+    driver.advance()
+    other = next(work.device for work in driver.run.book.open.values() if work.device != slow)
+    weights = driver.answer(other) and driver.run.weights.copy()
+    driver.advance()
+    assert driver.acks(slow)[-1] == (late.work, False, "the run has ended")
+    driver.send(slow, *late.messages())
+    assert driver.acks(slow)[-2:] == [(late.work, False, "the run has ended")] * 2
+    assert np.array_equal(driver.run.weights, weights)
+    assert (driver.run.updates, driver.run.registry.devices[slow].refused) == (21, 0)
+    assert driver.run.finished
+
+
+def test_the_last_update_does_not_occupy_more_devices_than_it_has_to(start: StartRun) -> None:
+    driver = nearly_done(start, 1, devices=40)
+    for _ in range(58):
+        driver.now += 1
+        driver.advance()
+    assert len(driver.run.book.open) <= 1 + 3 * 4
 
 
 @pytest.mark.parametrize("mode", ["serial", "batch"])
@@ -548,6 +676,18 @@ def test_a_device_that_had_gone_offline_is_not_taken_for_silent(start: StartRun)
     driver.hello("d0")
     driver.advance()
     assert len(driver.requests("d0")) == 2
+
+
+def test_a_batch_that_is_smaller_than_what_has_come_already_ends_with_the_next_update(start: StartRun) -> None:
+    driver = start(devices=5, learning={"mode": "batch", "batch": 5})
+    for number in range(3):
+        driver.answer(f"d{number}")
+    driver.run.change({"learning.batch": 2})
+    driver.now += 61
+    driver.hello("d3")
+    driver.advance()
+    driver.answer(next(iter(driver.run.book.open.values())).device)
+    assert (driver.run.updates, driver.run.version) == (4, 1)
 
 
 # Staleness
@@ -596,49 +736,94 @@ def test_a_constant_discount_takes_stale_updates_in_full(start: StartRun) -> Non
 # Publication
 
 
-def test_versions_are_no_closer_than_the_publish_interval(start: StartRun) -> None:
+def test_versions_are_published_no_closer_than_the_publish_interval(start: StartRun) -> None:
     driver = start(devices=1, learning={"mode": "asynchronous", "publish_interval": 2.0})
     driver.answer("d0")
     driver.commit()
-    at = driver.run.publish_at()
-    assert at == driver.now + 2.0
+    assert driver.run.publish_at() == driver.now + 2.0
     driver.advance()
-    assert driver.run.publication.version == 0
+    assert driver.run.published_version == 0
     driver.now += 2.0
     driver.advance()
-    assert driver.run.publication.version == 1
+    assert driver.run.published_version == 1
 
 
-def test_a_slot_is_not_rewritten_while_a_device_reads_it(start: StartRun) -> None:
-    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2, "fetch_seconds": 5})
-    driver.answer("d1")
-    driver.advance()  # version 1 in the other slot
-    driver.answer("d1")
-    driver.commit()
-    assert driver.run.publish_at() == driver.now + 5, "d0 may still be reading version 0"
-    driver.send("d0", {"work": driver.requests("d0")[0]["work"], "fetched": 0})
-    assert driver.run.publish_at() == driver.now
+def test_work_begins_from_a_newer_version_than_the_published_one(start: StartRun) -> None:
+    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2, "publish_interval": 3600})
+    for number in range(1, 40):
+        driver.answer("d1")
+        driver.advance()
+        assert driver.requests("d1")[-1]["version"] == number
+    assert driver.run.published_version == 0
+    assert driver.store.accepted_since(0) is not None
+    assert {row.tau for row in driver.store.accepted_since(0)} == {0}
 
 
-def test_a_reader_that_says_nothing_holds_up_versions_for_fetch_seconds_only(start: StartRun) -> None:
-    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2, "fetch_seconds": 5})
-    driver.answer("d1")
+def test_a_device_that_holds_the_version_is_sent_no_weights(start: StartRun) -> None:
+    driver = start(devices=1, learning={"mode": "batch", "batch": 2})
+    driver.answer("d0")
     driver.advance()
-    driver.answer("d1")
-    driver.now += 5
-    driver.advance()
-    assert driver.run.publication.version == 2
+    request = driver.requests("d0")[-1]
+    assert (request["from"], request["version"], request["data"]) == (0, 0, b"")
 
 
-def test_a_repeated_request_keeps_its_slot_whole_too(start: StartRun) -> None:
-    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2, "fetch_seconds": 5})
-    driver.now += 10  # the pin of the first request has ended
-    driver.hello("d0", work=0)  # the request was lost with the connection: it is sent again
-    driver.answer("d1")
+def test_versions_that_devices_hold_are_remembered_and_no_others(start: StartRun) -> None:
+    driver = start(devices=2, run={"rounds": 0}, learning={"mode": "asynchronous", "in_flight": 2})
+    driver.answer("d0")
+    driver.hello("d0", state="offline")
+    held = driver.run.registry.devices["d0"].holds
+    for _ in range(3 * ROOM):
+        driver.answer("d1")
+        driver.advance()
+        assert len(driver.run._versions._latest) <= ROOM
+    assert held in driver.run._versions._latest
+
+
+def test_a_device_is_told_its_task_when_it_has_changed(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 0})
+    told = []
+    for number in range(6):
+        driver.answer("d0")
+        if number == 2:
+            driver.run.change({"learning.steps": 7})
+        driver.advance()
+        told.append(driver.sent[-1][1].get("task", {}).get("steps"))
+    assert told == [None, None, 7, None, None, None]
+
+
+def test_a_device_that_lost_its_connection_is_told_all_again(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.answer("d0")
+    driver.hello("d0")
     driver.advance()
-    driver.answer("d1")
-    driver.commit()
-    assert driver.run.publish_at() == driver.now + 5
+    message = driver.sent[-1][1]
+    assert message["task"]["steps"] == 4
+    assert len(message["data"]) == 2 * driver.run.model.parameters
+
+
+def test_what_a_device_lacks_is_sent_again_a_few_times(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.answer("d0")
+    driver.advance()
+    work = driver.requests("d0")[-1]["work"]
+    for number in range(REPEATS):
+        driver.send("d0", {"work": work, "whole": True})
+        assert len(driver.requests("d0")) == 3 + number
+        assert driver.sent[-1][1]["task"]["steps"] == 4
+        assert driver.sent[-1][1]["data"]
+    driver.send("d0", {"work": work, "whole": True})
+    assert driver.acks("d0")[-1] == (work, False, "the initialization did not arrive, however often it was sent")
+    assert driver.run.refusals["lost"] == 1
+
+
+def test_a_large_initialization_comes_in_pieces_that_follow_one_another(start: StartRun) -> None:
+    driver = start(devices=1, run={"model": BIG})
+    (first, *others) = [message for _, message in driver.sent]
+    data = encode(driver.run.model, driver.run.weights)
+    assert [message["at"] for message in others] == list(range(len(first["data"]), len(data), messages.PIECE_BYTES))
+    assert {message["work"] for message in others} == {first["work"]}
+    assert b"".join(message["data"] for message in (first, *others)) == data
+    assert all(len(pack(message)) <= messages.MESSAGE_BYTES for message in (first, *others))
 
 
 # Devices that come and go
@@ -652,24 +837,41 @@ def test_a_lost_request_is_sent_again_when_the_device_says_hello(start: StartRun
     assert len(driver.requests("d0")) == 2
     again = driver.requests("d0")[1]
     assert again["work"] == first["work"]
-    assert again["seconds"] == 40, "the deadline stays where it was"
+    assert (again["task"]["seconds"], again["seconds"]) == (60, 40), "the deadline stays where it was"
 
 
-def test_a_repeated_request_points_to_a_version_that_is_on_the_wire(start: StartRun) -> None:
-    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2, "fetch_seconds": 1})
+def test_a_repeated_request_begins_from_the_newest_version(start: StartRun) -> None:
+    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2})
     for _ in range(3):
         driver.answer("d1")
         driver.now += 2
         driver.advance()
+    update = driver.learn("d0")
     driver.hello("d0", work=0)
     again = driver.requests("d0")[-1]
-    publication = driver.run.publication
-    assert (again["slot"], again["crc"]) == (publication.slot, publication.crc)
-    update = Update(again, driver.published[publication.version])
-    update.report["version"] = publication.version
-    driver.send("d0", *update.messages())
+    assert (again["work"], update.report["version"], again["version"]) == (update.work, 0, 3)
+    driver.send("d0", *Update(again, driver.versions[3]).messages())
     driver.commit()
     assert driver.acks("d0")[-1][1]
+    assert [row.tau for row in driver.store.accepted_since(3)] == [0]
+
+
+def test_a_repeated_request_never_begins_from_what_is_not_durable(start: StartRun) -> None:
+    driver = start(devices=2, learning={"mode": "asynchronous", "in_flight": 2})
+    driver.answer("d1")
+    driver.hello("d0", work=0)
+    assert driver.run.version == 1
+    assert driver.requests("d0")[-1]["version"] == 0
+
+
+def test_a_request_that_is_not_durable_is_not_repeated(start: StartRun) -> None:
+    driver = start(devices=1)
+    driver.answer("d0")
+    driver.run.next_work()
+    driver.hello("d0", work=0)
+    assert len(driver.requests("d0")) == 1
+    driver.commit()
+    assert len(driver.requests("d0")) == 2
 
 
 def test_a_device_that_still_has_its_work_is_not_asked_again(start: StartRun) -> None:
@@ -804,7 +1006,7 @@ def test_a_stranger_that_names_work_of_an_earlier_start_costs_no_look_into_the_s
     looks: list[tuple[int, str]] = []
     monkeypatch.setattr(again.store, "is_accepted", lambda work, device: looks.append((work, device)))
     for device in ("d0", "stranger"):
-        again.send(device, {"work": 77, "fetched": 0})
+        again.send(device, {"work": 77, "data": b"x"})
     assert looks == [(77, "d0")]
     assert again.acks("stranger") == [(77, False, "work 77 is not known here")]
 
@@ -882,7 +1084,7 @@ def test_work_ids_are_never_given_out_twice(start: StartRun) -> None:
     driver.hello("d0")
     while driver.run.next_work():
         pass
-    not_durable = driver.requests("d0")[-1]["work"]
+    not_durable = max(driver.run.book.open)
     assert not_durable > device_has
     again = start()
     again.now += 61
@@ -934,9 +1136,10 @@ def test_an_evaluation_is_asked_of_all_idle_held_out_devices_when_it_is_due(star
     driver.advance()
     for name in ("e0", "e1"):
         (request,) = driver.requests(name)
-        assert request["kind"] == "evaluate"
         assert request["version"] == 2
-        assert (request["steps"], request["shots"], request["queries"], request["beta"]) == (7, 3, 9, 0.02)
+        assert request["task"] == {
+            "kind": "evaluate", "steps": 7, "shots": 3, "queries": 9, "beta": 0.02, "seconds": 60
+        }  # fmt: skip
 
 
 def test_an_evaluation_uses_the_learning_rate_of_training_unless_told_otherwise(start: StartRun) -> None:
@@ -944,7 +1147,7 @@ def test_an_evaluation_uses_the_learning_rate_of_training_unless_told_otherwise(
     driver.hello("e0", role="evaluate")
     driver.answer("d0")
     driver.advance()
-    assert driver.requests("e0")[0]["beta"] == 0.03
+    assert driver.requests("e0")[0]["task"]["beta"] == 0.03
 
 
 def test_training_goes_on_during_an_evaluation(start: StartRun) -> None:
@@ -1049,7 +1252,7 @@ def test_a_run_ends_with_an_evaluation_of_its_last_version(start: StartRun) -> N
     assert not driver.run.finished
     (request,) = driver.requests("e0")
     assert request["version"] == 2
-    assert encode(driver.run.model, driver.run.weights) == driver.published[2]
+    assert encode(driver.run.model, driver.run.weights) == driver.versions[2]
     driver.send("e0", evaluation(request["work"], 2))
     driver.advance()
     assert driver.run.finished
@@ -1143,7 +1346,7 @@ def test_what_is_published_is_the_initialization_rounded_to_int16(start: StartRu
     driver = start(devices=1)
     driver.answer("d0")
     driver.advance()
-    published = decode(driver.run.model, driver.published[1])
+    published = decode(driver.run.model, driver.versions[1])
     assert np.max(np.abs(published - driver.run.weights)) <= 0.5 / 4096
 
 

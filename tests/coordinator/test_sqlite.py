@@ -7,8 +7,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.databases import copy_sqlite, restore_sqlite
-from coordinator.entries import Accepted, Checkpoint, Evaluated, Issued
+from coordinator.databases import LOG_BYTES, _FileLock, copy_sqlite, restore_sqlite
+from coordinator.entries import Accepted, Checkpoint, Evaluated, Issued, Known, Setting
 from coordinator.errors import StoreError, StoreUnavailable
 from coordinator.schema import FORMAT
 from coordinator.store import Store
@@ -230,6 +233,194 @@ def test_a_lock_left_by_a_killed_process_is_no_hindrance(path: Path) -> None:
     store.close()
 
 
+NOBODY = 65534
+AS_NOBODY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+def as_nobody(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run Python's ``program``, with the store's modules, as another user."""
+    head = "import os, sys; from coordinator.databases import _FileLock, snapshot; from coordinator.errors import *; "
+    head += "from pathlib import Path; from coordinator.store import Store; "
+    drop = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); "
+    command = [sys.executable, "-c", head + drop + program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A store that is to be in a folder where everybody may write, and delete only what is his own."""
+    with tempfile.TemporaryDirectory(prefix="store-") as folder:
+        Path(folder).chmod(0o1777)
+        yield Path(folder) / "run.sqlite"
+
+
+@AS_NOBODY
+def test_a_lock_left_by_another_users_process_is_no_hindrance(shared: Path) -> None:
+    done = as_nobody("_FileLock(Path(sys.argv[1])); os._exit(9)", shared)
+    assert done.returncode == 9, done.stderr
+    assert shared.with_name("run.sqlite.lock").stat().st_uid == NOBODY
+    Store(str(shared), "test").close()
+    shared.unlink()
+    _FileLock(shared)  # and the other way round; it goes with the object's file
+    program = "store = Store(sys.argv[1], 'test'); store.close(); print('used')"
+    assert "is in use: another coordinator" in as_nobody(program, shared).stderr
+    lock = shared.with_name("run.sqlite.lock")
+    lock.unlink()
+    lock.touch(0o644)
+    done = as_nobody(program, shared)
+    assert done.stdout == "used\n", done.stderr
+
+
+@AS_NOBODY
+def test_a_lock_that_can_not_be_opened_is_told_with_its_owner(shared: Path) -> None:
+    lock = shared.with_name("run.sqlite.lock")
+    lock.touch(0o600)
+    done = as_nobody("Store(sys.argv[1], 'test')", shared)
+    assert f"its lock {lock} is of the user root; delete it if no coordinator serves this run" in done.stderr
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
+def test_a_store_and_its_copies_are_their_owners_alone_whatever_the_umask(path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = Store(str(path), "test")
+        store.write([accepted(1, 0)])
+        copy_sqlite(path, path.with_name("copy.sqlite"))
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir() if file.suffix != ".lock"}
+        store.close()
+        restore_sqlite(path.with_name("copy.sqlite"), path)
+    finally:
+        os.umask(before)
+    assert set(modes) == {"run.sqlite", "run.sqlite-wal", "run.sqlite-shm", "copy.sqlite"}
+    assert set(modes.values()) == {0o600}
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_sqlites_log_is_small_again_once_a_reader_has_gone(path: Path, store: Store) -> None:
+    store.write([accepted(1, 0)])
+    log = path.with_name("run.sqlite-wal")
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM accepted").fetchone()
+    for number in range(2, 42):
+        store.write([accepted(number, number, bytes(1 << 20))])
+    assert log.stat().st_size > 40 << 20
+    reader.execute("COMMIT")
+    reader.close()
+    for number in range(42, 46):
+        store.write([accepted(number, number)])
+    assert log.stat().st_size <= LOG_BYTES
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_whatever_does_not_fit_on_a_full_disk_is_told_as_such(small_disk: Path) -> None:
+    path = small_disk / "run.sqlite"
+    store = Store(str(path), "test")
+    store.write([accepted(1, 0)])
+    fill(small_disk / "filler")
+    with pytest.raises(StoreUnavailable) as caught:
+        store.write([accepted(2, 1, bytes(1_000_000))])
+    assert str(caught.value) == f"the store {path} can't be used: the disk of {small_disk} is full"
+    (small_disk / "filler").unlink()
+    store.write([accepted(2, 1, bytes(1_000_000))])
+    store.close()
+    fill(small_disk / "filler")
+    with pytest.raises(StoreUnavailable, match=f"the disk of {small_disk} is full"):  # where there is no log yet
+        Store(str(path), "test")
+
+
+def test_a_back_up_that_does_not_fit_leaves_nothing(path: Path, store: Store, small_disk: Path) -> None:
+    store.write([Checkpoint(0, 0, np.zeros(1_000_000))])
+    copy = small_disk / "copy.sqlite"
+    with pytest.raises(StoreError) as caught:
+        copy_sqlite(path, copy)
+    assert str(caught.value) == f"{path} can't be copied to {copy}: the disk of {small_disk} is full"
+    assert list(small_disk.iterdir()) == []
+
+
+def test_what_an_interrupted_back_up_has_left_goes_with_the_next(path: Path, store: Store) -> None:
+    copy = path.with_name("copy.sqlite")
+    for suffix in ("", "-journal", "-wal"):
+        copy.with_name(f"copy.sqlite.unfinished{suffix}").write_bytes(b"half" * 1000)
+    store.write([Checkpoint(3, 2, np.ones(4))])
+    copy_sqlite(path, copy)
+    assert sorted(file.name for file in path.parent.glob("copy*")) == ["copy.sqlite"]
+    assert newest(copy) == 3
+
+
+@pytest.mark.parametrize("change", [{"weights": np.array([1, 1, 1, 1.0000001]).tobytes()}, {"updates": 4}])
+def test_a_checkpoint_that_has_changed_on_the_disk_is_found_when_it_is_read(
+    path: Path, store: Store, change: dict[str, Any]
+) -> None:
+    store.write([Checkpoint(3, 2, np.ones(4))])
+    ((name, value),) = change.items()
+    with sqlite3.connect(path) as database:
+        assert database.execute(f"UPDATE checkpoint SET {name} = ?", (value,)).rowcount == 1
+    database.close()
+    with pytest.raises(
+        StoreError, match=r"is damaged: the checkpoint of version 2 is not what was written; .* restore"
+    ):
+        store.checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("rho", -1.0), ("rho", "much"), ("rho", 1e999), ("private", -3), ("private", "many")]
+)
+def test_a_damaged_cost_of_private_updates_is_told_and_counts_for_no_less(
+    path: Path, store: Store, name: str, value: object
+) -> None:
+    store.write([Known("d0", "train", "b1", "linux", 0, 1, 0, 0, 0, 0, "", 1.0, 3, 0.5)])
+    assert [(known.private, known.rho) for known in store.devices()] == [(3, 0.5)]
+    with sqlite3.connect(path) as database:
+        assert database.execute(f"UPDATE device SET {name} = ?", (value,)).rowcount == 1
+    database.close()
+    with pytest.raises(StoreError, match="is damaged: what private updates have cost device d0 is no number"):
+        store.devices()
+
+
+def test_json_that_is_nested_without_an_end_is_told(path: Path, store: Store) -> None:
+    store.write([Setting("learning.alpha", 0.5)])
+    with sqlite3.connect(path) as database:
+        assert database.execute("UPDATE setting SET value = ?", ("[" * 100_000,)).rowcount == 1
+    database.close()
+    with pytest.raises(StoreError, match="is damaged: maximum recursion depth exceeded"):
+        store.settings()
+
+
+def test_a_store_of_format_4_gets_checksums(path: Path) -> None:
+    store = Store(str(path), "test")
+    store.write([Checkpoint(3, 2, np.ones(4)), Checkpoint(5, 4, np.zeros(4), evaluated=True)])
+    store.close()
+    with sqlite3.connect(path) as database:  # as it was
+        database.execute("ALTER TABLE checkpoint DROP COLUMN crc")
+        database.execute("UPDATE property SET value = '4' WHERE name = 'format'")
+        database.execute("PRAGMA user_version=4")
+    database.close()
+    store = Store(str(path), "test")
+    first, last = store.checkpoint(3), store.checkpoint()
+    store.close()
+    assert first is not None
+    assert last is not None
+    assert (first.weights.tolist(), last.updates, last.evaluated) == ([1, 1, 1, 1], 5, True)
+
+
 def test_the_store_is_read_while_a_transaction_is_under_way(store: Store) -> None:
     store.write([accepted(1, 0)])
     with store._database.write() as connection:
@@ -252,6 +443,8 @@ def test_a_copy_is_made_while_writing_goes_on(path: Path, store: Store) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
+        while not written:
+            time.sleep(0.001)
         copies = [path.with_name(f"copy-{i}.sqlite") for i in range(5)]
         for copy in copies:
             copy_sqlite(path, copy)
@@ -407,11 +600,26 @@ def test_a_transaction_cut_off_by_the_processs_end_leaves_nothing(path: Path) ->
     assert work == []
 
 
-def test_another_programs_database_is_refused_and_left_as_it_is(path: Path) -> None:
+FOREIGN = {
+    "a table": "CREATE TABLE recipe (name TEXT)",
+    "a version": "CREATE TABLE recipe (name TEXT); PRAGMA user_version=4",
+    "an old version": "CREATE TABLE recipe (name TEXT); PRAGMA user_version=2",
+    "its own id": "PRAGMA application_id=7; CREATE TABLE accepted (work INTEGER); PRAGMA user_version=2",
+    "only its own id": "PRAGMA application_id=7; PRAGMA user_version=1",
+    "properties": "CREATE TABLE property (name TEXT, value TEXT); INSERT INTO property VALUES ('format', '4')",
+    "other properties": "CREATE TABLE property (id INTEGER); CREATE TABLE accepted (work INTEGER)",
+    "another format": "CREATE TABLE property (name TEXT, value TEXT); CREATE TABLE accepted (work INTEGER); "
+    "INSERT INTO property VALUES ('format', '\"jpeg\"')",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_another_programs_database_is_refused_and_left_as_it_is(path: Path, kind: str) -> None:
     other = sqlite3.connect(path)
-    other.execute("CREATE TABLE recipe (name TEXT)")
+    other.executescript(FOREIGN[kind])
     other.close()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="is another program's database"):
-        Store(str(path), "test")
+    for create in (True, False):
+        with pytest.raises(StoreError, match="is another program's database"):
+            Store(str(path), "test", create=create)
     assert path.read_bytes() == before

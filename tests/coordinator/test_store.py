@@ -191,7 +191,7 @@ def test_a_state_replays_from_disk_to_the_same_bits(open_store: OpenStore) -> No
     store = open_store()
     store.write([Checkpoint(0, 0, start)])
     for i in range(23):
-        gains = tuple(rng.integers(1, 65537, len(model.tensors)).tolist())
+        gains = tuple(rng.integers(1, 65537, len(model.offsets)).tolist())
         weight, moved = float(rng.random()), i % 4 == 3
         row = Accepted(i + 1, i, "d0", 0, 0, weight, moved, 0.5, 32, 8, gains, rng.bytes(model.parameters), 1.5)
         meta.fold(live, unpack(model, row.delta, row.bits, row.gains), row.decision())
@@ -300,6 +300,19 @@ def test_the_latest_evaluated_versions_are_kept_beyond_the_history(open_store: O
     assert [version for version, _ in store.checkpoint_versions()] == list(range(EVALUATED_KEPT + 1, last + 2))
 
 
+def test_the_best_version_of_all_is_kept_however_old_it_is(open_store: OpenStore) -> None:
+    store = open_store(history=1)
+    store.write([Checkpoint(0, 0, np.zeros(2))])
+    losses = {3: 0.5, 4: 0.25, 5: 0.25}  # and 1.0 for all others
+    last = 2 * EVALUATED_KEPT + 1
+    for version in range(1, last):
+        store.write([accepted(version, version - 1), Checkpoint(version, version, np.zeros(2), evaluated=True)])
+        store.write([Evaluated(version, version, {"after": losses.get(version, 1.0)}, 0.0)])
+    store.write([accepted(last, last - 1), Checkpoint(last, last, np.zeros(2))])
+    store.write([accepted(last + 1, last), Checkpoint(last + 1, last + 1, np.zeros(2))])
+    assert [version for version, _ in store.checkpoint_versions()] == [4, *range(EVALUATED_KEPT + 1, last + 2)]
+
+
 def test_a_version_may_have_a_regular_checkpoint_and_an_evaluated_one(open_store: OpenStore) -> None:
     store = open_store(history=1)
     store.write([Checkpoint(5, 5, np.ones(2), evaluated=True), Checkpoint(5, 5, np.ones(2))])
@@ -314,8 +327,11 @@ def test_old_rows_are_dropped_if_so_configured(open_store: OpenStore) -> None:
     store = open_store(history=2, rows=4)
     store.write([Checkpoint(0, 0, np.zeros(2)), *(accepted(i + 1, i) for i in range(10))])
     store.write([Checkpoint(10, 10, np.zeros(2))])
-    assert [row.updates for row in store.accepted_since(0)] == [6, 7, 8, 9]
-    assert store.last_work() == 10
+    assert [row.updates for row in store.accepted_since(0)] == list(range(10)), "versions 8 and 9 come of all of them"
+    store.write([accepted(i + 1, i) for i in range(10, 20)])
+    store.write([Checkpoint(18, 18, np.zeros(2)), Checkpoint(20, 20, np.zeros(2))])
+    assert [row.updates for row in store.accepted_since(0)] == [16, 17, 18, 19]
+    assert store.last_work() == 20
 
 
 def test_without_a_limit_every_delta_is_kept(open_store: OpenStore) -> None:
@@ -372,6 +388,26 @@ def test_a_servers_absence_is_told_without_the_password() -> None:
         Store(f"postgresql://me:secret@127.0.0.1:{free_port()}/runs", "test")
     assert "Connection refused" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_who_only_looks_makes_nothing_and_needs_no_right_to(server: PostgreSQL) -> None:
+    import psycopg
+
+    run = new_run()
+    with pytest.raises(StoreError, match="there is no store of this run at postgresql"):
+        Store(server.url(), run, create=False)
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        schema = f"tinyreptile_{run}"
+        assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is None
+        store = Store(server.url(), run)
+        store.write([Checkpoint(3, 2, np.ones(4))])
+        store.close()
+        connection.execute("CREATE USER reader")
+        connection.execute(f'GRANT USAGE ON SCHEMA "{schema}" TO reader')
+        connection.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA "{schema}" TO reader')
+    reader = Store(server.url().replace("tester", "reader"), run, create=False)
+    assert reader.checkpoint_versions() == [(2, 3)]
+    reader.close()
 
 
 def test_a_user_without_rights_is_told(server: PostgreSQL) -> None:

@@ -24,11 +24,13 @@ from coordinator.config import BrokerConfig, Config
 from coordinator.errors import ConfigError
 from coordinator.mqtt import broker_error, client
 from coordinator.observer import look
+from coordinator.service import Coordinator
 from deployment.authority import Authority, load_certificate, pem
 from deployment.provision import revoke
 
 from ..deployment.fleets import RUN, FleetBroker
 from ..environment import need_program
+from ..fleet import eventually, task
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +191,30 @@ async def test_an_expired_certificate_of_the_broker_is_told(tmp_path: Path) -> N
     finally:
         broker.stop()
     assert "its certificate is not accepted: certificate has expired" in text
+
+
+async def test_a_certificate_that_is_renewed_before_its_key_is_waited_for(
+    fleet_broker: FleetBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = fleet_broker.fleet
+    certificate, key = Authority.load(fleet.ca, fleet.ca_key).issue(f"coordinator@{RUN}", 1)
+    mine = fleet_broker.role("coordinator")
+    assert mine.tls_cert
+    assert mine.tls_key
+    way = mine.model_copy(update={"tls_cert": tmp_path / "c.pem", "tls_key": tmp_path / "c.key"})
+    (tmp_path / "c.pem").write_bytes(mine.tls_cert.read_bytes())
+    (tmp_path / "c.key").write_bytes(mine.tls_key.read_bytes())
+    config = Config.model_validate({"run": {"name": RUN, "store": tmp_path / "run.sqlite"}})
+    config.broker = way
+    coordinator = Coordinator(config)
+    async with task(coordinator.run()) as run:
+        await eventually(lambda: not coordinator.obstacle, "it is ready")
+        (tmp_path / "c.pem").write_bytes(certificate)
+        fleet_broker.stop()
+        fleet_broker.start()
+        await eventually(lambda: "is not the key of the certificate" in caplog.text, "it says so")
+        assert not run.done()
+        (tmp_path / "c.key").write_bytes(key)
+        await eventually(lambda: not coordinator.obstacle, "it is ready again")
+        coordinator.stop()
+        await run

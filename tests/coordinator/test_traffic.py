@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
+import aiomqtt
 import pytest
 
-from coordinator.traffic import RECEIVED, SENT, Flow, counting_queue, kind_of
+from coordinator.traffic import RECEIVED, SENT, Flow, guarded_queue, kind_of
 from tinyreptile.reports import CoordinatorTopics
 
 TOPICS = CoordinatorTopics("kitchen")
@@ -16,10 +15,9 @@ KINDS = {
     TOPICS.control: "control",
     TOPICS.answers("work"): "answer",
     TOPICS.init: "init",
-    TOPICS.chunk(1, 12): "chunk",
+    TOPICS.piece(12): "piece",
     DEVICE.status: "status",
     DEVICE.work: "work",
-    DEVICE.ack: "ack",
     DEVICE.update(0): "update",
 }
 
@@ -43,17 +41,26 @@ def test_messages_and_their_bytes_are_counted() -> None:
     flow = Flow()
     flow.add("work", 100)
     flow.add("work", 20)
-    flow.add("ack", 7)
-    assert dict(flow.messages) == {"work": 2, "ack": 1}
-    assert dict(flow.bytes) == {"work": 120, "ack": 7}
+    flow.add("answer", 7)
+    assert dict(flow.messages) == {"work": 2, "answer": 1}
+    assert dict(flow.bytes) == {"work": 120, "answer": 7}
+
+
+def message(topic: str) -> aiomqtt.Message:
+    return aiomqtt.Message(topic, b"", 1, False, 1, None)
 
 
 def test_a_full_queue_counts_what_it_has_no_place_for() -> None:
     drops = []
-    queue = counting_queue(lambda: drops.append(1))(maxsize=2)
-    queue.put_nowait("a")
-    queue.put_nowait("b")
-    for _ in range(3):
-        with pytest.raises(asyncio.QueueFull):
-            queue.put_nowait("c")
+    queue = guarded_queue(lambda topic: True, lambda: drops.append(1))(maxsize=2)
+    for topic in "abcde":
+        queue.put_nowait(message(topic))
     assert (queue.qsize(), len(drops)) == (2, 3)
+
+
+def test_what_is_not_admitted_takes_no_place() -> None:
+    drops = []
+    queue = guarded_queue(lambda topic: topic != "a", lambda: drops.append(1))(maxsize=2)
+    for topic in "aaaabaa":
+        queue.put_nowait(message(topic))
+    assert (queue.get_nowait().topic.value, queue.qsize(), drops) == ("b", 0, [])

@@ -70,6 +70,23 @@ async def test_a_service_is_ready_while_it_can_work(start_broker: Callable[..., 
             await eventually(lambda: all(served.ended for served in runs.served), "both have ended")
 
 
+async def test_a_run_that_has_failed_is_told_until_the_service_has_ended(broker: Mosquitto, tmp_path: Path) -> None:
+    configs = [run_config(broker, tmp_path) for _ in range(2)]
+    Path(configs[0].store_location()).write_text("no store " * 1000)
+    runs = Runs(configs)
+    async with watched(runs, "127.0.0.1", 0) as port:
+        runs.begin()
+        name, store = configs[0].run.name, configs[0].store_location()
+        told = f"run {name} has failed: the store {store} is damaged or no store at all: file is not a database\n"
+        assert await ask(port, "/healthz") == (503, told)
+        assert await ask(port, "/readyz") == (503, told)
+        metrics = (await ask(port, "/metrics"))[1]
+        assert f'tinyreptile_failed{{run="{name}"}} 1.0\n' in metrics
+        assert f'tinyreptile_failed{{run="{configs[1].run.name}"}} 0.0\n' in metrics
+        await runs.run()
+        assert await ask(port, "/healthz") == (503, told)
+
+
 async def test_the_metrics_of_all_runs_are_on_one_page(broker: Mosquitto, tmp_path: Path) -> None:
     runs = Runs([run_config(broker, tmp_path), run_config(broker, tmp_path)])
     runs.begin()

@@ -8,21 +8,17 @@ from typing import Any
 import pytest
 
 from coordinator.work import Refusal, Work, WorkBook
+from simulator.hostile import Forged
 from tinyreptile.messages import EVALUATE, TRAIN
 from tinyreptile.model import Model
+from tinyreptile.unpacking import packed_size
 
 MODEL = Model([["input", 1], ["dense", 64, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]])
 SIZE = MODEL.parameters  # bytes, at 8 bits
 PACKED = random.Random(1).randbytes(SIZE)
-REPORT: dict[str, Any] = {
-    "version": 3,
-    "bits": 8,
-    "gains": [100] * len(MODEL.tensors),
-    "loss": 0.5,
-    "samples": 32,
-    "ms": 12,
-    "free": 0,
-}
+GAINS = [100] * len(MODEL.offsets)
+CHUNKS = Forged(MODEL, PACKED, GAINS).chunks()
+REPORT: dict[str, Any] = {"version": 3, "gains": GAINS, "loss": 0.5}
 
 
 @pytest.fixture
@@ -31,9 +27,9 @@ def work() -> Work:
 
 
 def chunk(index: int, **changes: Any) -> dict[str, Any]:
-    message = {"work": 1, "chunks": 3, "data": PACKED[index * 1024 : (index + 1) * 1024]}
+    message = {"work": 1, "chunks": len(CHUNKS), "data": CHUNKS[index]}
     if index == 0:
-        message["report"] = REPORT
+        message |= REPORT
     return message | changes
 
 
@@ -47,7 +43,7 @@ def refusal(work: Work, index: int, message: dict[str, Any]) -> Refusal:
 
 
 def test_the_example_has_three_chunks() -> None:
-    assert 2 * 1024 < SIZE < 3 * 1024
+    assert len(CHUNKS) == 3
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
@@ -64,28 +60,37 @@ def test_chunks_may_be_repeated(work: Work) -> None:
 
 
 def test_a_chunk_is_copied_out_of_the_buffer_that_it_came_in(work: Work) -> None:
-    buffer = bytearray(PACKED[:1024])
+    buffer = bytearray(CHUNKS[0])
     work.add(MODEL, 0, chunk(0, data=memoryview(buffer)))
-    buffer[:] = bytes(1024)
+    buffer[:] = bytes(len(buffer))
     work.add(MODEL, 1, chunk(1))
     assert work.add(MODEL, 2, chunk(2)) == PACKED
 
 
-@pytest.mark.parametrize(("bits", "chunks", "last"), [(16, 5, 2 * SIZE - 4 * 1024), (4, 2, (SIZE + 1) // 2 - 1024)])
-def test_the_bits_that_were_asked_for_say_how_many_chunks_come(bits: int, chunks: int, last: int) -> None:
-    work = WorkBook().issue("d0", TRAIN, 3, bits, now=0, seconds=10)
-    for index in range(1, chunks - 1):
-        assert work.add(MODEL, index, {"chunks": chunks, "data": bytes(1024)}) is None
-    assert work.add(MODEL, chunks - 1, {"chunks": chunks, "data": bytes(last)}) is None
-    packed = work.add(MODEL, 0, {"chunks": chunks, "data": bytes(1024), "report": REPORT | {"bits": bits}})
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_a_sparse_delta_has_the_size_that_was_asked_for(bits: int) -> None:
+    work = WorkBook().issue("d0", TRAIN, 3, bits, now=0, seconds=10, kept=1500)
+    size = packed_size(MODEL.parameters, bits, 1500)
+    count = -(-size // 896)
+    for index in range(1, count):
+        data = bytes(min(896, size - 896 * index))
+        assert work.add(MODEL, index, {"chunks": count, "data": data}) is None
+    assert refusal(work, 0, {"chunks": count, "data": bytes(1023)} | REPORT).kind == "wrong size"
+    assert refusal(work, 0, {"chunks": count + 1, "data": bytes(896)} | REPORT).kind == "wrong size"
+    packed = work.add(MODEL, 0, {"chunks": count, "data": bytes(896)} | REPORT)
     assert packed is not None
-    assert len(packed) == (SIZE * bits + 7) // 8
+    assert len(packed) == size
 
 
-@pytest.mark.parametrize("chunks", [2, 4, None])
-def test_another_number_of_chunks_is_refused(work: Work, chunks: int | None) -> None:
+@pytest.mark.parametrize("chunks", [0, 100, 65535])
+def test_more_chunks_than_any_delta_has_are_refused(work: Work, chunks: int) -> None:
     found = refusal(work, 0, chunk(0, chunks=chunks))
-    assert (found.kind, str(found)) == ("wrong size", f"the delta has 3 chunks, not {chunks}")
+    assert (found.kind, str(found)) == ("wrong size", f"chunk 0 of {chunks} is none of this delta")
+
+
+def test_chunks_that_differ_in_their_number_are_refused(work: Work) -> None:
+    work.add(MODEL, 0, chunk(0))
+    assert refusal(work, 1, chunk(1, chunks=2)).kind == "wrong size"
 
 
 @pytest.mark.parametrize("index", [3, 4, 65535])
@@ -93,10 +98,13 @@ def test_a_chunk_beyond_the_last_is_refused(work: Work, index: int) -> None:
     assert refusal(work, index, chunk(2)).kind == "wrong size"
 
 
-@pytest.mark.parametrize(("index", "size"), [(0, 1023), (0, 0), (1, 1), (2, SIZE - 2049), (2, SIZE - 2047), (2, 1024)])
-def test_a_chunk_of_another_size_is_refused(work: Work, index: int, size: int) -> None:
-    found = refusal(work, index, chunk(index, data=bytes(size)))
-    assert (found.kind, str(found)) == ("wrong size", f"chunk {index} has {size} bytes")
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_chunk_of_another_size_is_refused(work: Work, index: int, change: int) -> None:
+    data = CHUNKS[index][:-1] if change < 0 else CHUNKS[index] + b"\0"
+    for other in {0, 1, 2} - {index}:
+        work.add(MODEL, other, chunk(other))
+    assert refusal(work, index, chunk(index, data=data)).kind == "wrong size"
 
 
 def test_a_chunk_without_data_is_refused(work: Work) -> None:
@@ -104,8 +112,8 @@ def test_a_chunk_without_data_is_refused(work: Work) -> None:
 
 
 def test_a_refused_chunk_is_not_kept(work: Work) -> None:
-    refusal(work, 0, chunk(0, report=None))
-    refusal(work, 1, chunk(1, data=b"x"))
+    refusal(work, 0, chunk(0, gains=None))
+    refusal(work, 1, chunk(1, data=b""))
     assert work.chunks == {}
     assert work.report == {}
 
@@ -113,29 +121,24 @@ def test_a_refused_chunk_is_not_kept(work: Work) -> None:
 @pytest.mark.parametrize(
     ("report", "kind"),
     [
-        (None, "malformed"),
-        ([], "malformed"),
-        ({}, "malformed"),
-        (REPORT | {"version": -1}, "malformed"),
-        (REPORT | {"loss": float("nan")}, "malformed"),
-        (REPORT | {"loss": "0.5"}, "malformed"),
-        (REPORT | {"gains": []}, "malformed"),
-        (REPORT | {"gains": [0] * 6}, "malformed"),
-        (REPORT | {"gains": [65537] * 6}, "malformed"),
-        (REPORT | {"gains": [1.5] * 6}, "malformed"),
-        (REPORT | {"gains": [True] * 6}, "malformed"),
-        (REPORT | {"samples": 0}, "malformed"),
-        (REPORT | {"gains": [100] * 5}, "wrong size"),
-        (REPORT | {"gains": [100] * 7}, "wrong size"),
-        (REPORT | {"bits": 16}, "wrong size"),
+        ({"version": -1}, "malformed"),
+        ({"loss": float("nan")}, "malformed"),
+        ({"loss": "0.5"}, "malformed"),
+        ({"gains": []}, "malformed"),
+        ({"gains": [0] * 6}, "malformed"),
+        ({"gains": [65537] * 6}, "malformed"),
+        ({"gains": [1.5] * 6}, "malformed"),
+        ({"gains": [True] * 6}, "malformed"),
+        ({"gains": [100] * 5}, "wrong size"),
+        ({"gains": [100] * 7}, "wrong size"),
     ],
 )
 def test_a_bad_report_is_refused(work: Work, report: Any, kind: str) -> None:
-    assert refusal(work, 0, chunk(0, report=report)).kind == kind
+    assert refusal(work, 0, chunk(0, **report)).kind == kind
 
 
 def test_a_malformed_report_is_told_by_its_field(work: Work) -> None:
-    assert str(refusal(work, 0, chunk(0, report=REPORT | {"ms": "12"}))) == "report: ms has the wrong type, str"
+    assert str(refusal(work, 0, chunk(0, version="12"))) == "report: version has the wrong type, str"
 
 
 @pytest.mark.parametrize("gain", [1, 65536])

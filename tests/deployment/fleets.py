@@ -73,20 +73,22 @@ class FleetBroker(Mosquitto):
     def reload(self) -> None:
         """Have it read its files anew; returns when it has."""
         assert self._process
-        before = self._reloads()
+        before = self._times_said("Reloading config")
         end = time.monotonic() + 10
-        while self._reloads() == before:
+        while self._times_said("Reloading config") == before:
             assert time.monotonic() < end, "it does not read its files anew"
             self._process.send_signal(signal.SIGHUP)  # again: one that comes while it still reads is lost on Mosquitto
             with contextlib.suppress(AssertionError):
-                wait_for(lambda: self._reloads() > before, 1)
+                wait_for(lambda: self._times_said("Reloading config") > before, 1)
 
-    def _reloads(self) -> int:
-        return self.log.read_text().count("Reloading config")
+    def _times_said(self, text: str) -> int:
+        return self.log.read_text().count(text) if self.log.exists() else 0
 
     def start(self) -> None:
         """Start it, and tell its plugin, if it has one, of the fleet."""
+        before = self._times_said(" running")
         super().start()
+        wait_for(lambda: self._times_said(" running") > before, 20)  # a SIGHUP before that ends it
         if self.fleet.description.plugin:
             asyncio.run(dynamic_security.apply(self.fleet))
 

@@ -17,7 +17,7 @@ from coordinator import tls
 from coordinator.mqtt import client
 from deployment.broker import configuration, template
 from deployment.fleet import Description
-from tinyreptile.messages import MESSAGE_BYTES
+from tinyreptile.reports import MESSAGE_BYTES
 
 from ..environment import ROOT
 from .fleets import FleetBroker

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.config import load_config
+from coordinator.errors import DeniedError
 from coordinator.mqtt import client
 from deployment import dynamic_security
 from deployment.dynamic_security import _Plugin
@@ -79,3 +80,34 @@ async def test_telling_a_broker_what_it_knows_disconnects_nobody(provisioned: Ca
     async with client(broker.device("kitchen-1")) as session:
         await dynamic_security.apply(broker.fleet)
         await session.publish(messages.RunTopics("kitchen").device("kitchen-1").status, b"", qos=1)
+
+
+async def test_a_plugin_that_does_not_answer_is_told(
+    provisioned: Callable[..., FleetBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_security, "_ANSWER_SECONDS", 0.5)
+    broker = await asyncio.to_thread(provisioned, MODE)
+    async with client(broker.role("operator")) as session:
+        with pytest.raises(DeploymentError, match=r"does it let this client write \$CONTROL/dynamic-security/v1 and"):
+            await _Plugin(session).tell([])
+
+
+async def test_a_subscription_that_the_plugin_refuses_is_told(
+    provisioned: Callable[..., FleetBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await asyncio.to_thread(provisioned, MODE)
+    folder = broker.fleet.run_folder("kitchen")
+    monkeypatch.setattr(dynamic_security, "load_config", lambda _: load_config(folder / "operator.toml"))
+    with pytest.raises(DeniedError, match=r"does not let this client read \$CONTROL/dynamic-security/v1/response"):
+        await dynamic_security.apply(broker.fleet)
+
+
+def test_a_list_of_runs_that_the_plugin_refuses_is_told(provisioned: Callable[..., FleetBroker]) -> None:
+    """The filter is wider than what may be read; who asks for one run needs none."""
+    broker = provisioned(MODE)
+    observer = "--config", broker.fleet.run_folder("kitchen") / "observer.toml"
+    shown = tinyreptile("status", *observer, cwd=broker.folder)
+    assert "no coordinator has said anything of run kitchen" in shown.stderr
+    assert "the broker does not let this client see which other runs there are" in shown.stderr
+    listed = tinyreptile("runs", "list", *observer, cwd=broker.folder)
+    assert "the broker does not let this client read tinyreptile/+/coordinator; check its rights there" in listed.stderr

@@ -35,6 +35,7 @@ def secrets_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", BOTH)
+@pytest.mark.usefixtures("compiled")
 def test_a_fleet_finishes_a_run_and_no_secret_is_to_be_seen(
     provisioned: Callable[..., FleetBroker], tmp_path: Path, start: Callable[..., Popen], mode: str
 ) -> None:

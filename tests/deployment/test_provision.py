@@ -87,7 +87,7 @@ def test_a_run_more_has_devices_and_roles_of_its_own(tmp_path: Path) -> None:
     assert "kitchen" not in rights
 
 
-@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o177, 0o777])
 @pytest.mark.parametrize("passwords", [False, True])
 def test_nobody_but_the_owner_reads_what_is_made(tmp_path: Path, mask: int, passwords: bool) -> None:
     before = os.umask(mask)
@@ -227,6 +227,7 @@ def test_the_authority_s_key_is_needed_to_sign_and_for_nothing_else(tmp_path: Pa
     [
         (Wish(hosts=["other.example"]), "--host: the fleet in .* was made with broker.example 192.0.2.7, and its"),
         (Wish(port=1), "--port: the fleet in .* was made with 8883"),
+        (Wish(listen="all"), "--listen: the fleet in .* was made with broker.example"),
         (Wish(passwords=True), "--passwords: the fleet in .* was made without it"),
         (Wish(plugin=""), "--dynamic-security: the fleet in .* was made without it"),
         (Wish(broker_folder="/x"), "--broker-folder: the fleet in .* was made with /"),
@@ -234,6 +235,12 @@ def test_the_authority_s_key_is_needed_to_sign_and_for_nothing_else(tmp_path: Pa
         (Wish(devices=["gone"]), "gone was revoked, and whoever has its key may still use it; take another id"),
         (Wish(devices=["coordinator@kitchen"]), "a device id is made of letters, digits, - and _"),
         (Wish(run="a/b"), "a run's name is made of letters, digits, - and _"),
+        (Wish(devices=["b", "A"]), "A and a differ in case alone, which not every file system does; take another"),
+        (Wish(devices=["b", "B"]), "B and b differ in case alone"),
+        (Wish(devices=["Gone"]), "Gone and gone differ in case alone"),
+        (Wish(run="Kitchen"), "Kitchen and kitchen differ in case alone"),
+        (Wish(devices=["Con"]), "Con can't be the name of a file on Windows; take another"),
+        (Wish(run="com1"), "com1 can't be the name of a file on Windows; take another"),
     ],
 )
 def test_what_a_fleet_was_not_made_for_is_refused_and_changes_nothing(
@@ -254,6 +261,8 @@ def test_what_a_fleet_was_not_made_for_is_refused_and_changes_nothing(
         (Wish(hosts=["x.example"]), "name the run with --run"),
         (Wish(hosts=["two words"], run="kitchen"), "'two words' is no host name and no IP address"),
         (Wish(hosts=["mqtt://x"], run="kitchen"), "'mqtt://x' is no host name"),
+        (Wish(hosts=["x"], run="kitchen", listen="a b"), "--listen: 'a b' is no host name and no IP address"),
+        (Wish(hosts=["a" * 64 + ".example"], run="kitchen"), "is no host name and no IP address"),
     ],
 )
 def test_a_fleet_that_can_not_be_made_leaves_no_folder(tmp_path: Path, first: Wish, sentence: str) -> None:
@@ -262,7 +271,20 @@ def test_a_fleet_that_can_not_be_made_leaves_no_folder(tmp_path: Path, first: Wi
     assert not (tmp_path / "fleet").exists()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"hosts": []}', '{"hosts": ["a"], "ports": 1}'])
+DESCRIPTION = {"hosts": ["a"], "broker_user": "u", "broker_folder": "/b"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"hosts": []}', '{"hosts": ["a"], "ports": 1}', "[" * 100_000, '{"port": ' + "9" * 5000 + "}"),
+        *(json.dumps(DESCRIPTION | part) for part in ({"runs": ["a\0"]}, {"devices": {"../a": {"run": "r"}}})),
+        *(
+            json.dumps(DESCRIPTION | {"revoked": {"a": account}})
+            for account in ({"run": ""}, {"run": "r", "serials": ["x"]})
+        ),
+    ],
+)
 def test_a_damaged_description_is_told(tmp_path: Path, content: str) -> None:
     (tmp_path / "fleet.json").write_text(content)
     with pytest.raises(DeploymentError, match=r"fleet\.json"):
@@ -279,6 +301,44 @@ def test_configurations_load_and_name_files_beside_them(tmp_path: Path) -> None:
             assert path is not None
             assert path.parent == tmp_path / "elsewhere"
             assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("listen", "line"),
+    [(None, "listener 8883 broker.example"), ("all", "listener 8883"), ("::1", "listener 8883 ::1")],
+)
+def test_the_broker_listens_everywhere_only_if_it_is_told_to(tmp_path: Path, listen: str | None, line: str) -> None:
+    provision(tmp_path / "fleet", wish("a", listen=listen))
+    made = (tmp_path / "fleet" / "broker" / "mosquitto.conf").read_text().splitlines()
+    assert [at for at in made if at.startswith("listener")] == [line]
+
+
+def test_a_folder_with_other_things_is_asked_about_first(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    (folder / "letters").mkdir(parents=True)
+    for name in ("photo.jpeg", "taxes.ods", "thesis.tex"):
+        (folder / name).touch()
+    before = sorted(folder.rglob("*"))
+    command = ("provision", "home", "a", "--host", "localhost", "--run", "r")
+    done = tinyreptile(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    complaint = "the folder home holds other things: letters, photo.jpeg, taxes.ods and 1 more; name a folder of the"
+    assert complaint in " ".join(done.stderr.split())
+    assert sorted(folder.rglob("*")) == before
+    assert tinyreptile(*command, "--yes", cwd=tmp_path).returncode == 0
+    assert tinyreptile(*command, cwd=tmp_path).returncode == 0, "it is a fleet's now"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_users_folder_is_asked_about_first(tmp_path: Path) -> None:
+    for folder in (tmp_path / "new", tmp_path / "fleet"):
+        folder.mkdir()
+    provision(tmp_path / "fleet", wish("a"))
+    for folder in (tmp_path / "new", tmp_path / "fleet"):
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(DeploymentError, match="belongs to the user nobody; name a folder of the fleet's own"):
+            provision(folder, wish("a", "b"))
+        provision(folder, wish("a", "b", anyway=True))
 
 
 def test_the_command_says_what_it_made_and_no_secret(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from coordinator.config import BrokerConfig
 from coordinator.mqtt import client
 from deployment import dynamic_security
+from deployment.authority import load_revocations
 from deployment.errors import DeploymentError
 from deployment.provision import revoke
 from tinyreptile import messages
@@ -101,6 +102,21 @@ async def test_a_connected_device_that_is_revoked_can_do_nothing_any_more(
             pass
     async with client(fleet_broker.device("kitchen-2"), timeout=2):
         pass
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\xff\x00 no list", b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"]
+)
+async def test_a_damaged_list_of_the_revoked_is_made_anew(fleet_broker: FleetBroker, damage: bytes) -> None:
+    fleet = fleet_broker.fleet
+    if fleet.description.passwords:
+        return  # there is none
+    await shut_out(fleet_broker, "kitchen-1")
+    fleet.revocations.write_bytes(damage)
+    await shut_out(fleet_broker, "kitchen-2")
+    listed = load_revocations(fleet.revocations)
+    assert listed is not None
+    assert len(list(listed)) == 2, "those that were revoked before are on it, too"
 
 
 async def test_revoking_twice_or_an_unknown_device_harms_nothing(fleet_broker: FleetBroker) -> None:

@@ -22,7 +22,7 @@ from .fleets import DEVICES, MODES, RUN, FleetBroker
 
 DOCS = (ROOT / "docs" / "security.md").read_text()
 ROLES = ("coordinator", "device", "operator", "observer")
-NAMES = {"{client}": "laptop-7", "{slot}": "1", "{i}": "0", "{chip}": "armv6m"}
+NAMES = {"{client}": "laptop-7", "{i}": "0", "{chip}": "armv6m"}
 OTHER_RUN = "garden"
 OUTSIDE = (
     "elsewhere",
@@ -75,9 +75,9 @@ def expected(access: str) -> set[Right]:
 def test_the_documentation_lists_every_topic_of_the_protocol() -> None:
     run = reports.CoordinatorTopics(RUN)
     device = run.device("ID")
-    names = [run.coordinator, run.init, run.init + "/{slot}/{i}"]
+    names = [run.coordinator, run.init, run.piece("{i}")]
     names += [run.software("{chip}"), run.software("{chip}") + "/{i}", device.update("{i}")]
-    names += [getattr(device, kind) for kind in ("status", "work", "ack", "prediction", "label", "command", "log")]
+    names += [getattr(device, kind) for kind in ("status", "work", "prediction", "label", "command", "log")]
     names += [run.root + "/control", run.root + "/control/{client}"]
     assert {name.removeprefix(run.root + "/").replace("ID", "{id}") for name in names} == set(documented())
 

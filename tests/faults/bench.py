@@ -12,6 +12,7 @@ import contextlib
 import json
 import random
 import re
+import sys
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -114,7 +115,15 @@ class Bench:
             "run": {"name": RUN, "rounds": 0, "store": str(self.store)},  # it goes on until `end`
             "broker": {"host": HOST, "port": self.coordinators_line.port, "keepalive": 5},
             "learning": {"steps": 4, "in_flight": 12, "deadline": 10.0},
-            "evaluation": {"every": max(200, self.rounds // 10), "steps": 4, "shots": 4, "queries": 8},
+            # Nothing is gone back to: what is left must be what all updates of the journal lead to.
+            "evaluation": {
+                "every": max(200, self.rounds // 10),
+                "steps": 4,
+                "shots": 4,
+                "queries": 8,
+                "best": False,
+            },
+            "guards": {"drift": 0.0},
             "journal": {"history": 0, "rows": 0},
         }
         for table, values in self.settings.items():
@@ -204,6 +213,17 @@ class Bench:
     def processes(self) -> list[Process]:
         """All but the broker."""
         return [self.coordinator, *(swarm.process for swarm in self.swarms), *self.extras, *self.boards]
+
+    async def extra(self, name: str, module: str, *arguments: object) -> list[str]:
+        """The words that ``module``, run to its end, has printed; empty if it failed, which is a breach."""
+        process = Process([sys.executable, "-m", module, *arguments], self.folder / f"{name}.log")
+        self.extras.append(process)
+        await process.start()
+        failed = await process.wait()
+        printed = process.log.read_text()
+        if failed:
+            self.breaches.append(f"the {name} failed: {printed.strip()[-300:]}")
+        return [] if failed else printed.split()
 
     async def command(self, *arguments: object) -> tuple[int, str]:
         """(exit code, what it printed) of a tinyreptile command; what does not end is killed."""

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from .bench import Bench
-from .proxy import Proxy
+import aiomqtt
+
+from coordinator.config import BrokerConfig
+from coordinator.mqtt import client, pack, subscribe
+from coordinator.observer import retained
+from tinyreptile.messages import PROTOCOL, TRAIN
+from tinyreptile.reports import CoordinatorTopics
+
+from .bench import RUN, Bench
+from .proxy import HOST, Proxy
 
 Fault = Callable[[Bench], Awaitable[None]]
 
 START_SECONDS = 1.5  # a coordinator is on its way to work for so long
 BROKER_AWAY = 1.0  # seconds, at most
+PASSWORD = "password"  # the file of the coordinator's, where it has one
+GHOSTS = 30  # at a time
 OUTAGE = 2.0  # seconds that the network is away, at most
 
 
@@ -104,3 +115,51 @@ async def disorder(bench: Bench) -> None:
     for line in (bench.coordinators_line, bench.devices_line):
         line.be_late(0)
     bench.injected["connections out of order"] += 1
+
+
+async def clear_topics(bench: Bench) -> None:
+    """Everything that the run and its devices retain is cleared, while all sessions live."""
+    async with client(BrokerConfig(host=HOST, port=bench.broker.port)) as session:
+        for topic in await _retained(session):
+            await session.publish(topic, b"", qos=1, retain=True)
+    bench.injected["retained messages cleared"] += 1
+
+
+async def late_wills(bench: Bench) -> None:
+    """The last wills of all devices that are online arrive, as of earlier sessions of theirs."""
+    async with client(BrokerConfig(host=HOST, port=bench.broker.port)) as session:
+        for topic, message in (await _retained(session)).items():
+            if message.get("state") == "online":
+                will = {name: message[name] for name in ("protocol", "boot", "role")} | {"state": "offline"}
+                await session.publish(topic, pack(will), qos=1, retain=True)
+    bench.injected["late last wills"] += 1
+
+
+async def add_ghosts(bench: Bench) -> None:
+    """Devices that died long ago seem to be online: their statuses are retained, and nobody answers for them."""
+    message = {"protocol": PROTOCOL, "state": "online", "role": TRAIN, "work": 0}
+    async with client(BrokerConfig(host=HOST, port=bench.broker.port)) as session:
+        for _ in range(GHOSTS):
+            name = f"ghost{bench.injected['devices that only seem to be there']}"
+            topic = CoordinatorTopics(RUN).device(name).status
+            await session.publish(topic, pack(message | {"boot": name}), qos=1, retain=True)
+            bench.injected["devices that only seem to be there"] += 1
+
+
+async def _retained(session: aiomqtt.Client) -> dict[str, dict[str, Any]]:
+    """What is retained of the run but for the coordinator's own status, which comes anew every second, by topic."""
+    topics = CoordinatorTopics(RUN)
+    await subscribe(session, topics.init, topics.piece("+"), topics.all_status)
+    found = {topic: message async for topic, message in retained(session, 1.0)}
+    await session.unsubscribe([topics.init, topics.piece("+"), topics.all_status])
+    return found
+
+
+async def hide_password(bench: Bench) -> None:
+    """The coordinator's connection breaks while the file of its password is away."""
+    path = bench.folder / PASSWORD
+    away = path.rename(path.with_suffix(".away"))
+    await bench.coordinators_line.cut(0)
+    await asyncio.sleep(bench.chance.random() * OUTAGE)
+    away.rename(path)
+    bench.injected["password file missing at a reconnection"] += 1

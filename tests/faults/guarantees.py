@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from coordinator.config import LearningConfig
+from coordinator.initialization import decode, encode
+from tinyreptile.model import Model
+
 from .bench import RUN, Bench
 from .proxy import HOST
 from .replay import Array, Journal, read, replay
 from .witness import Witness
 
-_UNIT = 4096  # weights are exported as whole multiples of 1 / 4096
 _TRACES = ("Traceback", "Exception ignored", "was never retrieved", "Segmentation fault", "RuntimeWarning")
 
 
@@ -28,7 +32,7 @@ async def broken(bench: Bench) -> list[str]:
     code, printed = await bench.command("runs", "check", bench.store)
     if code:
         found.append(f"tinyreptile runs check finds fault with the store: {printed.strip()}")
-    found += [f"a process is left in group {group}" for process in bench.processes() for group in process.left()]
+    found += [f"left of {process.log.stem}: {command}" for process in bench.processes() for command in process.left()]
     found += log_breaches([process.log for process in bench.processes()])
     return found
 
@@ -92,7 +96,9 @@ async def _export_breaches(bench: Bench, weights: Array) -> list[str]:
         return [f"the initialization can not be exported: {printed.strip()}"]
     with np.load(path) as arrays:
         exported = np.concatenate([arrays[name].ravel() for name in arrays.files if name not in ("model", "version")])
-    if (exported != np.clip(np.rint(weights * _UNIT), -32767, 32767) / _UNIT).any():
+        model = Model(json.loads(str(arrays["model"])))
+    encoding = LearningConfig().encoding  # the bench's run has the default
+    if (exported != decode(model, encode(model, weights, encoding), encoding)).any():
         return ["the exported initialization is not what the journal leads to"]
     return []
 

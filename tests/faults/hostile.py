@@ -19,10 +19,11 @@ from command_line.options import split_address
 from coordinator.config import BrokerConfig
 from coordinator.mqtt import client, pack
 from coordinator.observer import watch
-from simulator.hostile import ATTACKS, Attacker
+from simulator.hostile import ATTACKS, Attacker, Forged
 from simulator.tasks import make_task
 from tinyreptile import messages, reports
 from tinyreptile.client import Client
+from tinyreptile.coding import Coded
 
 PREFIX = "hostile"
 FORGED_PER_SECOND = 20
@@ -37,14 +38,13 @@ class HostileDevice(Client):
         )
         self._attacker = Attacker(list(ATTACKS)[index % len(ATTACKS)], index)
 
-    async def _send_delta(self, number: int, delta: Any, report: dict[str, Any]) -> None:
+    async def _train(self, work: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        chunks, report = await super()._train(work)
+        delta = chunks.delta
         packed = bytearray(delta.size)
         delta.pack(0, packed)
-        forged, gains = self._attacker.forge(bytes(packed), report["gains"])
-        parts = [forged[i : i + messages.CHUNK_BYTES] for i in range(0, len(forged), messages.CHUNK_BYTES)]
-        for index, data in enumerate(parts):
-            message = {"work": number, "chunks": len(parts), "data": data}
-            await self._send(index, message | ({"report": report | {"gains": gains}} if index == 0 else {}))
+        forged, report["gains"] = self._attacker.forge(bytes(packed), report["gains"])
+        return Coded(Forged(delta.model, forged, report["gains"])), report
 
 
 async def forge(broker: BrokerConfig, run: str, seed: int) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from simulator.children import end_with_parent
@@ -71,18 +71,13 @@ class Process:
         await self._process.wait()
         return True
 
-    def left(self) -> list[int]:
-        """Groups that still have a process."""
-        found = []
-        for group in self.groups:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, 0)
-                found.append(group)
-        return found
+    def left(self) -> list[str]:
+        """Command lines of processes that still live in any of its groups."""
+        return [command for group, command in _living() if group in self.groups]
 
     def end(self) -> None:
         """Whatever is left of it."""
-        for group in self.left():
+        for group in self.groups:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
 
@@ -133,6 +128,16 @@ class Service(Process):
         if self._life:
             self._life.cancel()
         super().end()
+
+
+def _living() -> Iterator[tuple[int, str]]:
+    """(process group, command line) of each process of the machine that has not ended."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            if state not in "ZX":  # a zombie has ended; who should take notice of it is not the bench's affair
+                yield int(group), command
 
 
 def memory(pid: int) -> int:

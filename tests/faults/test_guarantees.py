@@ -17,6 +17,7 @@ from ..coordinator.driver import Driver
 from ..environment import free_port
 from . import packets
 from .guarantees import count_breaches, journal_breaches, log_breaches, replay_breaches, wire_breaches
+from .processes import Process
 from .proxy import HOST, Proxy
 from .replay import Journal, read
 from .witness import Witness
@@ -58,6 +59,18 @@ def all_breaches(path: Path, journal: Journal) -> list[str]:
     return [*found, *count_breaches(journal, {"fleet0": UPDATES}), *replay_breaches(path, journal)[1]]
 
 
+async def test_processes_that_are_left_are_seen_and_zombies_are_not(tmp_path: Path) -> None:
+    process = Process(["sh", "-c", "sleep 61 & exit 0"], tmp_path / "log")
+    await process.start()
+    await process.wait()
+    assert process.left() == ["sleep 61"]
+    process.end()
+    async with asyncio.timeout(10):
+        while process.left():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("compiled")
 def test_a_sound_run_breaks_no_promise(store: Path) -> None:
     assert all_breaches(store, read(store)) == []
 
@@ -73,6 +86,7 @@ def test_a_sound_run_breaks_no_promise(store: Path) -> None:
         ("DELETE FROM checkpoint WHERE version = 6", "no checkpoint of the last version"),
     ],
 )
+@pytest.mark.usefixtures("compiled")
 def test_a_store_that_was_tampered_with_is_noticed(store: Path, statement: str, breach: str) -> None:
     journal = change(store, statement)
     assert any(breach in sentence for sentence in all_breaches(store, journal))
@@ -93,21 +107,31 @@ def heard(*sent: bytes) -> Witness:
     return witness
 
 
+@pytest.mark.usefixtures("compiled")
 def test_an_acknowledged_update_that_is_not_in_the_store_is_noticed(store: Path) -> None:
     device = "tinyreptile/faults/device/fleet0-0"
-    witness = heard(publication(f"{device}/ack", {"work": 999, "accepted": True}))
+    witness = heard(publication(f"{device}/work", {"done": 999}))
     assert list(wire_breaches(read(store), witness)) == [
         "1 updates were acknowledged and are not in the store, the first of work 999"
     ]
 
 
+@pytest.mark.usefixtures("compiled")
+def test_a_refused_update_is_not_acknowledged() -> None:
+    device = "tinyreptile/faults/device/fleet0-0"
+    witness = heard(publication(f"{device}/work", {"done": 999, "refused": "it is late"}))
+    assert witness.acknowledged == {}
+
+
+@pytest.mark.usefixtures("compiled")
 def test_an_acknowledged_evaluation_is_no_update(store: Path) -> None:
     device = "tinyreptile/faults/device/fleet0-unseen-0"
-    request = publication(f"{device}/work", {"work": 999, "kind": messages.EVALUATE})
-    witness = heard(request, publication(f"{device}/ack", {"work": 999, "accepted": True}))
+    request = publication(f"{device}/work", {"work": 999, "version": 0, "task": {"kind": messages.EVALUATE}})
+    witness = heard(request, publication(f"{device}/work", {"done": 999}))
     assert list(wire_breaches(read(store), witness)) == []
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_device_that_counts_more_than_the_store_is_noticed(store: Path) -> None:
     assert list(count_breaches(read(store), {"fleet0": UPDATES + 1})) == [
         "the swarm fleet0 counts 13 accepted updates, the store 12"
@@ -123,7 +147,7 @@ def test_a_traceback_in_a_log_is_noticed(tmp_path: Path) -> None:
 
 
 def test_packets_are_cut_out_of_a_stream_wherever_it_is_cut() -> None:
-    stream = publication("a/ack", {"work": 1}) + b"\x40\x02\x00\x07" + b"\xc0\x00" + b"\x30\x81\x01" + bytes(129)
+    stream = publication("a/work", {"done": 1}) + b"\x40\x02\x00\x07" + b"\xc0\x00" + b"\x30\x81\x01" + bytes(129)
     for size in (1, 2, 3, 50, len(stream)):
         splitter = packets.Splitter()
         pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
@@ -170,7 +194,7 @@ async def through_proxy(change: Callable[[Proxy], None], *sent: bytes, answers: 
 
 
 async def test_the_network_hands_packets_over_as_they_are() -> None:
-    packet = publication("a/ack", {"work": 1})
+    packet = publication("a/work", {"done": 1})
     assert await through_proxy(lambda proxy: None, packet, b"\xc0\x00", answers=b"\xd0\x00") == (
         [packet, b"\xc0\x00"],
         b"\xd0\x00",
@@ -178,7 +202,7 @@ async def test_the_network_hands_packets_over_as_they_are() -> None:
 
 
 async def test_a_repeated_packet_says_so_and_is_acknowledged_once() -> None:
-    packet = publication("a/ack", {"work": 1})
+    packet = publication("a/work", {"done": 1})
     acknowledgements = b"\x40\x02\x00\x07" * 2
     received, back = await through_proxy(
         lambda proxy: setattr(proxy, "duplicate", 1.0), packet, answers=acknowledgements
@@ -189,7 +213,7 @@ async def test_a_repeated_packet_says_so_and_is_acknowledged_once() -> None:
 
 
 async def test_a_packet_is_lost_with_its_connection_only() -> None:
-    packet = publication("a/ack", {"work": 1})
+    packet = publication("a/work", {"done": 1})
     received, back = await through_proxy(lambda proxy: setattr(proxy, "lose", 1.0), b"\xc0\x00", packet, b"\xc0\x00")
     assert packet not in received
     assert back == b""

@@ -31,7 +31,7 @@ class Witness:
         self.problems: set[str] = set()
         self.status: dict[str, Any] = {}
         self.last = {"work": 0.0, "running": 0.0}
-        self._kinds: dict[int, str] = {}
+        self._kinds: dict[str, str] = {}  # of work, by device
         self._grown = asyncio.Event()
 
     def from_coordinator(self, packet: bytes) -> None:
@@ -48,13 +48,13 @@ class Witness:
         topic, _, payload = packets.publication(packet)
         levels = topic.split("/")
         if levels[-1] == "work":
-            work = msgpack.unpackb(payload)
-            self._kinds[work["work"]] = work["kind"]
-            self.last["work"] = time.monotonic()
-        elif levels[-1] == "ack":
-            ack = msgpack.unpackb(payload)
-            if ack["accepted"] and self._kinds.get(ack["work"]) != messages.EVALUATE:
-                accepted[ack["work"]] = levels[-2]
+            word = msgpack.unpackb(payload)
+            if "version" in word:
+                if task := word.get("task"):
+                    self._kinds[levels[-2]] = task["kind"]
+                self.last["work"] = time.monotonic()
+            if "done" in word and "refused" not in word and self._kinds.get(levels[-2]) != messages.EVALUATE:
+                accepted[word["done"]] = levels[-2]
                 self._grown.set()
         elif levels[-1] == "coordinator":
             self.status = msgpack.unpackb(payload)

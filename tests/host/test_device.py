@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +14,9 @@ from boards.board import Board
 from boards.errors import BoardError
 from boards.library import compiled
 from command_line.app import app
-from coordinator.mqtt import client, pack
 from tests.commands import Popen, lines_until, tinyreptile, wait_until
 from tests.environment import Mosquitto
-from tests.fleet import broker_config
-from tinyreptile import __version__, messages
+from tinyreptile import __version__
 
 from .desk import Desk
 
@@ -52,6 +48,23 @@ def board(new_flash: Callable[[], Path], write_config: Callable[..., Path], run:
 def where(broker: Mosquitto, run: str) -> tuple[str, ...]:
     """The options that name run and broker."""
     return ("--run", run, "--broker", f"127.0.0.1:{broker.port}")
+
+
+def test_how_long_a_board_may_take_for_a_command_can_be_set(board: Path, tmp_path: Path) -> None:
+    with Desk(board) as desk:
+        joined(desk)
+        with Board(desk.port, 1) as impatient:
+            impatient.stop()
+            with pytest.raises(BoardError, match=r"has not answered for 1 s; --timeout gives it more time"):
+                impatient._run("import time\ntime.sleep(9)")
+        with Board(desk.port, 10) as patient:
+            patient.stop()
+            assert patient._run("import time\ntime.sleep(2)\nprint('done')").strip() == "done"
+            with pytest.raises(BoardError, match=r"an answer of the board at .* is damaged"):
+                patient._value("print('[' * 300)")
+            patient.restart()
+        shown = tinyreptile("device", "config", "--port", desk.port, "--timeout", 30, cwd=tmp_path)
+        assert (shown.returncode, '"id": "desk"' in shown.stdout) == (0, True), shown.stderr
 
 
 def test_its_log_can_be_read_over_mqtt(board: Path, where: tuple[str, ...], tmp_path: Path) -> None:
@@ -91,33 +104,6 @@ def test_it_predicts_while_it_works_for_the_fleet(
     assert re.fullmatch(r"-?\d+\.\d{3}; loss of late \d+\.\d{4}; \d+ samples since version \d+", lines[-1])
 
 
-def test_who_watches_predictions_goes_on_when_the_broker_is_back(
-    start_broker: Callable[..., Mosquitto], start: Callable[..., Popen]
-) -> None:
-    broker = start_broker()
-    watching = start("device", "predictions", "desk", "--run", "kitchen", "--broker", f"127.0.0.1:{broker.port}")
-    assert watching.stdout
-    assert watching.stdout.readline() == "listening to desk, which is not known to the run; Ctrl-C ends it\n"
-
-    async def predict() -> None:
-        async with client(broker_config(broker)) as session:
-            topic = messages.RunTopics("kitchen").device("desk").prediction
-            await session.publish(topic, pack({"version": 1, "steps": 2, "outputs": [0.5]}), qos=1)
-
-    def hear() -> None:
-        heard = threading.Thread(target=watching.stdout.readline)
-        heard.start()
-        while heard.is_alive():
-            asyncio.run(predict())
-            heard.join(0.2)
-
-    hear()
-    broker.stop()
-    broker.start()
-    hear()
-    assert watching.poll() is None
-
-
 def test_a_board_that_is_not_there_is_told(where: tuple[str, ...], tmp_path: Path) -> None:
     done = tinyreptile("device", "logs", "nobody", *where, cwd=tmp_path)
     assert done.returncode == 1
@@ -127,14 +113,17 @@ def test_a_board_that_is_not_there_is_told(where: tuple[str, ...], tmp_path: Pat
 def test_its_configuration_is_shown_without_secrets(board: Path, tmp_path: Path) -> None:
     content = json.loads((board / "config.json").read_text())
     (board / "config.json").write_text(
-        json.dumps(content | {"wifi": {"ssid": "home", "password": "geheim"}, "password": "verborgen"})
+        json.dumps(
+            content
+            | {"wifi": {"ssid": "home", "password": "geheim"}, "password": "verborgen", "client_id": "thing-{id}"}
+        )
     )
     with Desk(board) as desk:
         done = tinyreptile("device", "config", "--port", desk.port, cwd=tmp_path)
         wait_until(lambda: desk.starts == 2)
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
-    assert shown["id"] == "desk"
+    assert (shown["id"], shown["client_id"]) == ("desk", "thing-{id}")
     assert (shown["key"], shown["password"]) == ("(secret)", "(secret)")
     assert shown["wifi"] == {"ssid": "home", "password": "(secret)"}
     for secret in ("geheim", "verborgen", KEY):
@@ -192,6 +181,11 @@ def test_an_update_over_mqtt_is_taken_and_a_bad_one_given_up(
         after = (board / "slot").read_text()
         assert after != before
         assert desk.starts == 2
+        done = tinyreptile("device", "update", "--key-file", "other.key", "--wait", "5", *where, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "which boards of the run have taken, is signed with another key" in " ".join(done.stderr.split())
+        done = tinyreptile("device", "update", "--key-file", "fleet.key", *where, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_version_that_does_not_come_up_is_told(

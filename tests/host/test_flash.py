@@ -20,7 +20,7 @@ from boards.flash import install, plan, settings
 from boards.keys import read_key
 from tests.certificates import Certificates
 from tests.commands import Popen, tinyreptile, wait_until
-from tests.environment import ROOT, Mosquitto, hear_ctrl_c
+from tests.environment import ROOT, Mosquitto
 from tinyreptile.device import ConfigError
 
 from .desk import Desk
@@ -389,6 +389,13 @@ def test_a_board_without_room_is_told_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "9" * 5000, "{"])
+def test_a_configuration_that_is_no_json_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "board.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"board\.json is not valid JSON: "):
+        settings(tmp_path / "board.json")
+
+
 def test_a_key_is_made_once_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "fleet.key"
     with pytest.raises(BoardError, match="No such file"):
@@ -403,7 +410,7 @@ def test_a_key_is_made_once_and_checked(tmp_path: Path) -> None:
 
 def test_there_is_a_board_to_try_it_with(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.host.desk", str(tmp_path / "flash")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         lines = process.stdout
         assert lines
         port = lines.readline().split()[4].rstrip(";")

@@ -33,8 +33,9 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             shutil.copy(ROOT / path, target)
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=120)
-    pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--constraint", "requirements.txt"]
-    subprocess.run([*pip, ".[postgresql]"], cwd=source, check=True, timeout=600)
+    pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    pins = ["--constraint", "requirements.txt", "--constraint", "requirements-extras.txt"]
+    subprocess.run([*pip, *pins, ".[postgresql]"], cwd=source, check=True, timeout=600)
     yield environment / "bin" / "tinyreptile"
     shutil.rmtree(folder)
 

@@ -22,8 +22,9 @@ def error_bounds(drawn: Drawn, twin: FloatTwin, x: Any, y: Any, beta: float) -> 
     """How far the formats allow each parameter's step to lie from the float one.
 
     Interval arithmetic over the two passes: every stored value is rounded to half a unit of its format, every product
-    of a sum to half a unit of its shifted format. The second value is the smallest distance of a pre-activation from
-    ReLU's corner less its error: where it is negative, the two may disagree on which units are on.
+    of a sum to half a unit of its shifted format; what is rounded stochastically lies within that on average. The
+    second value is the smallest distance of a pre-activation from ReLU's corner less its error: where it is negative,
+    the two may disagree on which units are on.
     """
     bits = 16 if drawn.model.weights == "int16" else 8
     scales = iter(drawn.fractions)
@@ -81,7 +82,7 @@ def error_bounds(drawn: Drawn, twin: FloatTwin, x: Any, y: Any, beta: float) -> 
 
 def can_be_told(drawn: Drawn, wanted: np.ndarray, bounds: np.ndarray) -> bool:
     """Whether the largest step of every tensor stands out of what the formats allow."""
-    for index in range(len(drawn.model.tensors)):
+    for index in range(len(drawn.model.offsets)):
         cells = slice(*drawn.model.cells(index))
         if np.abs(wanted[cells]).max() < 5 * bounds[cells].max():
             return False

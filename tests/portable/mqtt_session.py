@@ -2,9 +2,11 @@
 
 micropython mqtt_session.py session HOST PORT [CA-FILE]    prints "ok", or what was wrong
 micropython mqtt_session.py failure HOST PORT [CA-FILE]    prints the name of the error that connecting ends with
+micropython mqtt_session.py steps HOST PORT                options and steps from standard input, all in JSON
 """
 
 import asyncio
+import json
 import sys
 
 from tinyreptile.mqtt import MQTTClient
@@ -15,6 +17,8 @@ inbox = []
 
 
 def note(topic, payload, retained):
+    if topic == "memory":
+        raise MemoryError
     inbox.append((topic, bytes(payload), retained))
 
 
@@ -81,6 +85,64 @@ async def failure(host, port, ca_file=None):
     return "connected"
 
 
+async def steps(host, port):
+    """Take steps, lists of a method of the client and its arguments, or of these words.
+
+    message N    until N messages have come
+    lost         until the session is lost
+    sleep S      seconds
+    cancel S     the next step is given up after as many seconds
+    """
+    options, steps = json.loads(sys.stdin.read())
+    if "will" in options:
+        options["will"] = (options["will"][0], options["will"][1].encode())
+    client = MQTTClient(host, int(port), on_message=note, **options)
+    outcomes = []
+    limit = 20
+    for name, *arguments in steps:
+        if name == "message":
+            step = until(lambda count=arguments[0]: len(inbox) >= count)
+        elif name == "lost":
+            step = until(lambda: not client.connected)
+        elif name == "sleep":
+            step = pause(arguments[0])
+        elif name == "cancel":
+            limit = arguments[0]
+            continue
+        else:
+            if name == "publish":
+                arguments[1] = arguments[1].encode()
+            step = getattr(client, name)(*arguments)
+        outcomes.append(await outcome(step, limit))
+        limit = 20
+    return json.dumps(
+        {
+            "outcomes": outcomes,
+            "messages": [[topic, "".join("%02x" % byte for byte in data), retained] for topic, data, retained in inbox],
+            "failure": str(client.failure or ""),
+            "oversized": client.oversized,
+        }
+    )
+
+
+async def outcome(step, seconds):
+    """What came of ``step``: "ok", or the name of its error and what that says."""
+    try:
+        await asyncio.wait_for(step, seconds)
+    except (asyncio.TimeoutError, OSError, ValueError) as error:
+        return "%s: %s" % (type(error).__name__, error)
+    return "ok"
+
+
+async def pause(seconds):
+    await asyncio.sleep(seconds)
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.02)
+
+
 if __name__ == "__main__":
-    mode = {"session": session, "failure": failure}[sys.argv[1]]
+    mode = {"session": session, "failure": failure, "steps": steps}[sys.argv[1]]
     print(asyncio.run(mode(*sys.argv[2:])))

@@ -11,6 +11,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from benchmarks.float_twin import FloatTwin
+from tinyreptile import plan as fields
+from tinyreptile.geometry import tensors
 from tinyreptile.learner import Learner
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
 
@@ -51,7 +53,7 @@ IMAGES: dict[str, list[list[Any]]] = {
     "stride 2": [["input", 6, 5, 1], ["conv2d", 3, 3, 2, 1, "relu"], ["flatten"], ["dense", 3], ["cross_entropy"]],
     "stride 2, inputs left over": [["input", 6, 4, 2], ["conv2d", 2, 3, 2, 0], ["flatten"], ["squared_error"]],
     "stride 3": [["input", 7, 5, 2], ["conv2d", 3, 4, 3, 2, "relu"], ["flatten"], ["dense", 2], ["squared_error"]],
-    "stride beyond the kernel": [["input", 7, 7, 1], ["conv2d", 4, 2, 3, 1], ["average"], ["cross_entropy"]],
+    "stride beyond the kernel": [["input", 7, 7, 1], ["conv2d", 4, 2, 3, 1], ["average"], ["squared_error"]],
     "kernel 1": [["input", 3, 3, 4], ["conv2d", 5, 1, 1, 0, "relu"], ["flatten"], ["dense", 2], ["squared_error"]],
     "convolution behind ReLU": [
         ["input", 5, 5, 1],
@@ -59,7 +61,7 @@ IMAGES: dict[str, list[list[Any]]] = {
         ["conv2d", 4, 3, 2, 1, "relu"],
         ["conv2d", 3, 3, 1, 0],
         ["flatten"],
-        ["cross_entropy"],
+        ["squared_error"],
     ],
     "linear convolutions": [
         ["input", 5, 6, 1],
@@ -143,7 +145,7 @@ class Drawn:
     @property
     def units(self) -> np.ndarray:
         """Of each parameter, what its lowest bit is worth."""
-        sizes = [int(np.prod(shape)) for _, _, shape in self.model.tensors]
+        sizes = [int(np.prod(shape)) for _, _, shape in tensors(self.model)]
         return np.repeat([2.0**-fraction for fraction in self.fractions], sizes)
 
     @property
@@ -181,7 +183,7 @@ def draw(spec: list[list[Any]], seed: int, weights: str = "int16") -> Drawn:
     rng = np.random.default_rng(seed)
     parts, fractions = [], []
     fan_in = 1
-    for name, _, shape in model.tensors:
+    for name, _, shape in tensors(model):
         if name.endswith(".weight"):
             fan_in = int(np.prod(shape[:-1]))
             values = rng.normal(0, math.sqrt(2 / fan_in), int(np.prod(shape)))
@@ -202,18 +204,30 @@ def draw(spec: list[list[Any]], seed: int, weights: str = "int16") -> Drawn:
     return Drawn(model, np.concatenate(parts).astype(np.int64), fractions, x.astype(np.int16), y.astype(np.int16), spec)
 
 
-def mean_step(drawn: Drawn, beta: float, draws: int = DRAWS) -> np.ndarray:
-    """The change of each parameter by one step, averaged over starts of the rounding sequence.
+def begin_rounding(learner: Learner, draw: int, draws: int = DRAWS) -> None:
+    """Let the next step be number ``draw`` of ``draws`` whose random numbers are spread evenly."""
+    random, dither = draw * 65536 // draws, draw * 0x9E37 & 0xFFFF
+    # The generator's step, backwards: its last number becomes the dither, the other one makes the random number.
+    other = random ^ dither ^ (dither >> 1)
+    for shift in (3, 6, 12):
+        other ^= other >> shift
+    for shift in (5, 10):
+        other ^= other << shift & 0xFFFF
+    learner._plan[fields.LAST], learner._plan[fields.BEFORE] = dither, other
 
-    Evenly spread starts: the sequence is a bijection of its start, so rounding's mean is met to 1 / draws.
+
+def mean_step(drawn: Drawn, beta: float, draws: int = DRAWS) -> np.ndarray:
+    """The change of each parameter by one step, averaged over random numbers that are spread evenly.
+
+    What rounds an update is a bijection of one of them, so its mean is met to 1 / draws.
     """
     learner = drawn.learner()
     learner.set_rate(beta)
     sample, target = array("h", drawn.x.tolist()), array("h", drawn.y.tolist())
     total = np.zeros(drawn.model.parameters)
-    for seed in range(0, 65536, 65536 // draws):
+    for number in range(draws):
         learner.load()
-        learner.seed(seed)
+        begin_rounding(learner, number, draws)
         learner.step(sample, target)
         total += cells_of(learner) - drawn.cells
     return total / draws * drawn.units

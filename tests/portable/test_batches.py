@@ -16,7 +16,7 @@ from tinyreptile.model import Model
 from tinyreptile.portable import view8, view16
 
 from .float_bounds import can_be_told, error_bounds
-from .networks import DRAWS, FORMATS, LIMITS, NETWORKS, Drawn, cells_of, draw
+from .networks import DRAWS, FORMATS, LIMITS, NETWORKS, Drawn, begin_rounding, cells_of, draw
 
 weights_of = pytest.mark.parametrize("weights", FORMATS)
 BETA = 0.02
@@ -54,12 +54,14 @@ def test_a_convolution_of_one_cell_gives_a_dense_layers_bits(
         assert results[0][0] != start.tobytes() or not activations[:inputs].any()
 
 
-def batch_step(learner: Learner, samples: list[Drawn]) -> bytes:
-    """The updates that the samples make of the learner's weights, which stay."""
+def batch_step(learner: Learner, samples: list[Drawn], number: int | None = None) -> bytes:
+    """The updates that the samples make of the learner's weights, which stay; as draw ``number`` of the rounding."""
     updated = bytearray(learner.weights)
     u = (view8 if learner.model.weights == "int8" else view16)(updated)
     keep_weights(learner._plan)
-    for sample in samples:
+    for i, sample in enumerate(samples):
+        if number is not None:
+            begin_rounding(learner, (number + 85 * i) % DRAWS)
         learner.x[:] = array("h", sample.x.tolist())
         learner.y[:] = array("h", sample.y.tolist())
         learner._kernels.step(learner._p, learner._w, u, learner._a, learner._s, learner._y)
@@ -79,6 +81,7 @@ def test_the_samples_of_a_batch_leave_the_weights_as_they_are(name: str, weights
 
 @weights_of
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("compiled")
 def test_a_batch_of_one_sample_gives_the_bits_of_a_step(name: str, weights: str) -> None:
     drawn = draw(NETWORKS[name], 3, weights)
     learner = drawn.learner()
@@ -114,11 +117,9 @@ def test_a_batchs_mean_step_is_the_mean_of_its_samples_steps(name: str, weights:
     learner = drawn.learner()
     learner.set_rate(BETA / 3)
     total = np.zeros(drawn.model.parameters)
-    for seed in range(0, 65536, 65536 // DRAWS):
-        learner.seed(seed)
-        total += np.frombuffer(batch_step(learner, samples), np.int8 if weights == "int8" else "<i2") - cells_of(
-            learner
-        )
+    for number in range(DRAWS):
+        updated = batch_step(learner, samples, number)
+        total += np.frombuffer(updated, np.int8 if weights == "int8" else "<i2") - cells_of(learner)
     assert (np.abs(total / DRAWS * drawn.units - wanted) <= bounds).all()
 
 
@@ -132,6 +133,7 @@ def batch_learner(drawn: Drawn, shots: int) -> BatchLearner:
 
 
 @weights_of
+@pytest.mark.usefixtures("compiled")
 def test_a_batch_learner_with_one_sample_learns_what_a_learner_does(weights: str) -> None:
     drawn = draw(NETWORKS["depthwise separable"], 0, weights)
     learner, other = batch_learner(drawn, 1), drawn.learner()
@@ -143,6 +145,7 @@ def test_a_batch_learner_with_one_sample_learns_what_a_learner_does(weights: str
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 7])
+@pytest.mark.usefixtures("compiled")
 def test_training_on_stored_samples_lowers_their_loss(batch: int) -> None:
     drawn = draw(NETWORKS["five classes, one hidden layer"], 1)
     learner = batch_learner(drawn, 5)
@@ -160,6 +163,7 @@ def test_a_batch_learner_with_nothing_stored_says_so() -> None:
         learner.train(1, 1)
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_batch_learner_without_room_says_so() -> None:
     drawn = draw(NETWORKS["linear"], 1)
     learner = batch_learner(drawn, 1)

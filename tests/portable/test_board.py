@@ -19,6 +19,8 @@ from tinyreptile.log import Log
 from tinyreptile.nap import Nap
 from tinyreptile.wifi import Wifi
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 GOOD = {"id": "d0", "host": "127.0.0.1", "port": 9, "stream": {"kind": "sine", "seed": 1}}
 
 
@@ -164,9 +166,21 @@ async def test_the_clock_is_set_where_certificates_need_it(station: Station, mon
     def fail() -> None:
         raise OSError("timed out")
 
-    ntptime.settime = fail
+    settime, ntptime.settime = ntptime.settime, fail
     with pytest.raises(OSError, match=r"no time of day from pool\.example: timed out"):
         await Wifi("home", clock=True).up()
+
+    # Some chips' clocks stand still in light sleep.
+    monkeypatch.setattr(wifi.time, "gmtime", lambda: (2026, 1, 1))
+    link = Wifi("home", clock=True)
+    await link.up()
+    link.down()
+    await link.up()
+    assert asked == [1], "a time server that does not answer is no reason to stay away"
+    ntptime.settime = settime
+    for _ in range(2):
+        await link.up()
+    assert asked == [1, 1]
 
 
 def test_a_board_without_wifi_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,9 +222,12 @@ async def test_the_light_is_on_with_a_session_and_blinks_without(machine: Simple
     led = SimpleNamespace(value=lambda on: shown.append(bool(on)))
     mqtt = SimpleNamespace(connected=False)
     task = asyncio.create_task(Watch(mqtt, led).run())
-    await asyncio.sleep(1.7)
-    mqtt.connected = True
-    await asyncio.sleep(1.2)
+    async with asyncio.timeout(30):
+        while len(shown) < 4:
+            await asyncio.sleep(0.01)
+        mqtt.connected = True
+        while len(shown) < 6:
+            await asyncio.sleep(0.01)
     task.cancel()
     assert shown == [True, False, True, False, True, True]
 
@@ -218,15 +235,67 @@ async def test_the_light_is_on_with_a_session_and_blinks_without(machine: Simple
 # Sleep
 
 
-async def test_a_board_sleeps_in_pieces_that_its_watchdog_stands(machine: SimpleNamespace) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The board's clock, in ms; it goes on as the test has it, and with asyncio.sleep."""
+    clock = SimpleNamespace(now=0, awake=[])
+    wait = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        clock.awake.append(seconds)
+        clock.now += round(1000 * seconds)
+        await wait(0)
+
+    monkeypatch.setattr(board, "ticks_ms", lambda: clock.now)
+    monkeypatch.setattr(board.asyncio, "sleep", sleep)
+    return clock
+
+
+@pytest.mark.parametrize("most", [5000, 64, 20])
+async def test_a_board_sleeps_until_the_time_is_over_however_early_light_sleep_returns(
+    machine: SimpleNamespace, clock: SimpleNamespace, most: int
+) -> None:
     slept: list[int] = []
-    machine.lightsleep = slept.append
+
+    def lightsleep(ms: int) -> None:
+        slept.append(ms)
+        clock.now += min(ms, most)
+
+    machine.lightsleep = lightsleep
     lit: list[int] = []
     watch = Watch(SimpleNamespace(connected=False), SimpleNamespace(value=lit.append))
-    await watch.sleep(12.5)
-    assert slept == [5000, 5000, 2500]
-    assert len(machine.fed) == 4
+    await watch.sleep(600.5)
+    assert clock.now == 600_500
+    assert max(slept) <= 5000
+    assert sum(min(ms, most) for ms in slept) == 600_500
+    assert len(machine.fed) == len(slept) + 1
+    assert not clock.awake
     assert lit == [0]
+
+
+@pytest.mark.parametrize("most", [0, 3])
+async def test_a_board_whose_light_sleep_is_none_waits_awake(
+    machine: SimpleNamespace, clock: SimpleNamespace, most: int
+) -> None:
+    def lightsleep(ms: int) -> None:
+        clock.now += min(ms, most)
+
+    machine.lightsleep = lightsleep
+    await Watch(SimpleNamespace(connected=False)).sleep(12.5)
+    assert clock.now == 12_500
+    assert len(clock.awake) == 3
+    assert len(machine.fed) == 4, "the watchdog is fed in time"
+
+
+async def test_a_light_sleep_that_is_longer_than_asked_for_ends_the_sleep(
+    machine: SimpleNamespace, clock: SimpleNamespace
+) -> None:
+    def lightsleep(ms: int) -> None:
+        clock.now += 20_000
+
+    machine.lightsleep = lightsleep
+    await Watch(SimpleNamespace(connected=False)).sleep(12.5)
+    assert clock.now == 20_000
 
 
 async def test_a_board_that_can_not_sleep_waits(machine: SimpleNamespace) -> None:
@@ -242,7 +311,7 @@ async def test_a_long_sleep_is_no_time_without_a_broker(
     machine.lightsleep = lambda ms: time.sleep(0.2)
     watch = Watch(SimpleNamespace(connected=False))
     task = asyncio.create_task(watch.run())
-    await watch.sleep(10)
+    await watch.sleep(1)
     fed = len(machine.fed)
     await asyncio.sleep(0.1)
     task.cancel()

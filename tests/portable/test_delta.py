@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coordinator import deltas
 from tinyreptile.delta import BITS, Delta, DeltaError
+from tinyreptile.geometry import tensors
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
 from tinyreptile.sparse_delta import SparseDelta
 from tinyreptile.unpacking import packed_size, unpack
@@ -45,7 +46,7 @@ class Changes:
         self.fractions = fractions
         kind = "<i2" if model.weights == "int16" else np.int8
         self.weights, self.base = (bytearray(np.asarray(cells, kind).tobytes()) for cells in (weights, base))
-        sizes = [int(np.prod(shape)) for _, _, shape in model.tensors]
+        sizes = [int(np.prod(shape)) for _, _, shape in tensors(model)]
         ups = np.repeat([1 << (FRACTION - fraction) for fraction in fractions], sizes)
         difference = (np.asarray(weights, np.int64) - np.asarray(base, np.int64)) * ups
         self.exact = np.clip(difference, -32767, 32767)  # in units of 2^-12
@@ -63,7 +64,7 @@ def draw(model: Model, seed: int = 0, share: float = 0.06) -> Changes:
     base = rng.integers(-(limit - spread), limit - spread + 1, model.parameters)
     weights = base + rng.integers(-spread, spread + 1, model.parameters)
     low = FRACTION if model.weights == "int16" else LEAST_FRACTION
-    return Changes(model, weights, base, rng.integers(low, FRACTION + 1, len(model.tensors)).tolist())
+    return Changes(model, weights, base, rng.integers(low, FRACTION + 1, len(model.offsets)).tolist())
 
 
 @st.composite
@@ -75,7 +76,7 @@ def any_changes(draw: st.DrawFn) -> Changes:
     cells = st.lists(st.sampled_from(pool) | st.integers(-limit - 1, limit), min_size=1, max_size=model.parameters)
     weights, base = (np.resize(draw(cells), model.parameters) for _ in range(2))
     low = FRACTION if model.weights == "int16" else LEAST_FRACTION
-    count = len(model.tensors)
+    count = len(model.offsets)
     fractions = draw(st.lists(st.integers(low, FRACTION), min_size=count, max_size=count))
     return Changes(model, weights, base, fractions)
 
@@ -92,7 +93,7 @@ def read(delta: Delta) -> np.ndarray:
 
 def quanta(delta: Delta) -> np.ndarray:
     """Of each cell, what a difference of 1 in its packed number is worth."""
-    sizes = [int(np.prod(shape)) for _, _, shape in delta.model.tensors]
+    sizes = [int(np.prod(shape)) for _, _, shape in tensors(delta.model)]
     return np.repeat(65536 / np.array(delta.gains, float), sizes)
 
 
@@ -290,7 +291,7 @@ def test_a_kept_change_is_rounded_as_it_is_in_a_delta_of_all(changes: Changes, b
 def test_the_coordinator_unpacks_any_bytes_to_the_same_bits(model: Model, bits: int, data: Any) -> None:
     size = packed_size(model.parameters, bits)
     packed = data.draw(st.binary(min_size=size, max_size=size))
-    tensors = len(model.tensors)
+    tensors = len(model.offsets)
     gains = data.draw(st.lists(st.integers(1, 65536), min_size=tensors, max_size=tensors))
     reference = [value / deltas.UNIT for value in unpack(model, packed, bits, gains)]
     assert deltas.unpack(model, packed, bits, gains).tolist() == reference

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyreptile import plan, sparse_delta
+from tinyreptile.geometry import tensors
 from tinyreptile.learner import Learner
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
 
@@ -37,7 +38,7 @@ def receive(learner: Learner, wire: bytes) -> None:
 )
 def test_the_wire_takes_as_many_bytes_as_an_initialization_has(weights: str, encoding: str, size: int) -> None:
     learner = Learner(Model(SPEC, weights), encoding=encoding)
-    assert (learner.model.parameters, len(learner.model.tensors)) == (71, 6)
+    assert (learner.model.parameters, len(learner.model.offsets)) == (71, 6)
     assert len(learner.wire) == size
     assert len(learner.initialization) == len(learner.weights) == (2 if weights == "int16" else 1) * 71
 
@@ -58,6 +59,7 @@ def test_sixteen_bits_are_taken_as_they_are() -> None:
         ("int8", "int8", bytes([LEAST_FRACTION] * 2 + [0x80] * 3), -127),
     ],
 )
+@pytest.mark.usefixtures("compiled")
 def test_a_weight_that_has_no_negative_is_raised_by_one(weights: str, encoding: str, wire: bytes, raised: int) -> None:
     learner = Learner(Model([["input", 2], ["dense", 1], ["squared_error"]], weights), encoding=encoding)
     receive(learner, wire)
@@ -74,15 +76,16 @@ def test_a_weight_that_has_no_negative_is_raised_by_one(weights: str, encoding: 
 )
 def test_eight_bits_are_widened_to_the_same_weights(spec: list[list[Any]], random: Any) -> None:
     model = Model(spec)
-    fractions = [random.randint(LEAST_FRACTION, FRACTION) for _ in model.tensors]
+    fractions = [random.randint(LEAST_FRACTION, FRACTION) for _ in model.offsets]
     cells = np.array([random.choice((127, -127, 0, random.randint(-127, 127))) for _ in range(model.parameters)])
     learner = Learner(model, encoding="int8")
     receive(learner, bytes(fractions) + cells.astype(np.int8).tobytes())
-    sizes = [int(np.prod(shape)) for _, _, shape in model.tensors]
+    sizes = [int(np.prod(shape)) for _, _, shape in tensors(model)]
     assert (cells_of(learner) / 4096 == cells / np.repeat(2.0 ** np.array(fractions), sizes)).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("compiled")
 def test_widened_weights_compute_what_the_same_weights_of_16_bits_do(name: str) -> None:
     drawn = draw(NETWORKS[name], 4, "int8")
     widened = Learner(Model(drawn.spec), encoding="int8")
@@ -123,6 +126,7 @@ def test_an_encoding_that_does_not_go_with_the_weights_is_refused(weights: str, 
 
 
 @pytest.mark.parametrize("fraction", range(LEAST_FRACTION, FRACTION + 1))
+@pytest.mark.usefixtures("compiled")
 def test_eight_bit_weights_mean_what_their_fraction_bits_say(fraction: int) -> None:
     learner = Learner(Model([["input", 2], ["dense", 1], ["squared_error"]], "int8"), encoding="int8")
     receive(learner, bytes([fraction, FRACTION]) + bytes([64, 256 - 32, 127]))
@@ -131,6 +135,7 @@ def test_eight_bit_weights_mean_what_their_fraction_bits_say(fraction: int) -> N
 
 
 @pytest.mark.parametrize("fraction", range(LEAST_FRACTION, FRACTION + 1))
+@pytest.mark.usefixtures("compiled")
 def test_the_biass_fraction_bits_are_its_own(fraction: int) -> None:
     learner = Learner(Model([["input", 1], ["dense", 1], ["squared_error"]], "int8"), encoding="int8")
     receive(learner, bytes([LEAST_FRACTION, fraction]) + bytes([0, 96]))
@@ -142,8 +147,9 @@ def test_the_biass_fraction_bits_are_its_own(fraction: int) -> None:
 
 
 @pytest.mark.parametrize("weights", FORMATS)
+@pytest.mark.usefixtures("compiled")
 def test_weights_saturate_symmetrically(weights: str) -> None:
-    drawn = draw(NETWORKS["depthwise separable"], 0, weights)
+    drawn = draw(NETWORKS["linear convolutions"], 0, weights)
     limit = 127 if weights == "int8" else 32767
     learner = drawn.learner()
     learner.set_rate(1)
@@ -151,7 +157,7 @@ def test_weights_saturate_symmetrically(weights: str) -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
         x = rng.integers(-32767, 32768, learner.model.inputs)
-        learner.step(x.tolist(), [int(rng.integers(4))])
+        learner.step(x.tolist(), rng.integers(-32767, 32768, learner.model.outputs).tolist())
         reached |= {int(cells_of(learner).min()), int(cells_of(learner).max())}
     assert max(reached) == limit
     assert min(reached) == -limit

@@ -92,7 +92,7 @@ def run_at_extremes(model: Model, plan: Any, at: int, weight: int, value: int, b
         for batch, rounding in zip((0, 1), ROUNDINGS, strict=True):
             if batch:
                 keep_weights(plan)
-            plan[fields.RANDOM] = rounding
+            plan[fields.RANDOM] = plan[fields.DITHER] = rounding
             a[x:y] = cells([value] * (y - x))
             a[y:] = cells([delta] * layer.outputs())
             u = w[:]
@@ -170,12 +170,13 @@ def test_no_head_leaves_int32(loss: str, width: int) -> None:
     plan = model.plan()
     rng = random.Random(width)
     for output, target in itertools.product((32767, -32767, None), INPUTS if loss == "squared_error" else [0]):
-        for shift in (0, 3, 30):
+        for shift, rounding in itertools.product((0, 3, 30), ROUNDINGS):
             plan[fields.RATE], plan[fields.RATE_SHIFT] = 32767, shift
+            plan[fields.RANDOM] = plan[fields.DITHER] = rounding
             outputs = [output or rng.choice((32767, -32767)) for _ in range(width)]
             a = cells([0, *outputs])
             if loss == "cross_entropy":
-                KERNELS["softmax"](plan, a)
+                KERNELS["softmax"](plan, a[:], 32767)
                 KERNELS["cross_entropy"](plan, a, cells([width - 1]))
             else:
                 KERNELS["squared_error"](plan, a, cells([target] * width))
@@ -277,7 +278,7 @@ def trials(draw: st.DrawFn) -> tuple[Model, list[int], list[int], list[int], int
     limit = LIMITS[model.weights]
     low = FRACTION if model.weights == "int16" else LEAST_FRACTION
     fractions = draw(
-        st.lists(st.integers(low, FRACTION), min_size=len(model.tensors), max_size=len(model.tensors)),
+        st.lists(st.integers(low, FRACTION), min_size=len(model.offsets), max_size=len(model.offsets)),
     )
     pool = draw(st.lists(extreme_cells(limit), min_size=1, max_size=12))
     weights = [rng.choice(pool) for _ in range(model.parameters)]
@@ -300,7 +301,7 @@ def test_a_layer_reads_and_writes_no_cell_but_its_own(trial: Any, batch: bool) -
         run_forward(work, at, Guarded(w, *own), Guarded(a, x, y, y, end), s)
         if batch:
             keep_weights(plan)
-        plan[fields.RANDOM] = rounding
+        plan[fields.RANDOM] = plan[fields.DITHER] = rounding
         u = Guarded(w[:], *own, *own)
         before = a[:]
         work.write = WRITTEN
@@ -342,6 +343,7 @@ def test_no_scratch_cell_is_allocated_that_is_never_needed(layer: list[Any]) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(trials(), st.floats(0, 1))
+@pytest.mark.usefixtures("compiled")
 def test_any_step_stays_in_int32_and_gives_the_bits_of_the_compiled_one(trial: Any, beta: float) -> None:
     model, fractions, weights, activations, label, rounding = trial
     learner = Learner(model, rounding, model.weights)
@@ -365,13 +367,14 @@ def test_any_step_stays_in_int32_and_gives_the_bits_of_the_compiled_one(trial: A
 def test_the_rounding_of_tens_of_thousands_of_weights_stays_in_int32() -> None:
     model = Model([["input", 13, MAX_SUM], ["depthwise1d", 13, 1, 0], ["flatten"], ["squared_error"]])
     plan, at = plan_of(model)
-    plan[fields.RANDOM] = 65535
+    plan[fields.RANDOM] = plan[fields.DITHER] = 65535
     w, a = cells([1]) * model.parameters, cells([1]) * model.activations
     run_backward(plan, at, w, w, a, array("i", bytes(4 * model.scratch)))
 
 
 @weights_of
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("compiled")
 def test_the_watched_source_computes_what_the_compiled_one_does(name: str, weights: str) -> None:
     drawn = draw(NETWORKS[name], 5, weights)
     learner = drawn.learner()

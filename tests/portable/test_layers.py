@@ -16,6 +16,7 @@ from ..environment import need_module
 from .float_bounds import can_be_told, error_bounds
 from .networks import FORMATS, NETWORKS, Q10, Q18, Drawn, draw, mean_step
 
+pytestmark = pytest.mark.usefixtures("compiled")
 weights_of = pytest.mark.parametrize("weights", FORMATS)
 BETA = 0.02
 
@@ -109,7 +110,7 @@ def test_the_float_twins_gradient_is_pytorchs(name: str) -> None:
 
 def small(spec: list[list[Any]], cells: list[int], x: list[int], y: list[int]) -> Drawn:
     model = Model(spec)
-    fractions = [12] * len(model.tensors)
+    fractions = [12] * len(model.offsets)
     return Drawn(model, np.array(cells), fractions, np.array(x, np.int16), np.array(y, np.int16), spec)
 
 

@@ -13,6 +13,8 @@ from tinyreptile.model import Model
 
 from ..environment import run_micropython
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 SPEC = [["input", 2], ["dense", 6, "relu"], ["dense", 3], ["cross_entropy"]]
 
 
@@ -187,7 +189,7 @@ LAYERS = {
 def grow(layers, weights, work):
     learner = Learner(Model(layers + (("cross_entropy",),), weights), encoding=weights)
     if weights == "int8":
-        for i in range(len(learner.model.tensors)):
+        for i in range(len(learner.model.offsets)):
             learner.wire[i] = 7
     learner.receive()
     learner.set_rate(0.01)

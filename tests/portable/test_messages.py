@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgpack
 import pytest
 
-from tinyreptile import messages, reports, software
-from tinyreptile.messages import MessageError, check, check_id, chunk_count
+from tinyreptile import messages, predictions, reports, software
+from tinyreptile.messages import MessageError, check, check_id, chunk_count, index_of
 from tinyreptile.reports import CoordinatorTopics, check_ints
 
 SCHEMAS = {
     name: getattr(module, name)
     for module, names in {
-        messages: ["PRESENCE", "MANIFEST", "CHUNK", "WORK", "ACK"],
+        messages: ["PRESENCE", "MANIFEST", "WORK", "TASK"],
         software: ["SOFTWARE", "SOFTWARE_CHUNK"],
-        reports: ["STATUS", "UPDATE", "REPORT", "EVALUATION"],
+        reports: ["STATUS", "PIECE", "UPDATE", "REPORT", "EVALUATION"],
     }.items()
     for name in names
 }
@@ -105,22 +106,34 @@ def test_a_field_of_a_newer_peer_is_passed_over(name: str) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(MessageError, match="beta"):
-        check(messages.WORK, message_of("WORK") | {"beta": value})
+        check(messages.TASK, message_of("TASK") | {"beta": value})
 
 
 @pytest.mark.parametrize("message", [None, 3, "text", [], b""])
 def test_a_message_that_is_no_map_is_refused(message: Any) -> None:
     with pytest.raises(MessageError, match="a message is a map"):
-        check(messages.ACK, message)
+        check(messages.WORK, message)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_binary_is_taken_in_all_its_forms(kind: Any) -> None:
-    check(messages.CHUNK, message_of("CHUNK") | {"data": kind(b"abc")})
+    check(reports.PIECE, message_of("PIECE") | {"data": kind(b"abc")})
 
 
 def test_the_largest_chunk_fits_the_longest_message() -> None:
-    assert messages.CHUNK_BYTES + 400 < messages.MESSAGE_BYTES
+    update = message_of("UPDATE", 3) | message_of("REPORT", 3) | {"gains": [65536] * 32}  # of 16 layers
+    for name in ("evaluation", "whole", "error"):
+        del update[name]
+    assert len(msgpack.packb(update)) <= messages.MESSAGE_BYTES
+    assert messages.CHUNK_BYTES + 64 < messages.MESSAGE_BYTES
+
+
+def test_the_longest_request_fits_the_longest_message() -> None:
+    request = message_of("WORK", 3)
+    del request["refused"], request["at"]  # it answers what was accepted, and comes first
+    request["task"] = message_of("TASK", 3)
+    request["task"]["kind"] = messages.EVALUATE
+    assert len(msgpack.packb(request)) <= messages.MESSAGE_BYTES
 
 
 @pytest.mark.parametrize("value", ["a", "Z", "0", "-", "_", "board-1_A", "x" * 32])
@@ -137,18 +150,17 @@ def test_anything_else_is_no_name(value: Any) -> None:
 def test_topics_of_a_run_and_a_device_are_those_of_the_protocol() -> None:
     run = CoordinatorTopics("r")
     device = run.device("d")
-    assert [run.coordinator, run.init, run.chunk(1, 12), run.chunks(1), run.all_status, run.all_updates] == [
+    assert [run.coordinator, run.init, run.piece(12), run.piece("+"), run.all_status, run.all_updates] == [
         "tinyreptile/r/coordinator",
         "tinyreptile/r/init",
-        "tinyreptile/r/init/1/12",
-        "tinyreptile/r/init/1/+",
+        "tinyreptile/r/init/12",
+        "tinyreptile/r/init/+",
         "tinyreptile/r/device/+/status",
         "tinyreptile/r/device/+/update/+",
     ]
-    assert [device.status, device.work, device.ack, device.update(3)] == [
+    assert [device.status, device.work, device.update(3)] == [
         "tinyreptile/r/device/d/status",
         "tinyreptile/r/device/d/work",
-        "tinyreptile/r/device/d/ack",
         "tinyreptile/r/device/d/update/3",
     ]
 
@@ -202,3 +214,17 @@ def test_one_value_out_of_bounds_or_type_refuses_the_list(bad: Any) -> None:
 @pytest.mark.parametrize(("size", "chunks"), [(1, 1), (1024, 1), (1025, 2), (2048, 2), (2049, 3)])
 def test_a_started_chunk_counts(size: int, chunks: int) -> None:
     assert chunk_count(size) == chunks
+
+
+def test_devices_that_predict_check_a_piece_as_others_do() -> None:
+    assert predictions._PIECE == reports.PIECE
+
+
+def test_the_number_of_a_chunk_is_its_topics_last_level() -> None:
+    assert [index_of(f"a/b/{text}") for text in ("0", "7", "00042", "99999")] == [0, 7, 42, 99999]
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1_0", " 1", "1 ", "0x1", "1.0", "\u0663", "x", "100000", "9" * 5000])
+def test_what_is_no_number_of_a_chunk_is_refused(text: str) -> None:
+    with pytest.raises(MessageError, match="no number of a chunk"):
+        index_of(f"a/b/{text}")

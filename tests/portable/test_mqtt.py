@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from tinyreptile.mqtt import MQTTClient, Refused
 from tinyreptile.tls import tls_context
 
 from ..certificates import Certificates
-from ..environment import Mosquitto, need_program, run_micropython
+from ..environment import CLIENT, Mosquitto, need_program, run_micropython, with_hosts
 
 SESSION = Path(__file__).with_name("mqtt_session.py")
 
@@ -68,6 +70,30 @@ async def session(broker: Any, **options: Any) -> AsyncIterator[Client]:
 def topic(request: pytest.FixtureRequest) -> str:
     """A topic of this test alone."""
     return f"test/{random.getrandbits(60):x}"
+
+
+# Names
+
+
+@pytest.mark.parametrize("runner", ["cpython", "micropython"])
+@pytest.mark.parametrize("secure", [False, True], ids=["TCP", "TLS"])
+def test_every_address_of_a_name_is_tried(
+    runner: str, secure: bool, encrypted: Mosquitto, broker: Mosquitto, certificates: Certificates, tmp_path: Path
+) -> None:
+    at = encrypted if secure else broker
+    before = with_hosts(tmp_path, "::1 localhost", "127.0.0.2 localhost", f"{at.host} localhost")
+    python = [sys.executable] if runner == "cpython" else [need_program("micropython"), "-X", "heapsize=8M"]
+    command = [*before, *python, str(SESSION), "failure", "localhost", str(at.port)]
+    command += [certificates.ca] if secure else []
+    path = {"MICROPYPATH": f"{CLIENT}:.frozen", "PYTHONPATH": str(CLIENT)}
+    done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("connected\n", "")
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "a" * 64, "a b", "a\0b"])
+async def test_a_name_that_no_host_can_have_is_an_error_of_the_network(broker: Mosquitto, host: str) -> None:
+    with pytest.raises(OSError, match=r"no host can have this name|Name or service not known"):
+        await Client(broker, host=host).connect()
 
 
 # Messages
@@ -305,6 +331,13 @@ async def test_a_password_beyond_the_buffer_is_refused_before_anything_is_sent(b
     [
         (OSError(32), "the connection broke (32)"),
         (OSError(-202), "the host's name was not found (-202)"),
+        (OSError(-2), "the host's name was not found (-2)"),
+        (OSError(-29312, "MBEDTLS_ERR_SSL_CONN_EOF"), "the broker closed the TLS connection (-29312)"),
+        (OSError(-30592), "the broker refused the TLS handshake; its log says why (-30592)"),
+        (OSError(-9984), "the broker's certificate is not trusted; check tls_ca, host and the board's time (-9984)"),
+        (OSError(-29184), "what answers does not speak TLS (-29184)"),
+        (OSError(-32512), "there is no memory for TLS (-32512)"),
+        (OSError(-17296), "TLS failed (-17296)"),
         (OSError("[addrinfo error -2]"), "the host's name was not found ([addrinfo error -2])"),
         (OSError("no Wi-Fi: home does not answer"), "no Wi-Fi: home does not answer"),
     ],
@@ -439,11 +472,14 @@ async def test_a_refused_subscription_is_an_oserror() -> None:
         await client.close()
 
 
-@pytest.mark.parametrize(("code", "reason"), [(1, "3.1.1"), (3, "not available"), (4, "bad user"), (77, "code 77")])
+@pytest.mark.parametrize(
+    ("code", "reason"), [(1, "3.1.1"), (2, "rejects that"), (3, "not available"), (4, "bad user"), (77, "code 77")]
+)
 async def test_a_refusal_says_why(code: int, reason: str) -> None:
     async with Server(b"\x20\x02\x00" + bytes([code])) as server:
-        with pytest.raises(Refused, match=reason):
-            await Client(server).connect()
+        client = Client(server)
+        with pytest.raises(Refused, match=f"refused the client {client.client_id}: .*{reason}"):
+            await client.connect()
 
 
 GARBAGE = {

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import tracemalloc
+from array import array
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -11,16 +17,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyreptile.msgpack import _MAX_DEPTH, MessagePackError, Packer, Unpacker, unpackb
+from coordinator import mqtt
+from tinyreptile import messages
+from tinyreptile.msgpack import MAX_DEPTH, MessagePackError, Packer, Unpacker, unpackb
+
+from ..environment import CLIENT, need_program
 
 integers = st.integers(-(1 << 63), (1 << 64) - 1)
 scalars = st.none() | st.booleans() | integers | st.floats(allow_nan=False) | st.text() | st.binary()
-keys = st.text(max_size=20) | st.integers(-(1 << 31), 1 << 32)
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(keys, inner, max_size=20),
-    max_leaves=30,
+extensions = st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=20)) | st.builds(
+    msgpack.Timestamp, st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 10**9 - 1)
 )
+
+
+def nests(leaves: Any, keys: Any) -> Any:
+    """Strategy for ``leaves`` in lists and maps."""
+    return st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=20) | st.dictionaries(keys, inner, max_size=20),
+        max_leaves=30,
+    )
+
+
+values = nests(scalars, st.text(max_size=20))
+foreign = nests(scalars | extensions, st.text(max_size=20) | st.integers(-(1 << 63), (1 << 64) - 1))
 
 BORDERS = [
     *(sign * (1 << n) + d for n in (5, 7, 8, 15, 16, 31, 32, 63) for sign in (1, -1) for d in (-1, 0, 1)),
@@ -36,9 +56,11 @@ def packb(value: Any, size: int = 1 << 20) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """``value`` with its memoryviews as bytes."""
+    """``value`` with its memoryviews as bytes, and extension types as they are read."""
     if isinstance(value, memoryview):
         return bytes(value)
+    if isinstance(value, msgpack.ExtType | msgpack.Timestamp):
+        return None
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, dict):
@@ -47,7 +69,8 @@ def plain(value: Any) -> Any:
 
 
 def reference(packed: bytes) -> Any:
-    return msgpack.unpackb(packed, strict_map_key=False)
+    """What a strict reader makes of ``packed``."""
+    return msgpack.unpackb(packed)
 
 
 @settings(deadline=None, max_examples=50)
@@ -57,9 +80,9 @@ def test_what_is_packed_here_is_read_by_the_reference(value: Any) -> None:
 
 
 @settings(deadline=None)
-@given(values)
+@given(foreign)
 def test_what_the_reference_packs_is_read_here(value: Any) -> None:
-    assert plain(unpackb(msgpack.packb(value))) == value
+    assert plain(unpackb(msgpack.packb(value))) == plain(value)
 
 
 @settings(deadline=None)
@@ -77,7 +100,7 @@ def test_integers_at_the_borders_of_their_forms_go_both_ways(value: int) -> None
 
 @pytest.mark.parametrize("size", [0, 15, 16, 31, 32, 255, 256, 65535, 65536])
 def test_sizes_at_the_borders_of_their_forms_go_both_ways(size: int) -> None:
-    for value in ("x" * size, b"x" * size, [1] * size, dict.fromkeys(range(size), 1)):
+    for value in ("x" * size, b"x" * size, [1] * size, dict.fromkeys(map(str, range(size)), 1)):
         packed = packb(value)
         assert packed == msgpack.packb(value)
         assert plain(unpackb(packed)) == value
@@ -168,10 +191,43 @@ def test_a_header_that_claims_too_much_allocates_nothing_of_it(header: bytes) ->
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("code", [0xC1, 0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8])
-def test_extension_types_are_refused(code: int) -> None:
-    with pytest.raises(MessagePackError, match=f"0x{code:02x}"):
-        unpackb(bytes((code,)) + bytes(20))
+def test_the_type_that_is_never_used_is_refused() -> None:
+    with pytest.raises(MessagePackError, match="0xc1"):
+        unpackb(b"\xc1" + bytes(20))
+
+
+EXTENSIONS = [
+    *(msgpack.ExtType(code, bytes(size)) for code in (0, 5, 127) for size in (*range(18), 255, 256, 65535, 65536)),
+    *(msgpack.Timestamp(seconds, part) for seconds in (0, 1 << 31, 1 << 34, -1) for part in (0, 1)),
+]
+
+
+@pytest.mark.parametrize("value", EXTENSIONS, ids=lambda value: repr(value)[:40])
+def test_an_extension_type_is_passed_over_whole(value: Any) -> None:
+    packed = msgpack.packb(value)
+    assert unpackb(packed) is None
+    assert unpackb(b"\x92" + packed + b"\x07") == [None, 7]
+    for end in (1, len(packed) // 2, len(packed) - 1):
+        with pytest.raises(MessagePackError, match="too early"):
+            unpackb(packed[:end])
+
+
+def test_a_field_of_any_standard_type_that_is_not_known_is_passed_over() -> None:
+    """By both readers, a device's and a coordinator's."""
+    news: dict[str, Any] = {f"extension {i}": value for i, value in enumerate(EXTENSIONS[:18] + EXTENSIONS[-8:])}
+    news |= {"keys": {1: 2, -(1 << 63): {(1 << 64) - 1: 3}}, "deep": json.loads("[" * 6 + "]" * 6), "nan": float("nan")}
+    news |= {"single": b"", "nothing": None, "nested": [{"at": msgpack.Timestamp(1), "n": [msgpack.ExtType(3, b"x")]}]}
+    for message in ({"label": 3} | news, news | {"label": 3}, {"more": news, "label": 3}):
+        packed = msgpack.packb(message)
+        for read in (unpackb, mqtt.unpack):
+            assert messages.check(messages.LABEL, read(packed))["label"] == 3
+
+
+@pytest.mark.parametrize("value", [msgpack.ExtType(1, b"\3"), msgpack.Timestamp(3)])
+def test_a_field_that_is_known_has_no_extension_type(value: Any) -> None:
+    for read in (unpackb, mqtt.unpack):
+        with pytest.raises(messages.MessageError, match="label has the wrong type"):
+            messages.check(messages.LABEL, read(msgpack.packb({"label": value})))
 
 
 def nested(levels: int) -> bytes:
@@ -179,13 +235,44 @@ def nested(levels: int) -> bytes:
 
 
 def test_the_deepest_nesting_allowed_is_read() -> None:
-    assert unpackb(nested(_MAX_DEPTH)) is not None
+    assert unpackb(nested(MAX_DEPTH)) is not None
 
 
-@pytest.mark.parametrize("levels", [_MAX_DEPTH + 1, 100_000])
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 100_000])
 def test_deeper_nesting_is_refused(levels: int) -> None:
     with pytest.raises(MessagePackError, match="nesting"):
         unpackb(nested(levels))
+
+
+def test_nothing_is_packed_that_is_nested_too_deeply_to_be_read() -> None:
+    value: Any = 1
+    for _ in range(MAX_DEPTH):
+        value = [value]
+    assert reference(packb(value)) == unpackb(packb(value)) == value
+    circle: list[Any] = []
+    circle.append({"circle": circle})
+    for deep in ([value], {"": value}, circle):
+        with pytest.raises(MessagePackError, match="nesting"):
+            packb(deep)
+
+
+@pytest.mark.parametrize("key", [None, True, 1, 1.5, b"a", (1, 2)])
+def test_a_key_that_strict_readers_refuse_is_not_packed(key: Any) -> None:
+    with pytest.raises(MessagePackError, match="a map's key is a string"):
+        packb({"a": [{key: 1}]})
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ud83d\ude00", "ä\udcff"])
+def test_a_text_that_strict_readers_refuse_does_not_cost_its_message(text: str) -> None:
+    """It is written as Python would write it: with quotes, and surrogates in letters."""
+    assert reference(packb({"error": text, text: 1})) == {"error": repr(text), repr(text): 1}
+
+
+@pytest.mark.parametrize("code", "bBhHiIqQfd")
+def test_binary_of_wider_cells_is_counted_in_bytes(code: str) -> None:
+    cells = memoryview(array(code, range(100)))
+    for value in (cells, cells[3:90], cells[::2]):
+        assert packb(value) == msgpack.packb(value.tobytes())
 
 
 @pytest.mark.parametrize("key", [b"\xc0", b"\xca\x00\x00\x00\x00", b"\x90", b"\xc4\x01a"])
@@ -209,3 +296,81 @@ def test_an_integer_of_more_than_64_bits_is_refused(value: int) -> None:
 def test_a_value_without_a_place_in_a_message_is_refused(value: Any) -> None:
     with pytest.raises(MessagePackError, match="no place"):
         packb(value)
+
+
+# The same on MicroPython
+
+SESSION = Path(__file__).with_name("msgpack_session.py")
+ILL_FORMED = ("ff", "c080", "c1bf", "e08080", "e09fbf", "eda080", "edbfbf", "f0808080", "f4908080", "f8888080", "e282")
+WELL_FORMED = ("00", "c280", "dfbf", "e0a080", "ed9fbf", "ee8080", "efbbbf", "f0908080", "f48fbfbf")
+
+
+def session(interpreter: str, cases: list[tuple[str, str]]) -> list[str]:
+    """What comes of ``cases`` on ``interpreter``."""
+    programs = {"cpython": sys.executable, "micropython": need_program("micropython")}
+    result = subprocess.run(
+        [programs[interpreter], str(SESSION)],
+        env=os.environ | {"PYTHONPATH": str(CLIENT), "MICROPYPATH": f"{CLIENT}:.frozen", "TINYREPTILE_NUMBA": "0"},
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    found: list[str] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("interpreter", ["cpython", "micropython"])
+def test_texts_are_read_if_they_are_utf8_and_only_then(interpreter: str) -> None:
+    texts = [bytes.fromhex(digits) for digits in ILL_FORMED + WELL_FORMED]
+    cases = [("unpack", (bytes([0xA0 + len(text)]) + text).hex()) for text in texts]
+    cases += [("unpack", (bytes([0x81, 0xA2 + len(text)]) + b"a" + text + b"z" + b"\x01").hex()) for text in texts]
+    refused, taken = "MessagePackError", [bytes.fromhex(digits).decode() for digits in WELL_FORMED]
+    assert session(interpreter, cases) == [
+        *[refused] * len(ILL_FORMED),
+        *(f"text({ord(text)})" for text in taken),
+        *[refused] * len(ILL_FORMED),
+        *(f"{{text(97, {ord(text)}, 122): 1}}" for text in taken),
+    ]
+
+
+def test_micropython_packs_as_cpython_does() -> None:
+    expressions = [
+        "memoryview(array('h', [1, -2, 300]))",
+        "memoryview(array('h', [1, -2, 300]))[1:]",
+        "memoryview(array('i', range(200)))",
+        "memoryview(b'abc')[1:]",
+        "bytearray(300)",
+        "'\\ud800'",
+        "{'\\ud83d\\ude00': 1}",
+        "chr(0x10FFFF)",
+        "{1: 2}",
+        "{'a': {None: 1}}",
+        "nested(8)",
+        "nested(9)",
+        "nested(0)",
+        "{'a': [True, False, None, 1.5, -1.0, 'b', (1, 2)]}",
+        *map(repr, BORDERS),
+        *(f"-({value})" for value in BORDERS),
+        *(f"'x' * {size}" for size in (15, 31, 32, 255, 256)),
+        *(f"[0] * {size}" for size in (15, 16, 255, 256, 1500)),
+    ]
+    cases = [("pack", expression) for expression in expressions]
+    ours, theirs = session("cpython", cases), session("micropython", cases)
+    assert ours == theirs
+    assert ours[:3] == ["c4060100feff2c01", "c404feff2c01", "c50320" + ours[2][6:]]
+    refused = [expression for expression, found in zip(expressions, ours, strict=True) if found == "MessagePackError"]
+    assert refused[:4] == ["{1: 2}", "{'a': {None: 1}}", "nested(9)", "nested(0)"]
+    assert all(int(eval(expression)) < -(1 << 63) for expression in refused[4:])
+
+
+def test_micropython_reads_as_cpython_does() -> None:
+    """Extension types and all the rest."""
+    packed = [msgpack.packb([value, {"a": value, 3: [value]}, 5]) for value in (*EXTENSIONS[:18], *EXTENSIONS[-8:])]
+    packed += [msgpack.packb(value) for value in (*SAMPLES[:2], *SAMPLES[3:6], *BORDERS)]
+    packed += [bytes((code,)) + bytes(20) for code in range(0xC0, 0xE0)]
+    packed += [data[:-1] for data in packed]
+    cases = [("unpack", data.hex()) for data in packed]
+    assert session("cpython", cases) == session("micropython", cases)

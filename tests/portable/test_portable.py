@@ -6,10 +6,12 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from tinyreptile import portable
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 
-from ..environment import CLIENT, require
+from ..environment import CLIENT, require, run_micropython
 from .networks import FORMATS
 
 
@@ -139,6 +141,7 @@ print(json.dumps([compiled, sum(kernels.step.stats.cache_hits.values()), time.pe
 """
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_second_process_takes_the_compiled_kernels_from_the_cache() -> None:
     require(portable.RUNNER == "numba", "needs numba")
     for weights in FORMATS:  # that they are there to take
@@ -159,3 +162,22 @@ def test_a_second_process_takes_the_compiled_kernels_from_the_cache() -> None:
     assert not compiled
     assert hits == 1
     assert seconds < 10  # compiling takes half a minute
+
+
+# The clock
+
+
+@pytest.mark.parametrize("begin", [0, (1 << 29) + 5, (1 << 30) - 1])
+def test_a_devices_clock_goes_on_where_micropythons_own_goes_round(begin: int) -> None:
+    done = run_micropython(Path(__file__).with_name("clock_session.py"), begin)
+    assert done.returncode == 0, done.stderr
+    first, passed = map(json.loads, done.stdout.splitlines())
+    assert first == [0]
+    assert passed == list(range(1, 41))
+
+
+def test_no_module_but_one_reads_a_clock_that_goes_round() -> None:
+    for path in (CLIENT / "tinyreptile").rglob("*.py"):
+        if path.name not in ("portable.py", "cpython.py"):
+            text = path.read_text()
+            assert not re.search(r"from time import|time\.ticks|sleep_ms", text), path

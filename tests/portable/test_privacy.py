@@ -26,7 +26,10 @@ from tinyreptile.portable import view8, view16, view32
 from tinyreptile.privacy import MOST_WIDTH, BudgetSpent, Privacy, noise_for, ratio, width, write_chances
 from tinyreptile.settings import check_config
 
+from ..environment import run_micropython
 from .networks import FORMATS, LIMITS, cells_of
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 SPEC = [["input", 3], ["dense", 9, "relu"], ["dense", 2], ["squared_error"]]
 WIDTHS = (1, 2, 3, 7, 40, 1000, MOST_WIDTH)
@@ -243,11 +246,67 @@ def test_a_count_that_was_being_replaced_is_found(tmp_path: Path) -> None:
     assert counting(tmp_path).end() is not None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"noise": 0, "updates": 1}', '{"noise": "x"}'])
-def test_a_damaged_count_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "count.json").write_text(text)
-    with pytest.raises(ValueError, match="does not say how many private updates were sent"):
+DAMAGED = {
+    "empty": b"",
+    "cut off": b'{"noise": 2.0, "updates": 3',
+    "more than one": b'{"noise": 2.0, "updates": 3}{"noise": 2.0, "updates": 1}',
+    "no text": b'{"noise": 2.0, "updates": 3, "\xff\xfe": 1}',
+    "zeros": bytes(4096),
+    "a list": b"[1]",
+    "nested": b"[" * 100_000,
+    "nested maps": b'{"noise":' * 50_000,
+    "nested in a field": b'{"noise": 2.0, "updates": ' + b"[" * 30 + b"]" * 30 + b"}",
+    "long": b'{"noise": 2.0, "updates": 1' + b" " * 1000 + b"}",
+    "without a count": b'{"noise": 2.0}',
+    "a count before any": b'{"noise": 2.0, "updates": 0}',
+    "a count below none": b'{"noise": 2.0, "updates": -1000}',
+    "too large a count": b'{"noise": 2.0, "updates": 4294967296}',
+    "a fraction": b'{"noise": 2.0, "updates": 0.5}',
+    "a text for a count": b'{"noise": 2.0, "updates": "1"}',
+    "a truth for a count": b'{"noise": 2.0, "updates": true}',
+    "no noise": b'{"noise": 0, "updates": 1}',
+    "noise of another sign": b'{"noise": -2.0, "updates": 1}',
+    "so much noise that nothing counts": b'{"noise": 1e30, "updates": 3}',
+    "noise without an end": b'{"noise": 1e999, "updates": 3}',
+    "noise that is no number": b'{"noise": NaN, "updates": 3}',
+    "a truth for noise": b'{"noise": true, "updates": 3}',
+    "a text for noise": b'{"noise": "x", "updates": 3}',
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("name", ["count.json", "count.json.new"])
+def test_a_damaged_count_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="does not say how many private updates were sent; only its owner can tell"):
         counting(tmp_path)
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_a_count_that_can_not_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "count.json").mkdir()
+    with pytest.raises(ValueError, match=r"the count of private updates, can't be read: .* Is a directory"):
+        counting(tmp_path)
+
+
+def test_micropython_makes_the_same_of_every_count(tmp_path: Path) -> None:
+    paths = []
+    for index, content in enumerate(
+        [*DAMAGED.values(), b'{"noise": 2.0, "updates": 3}', b'{"noise": 2, "updates": 2}']
+    ):
+        paths.append(tmp_path / f"{index}.json")
+        paths[-1].write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    done = run_micropython(
+        Path(__file__).with_name("budget_session.py"), *paths, tmp_path / "absent", tmp_path / "folder", heap="256k"
+    )
+    assert done.returncode == 0, done.stderr
+    *damaged, spent, left, absent, folder = json.loads(done.stdout)
+    assert damaged == [
+        f"{path} does not say how many private updates were sent; only its owner can tell" for path in paths[:-2]
+    ]
+    assert (spent, left, absent) == ("its privacy budget of 3 updates is used up", None, None)
+    assert folder.startswith(f"{tmp_path / 'folder'}, the count of private updates, can't be read: ")
 
 
 def test_nothing_is_made_of_an_update_that_can_not_be_counted(tmp_path: Path) -> None:
@@ -291,3 +350,27 @@ def test_a_configuration_that_can_not_be_used_is_refused(privacy: Any, role: str
 
 def test_the_largest_noise_that_may_be_asked_for_can_be_made() -> None:
     run_now(Privacy(1.0, 1.698, source=seeded()).protect(made(), no_pause))
+
+
+# Memory
+
+SINE = [["input", 1], ["dense", 32, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]]
+DIGITS = [
+    ["input", 12, 12, 1],
+    ["conv2d", 8, 3, 2, 1, "relu"],
+    *[["conv2d", 8, 3, 1, 1, "relu"]] * 3,
+    ["flatten"],
+    ["dense", 4],
+    ["cross_entropy"],
+]
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+@pytest.mark.parametrize("model", [SINE, DIGITS], ids=["sine", "digits"])
+def test_a_private_devices_heap_grows_by_little_and_by_nothing_with_an_update(model: Any, weights: str) -> None:
+    session = Path(__file__).with_name("privacy_session.py")
+    done = run_micropython(session, json.dumps(model), weights)
+    assert done.returncode == 0, done.stderr
+    grown = json.loads(done.stdout)
+    assert grown["loaded"] <= 9000  # on 64 bits
+    assert grown["left"] <= 256

@@ -129,6 +129,7 @@ def test_readings_are_taken_in_their_time() -> None:
 # A pin
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_network_learns_what_is_usual_and_tells_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0
     broken = False

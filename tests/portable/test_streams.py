@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from array import array
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Stream
 from tinyreptile.streams.rows import RowsError, RowsStream
 from tinyreptile.streams.sine import SineStream
 
+from ..certificates import Certificates
 from ..environment import CLIENT, run_micropython
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 
 async def take(stream: Stream, count: int) -> list[tuple[list[int], list[int]]]:
@@ -285,6 +289,25 @@ def test_a_stream_of_a_bad_file_is_refused(tmp_path: Path) -> None:
 def test_a_certificate_goes_with_its_key_and_an_authority(tmp_path: Path, given: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="tls_cert, tls_key and tls_ca go together"):
         load_config(config(tmp_path, GOOD | given))
+
+
+@pytest.mark.parametrize(
+    ("machine", "plain", "encrypted"),
+    [
+        ("Raspberry Pi Pico W with RP2040", 10, 30),
+        ("Raspberry Pi Pico 2 W with RP2350", 10, 10),
+        ("Generic ESP32 module with ESP32", 10, 10),
+        ("linux [GCC 14.2.1] version", 10, 10),
+    ],
+)
+def test_a_chip_that_is_slow_at_tls_has_longer_to_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, plain: int, encrypted: int
+) -> None:
+    monkeypatch.setattr(sys.implementation, "_machine", machine, raising=False)
+    given = GOOD | {"stream": {"kind": "sine", "seed": 1}}
+    assert make_client(check_config(given, "config.json")).mqtt.timeout == plain
+    given["tls_ca"] = Certificates(tmp_path).ca
+    assert make_client(check_config(given, "config.json")).mqtt.timeout == encrypted
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

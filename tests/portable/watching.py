@@ -46,7 +46,8 @@ class Watch(ast.NodeTransformer):
 
 def watched(*modules: str) -> dict[str, Any]:
     """The names of ``modules`` together, whose functions raise `OverflowInt32` where a board's registers would."""
-    names: dict[str, Any] = {"watch": watch, "const": lambda value: value, "ptr32": lambda cells: cells}
+    names: dict[str, Any] = {"watch": watch}
+    names.update(dict.fromkeys(("const", "ptr16", "ptr32"), lambda value: value))
     for module in modules:
         tree = ast.parse((PACKAGE / f"{module}.py").read_text())
         tree.body = [node for node in tree.body if not isinstance(node, (ast.ImportFrom, ast.If))]

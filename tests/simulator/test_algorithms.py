@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coordinator.config import GuardsConfig
 from coordinator.initialization import random_weights
+from coordinator.rules import Weights
 from simulator.algorithms import Algorithm, AlgorithmError, algorithm_class
 from simulator.algorithms.asynchronous import Asynchronous
 from simulator.algorithms.fedavg import FedAvg
@@ -24,6 +26,8 @@ from tinyreptile.unpacking import packed_size
 
 from ..environment import need_module
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 TASK = Sine()
 MODEL = Model(TASK.model)
 STEPS = 8
@@ -31,7 +35,7 @@ LOSSY = Delays(median=1.0, sigma=0.75, drop=0.3, deadline=5.0)
 
 
 def start() -> np.ndarray:
-    return random_weights(MODEL.tensors, MODEL.parameters, 1)
+    return random_weights(MODEL, 1)
 
 
 def make(
@@ -90,6 +94,25 @@ def test_a_stale_update_moves_less() -> None:
     algorithm.move(fresh, [np.ones(MODEL.parameters)], 1)
     algorithm.move(stale, [np.ones(MODEL.parameters)], 1, tau=3)
     np.testing.assert_allclose(stale - start(), (fresh - start()) / 2)
+
+
+def test_a_delta_far_larger_than_the_latest_moves_no_further_than_the_guard_lets_it() -> None:
+    algorithm = make(TinyReptile, {"alpha": 1.0, "schedule": "constant"})
+    phi = start()
+    usual = np.full(MODEL.parameters, 0.01)
+    for number in range(1, 31):
+        algorithm.move(phi, [usual], number)
+    before = phi.copy()
+    algorithm.move(phi, [50 * usual], 31)
+    np.testing.assert_allclose(phi - before, GuardsConfig().clip * usual)
+
+
+def test_a_delta_that_the_guard_refuses_is_counted_and_moves_nothing() -> None:
+    algorithm = make(TinyReptile)
+    phi = start()
+    algorithm.move(phi, [np.full(MODEL.parameters, 1e4)], 1)
+    assert np.array_equal(phi, start())
+    assert (algorithm.fleet.counts.updates, algorithm.fleet.counts.refused) == (0, 1)
 
 
 def test_an_asynchronous_run_goes_on_from_its_state_to_the_same_bits() -> None:
@@ -154,11 +177,22 @@ def test_about_as_many_works_are_lost_as_the_settings_say() -> None:
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
-def test_bytes_sent_are_those_of_the_packed_deltas(bits: int) -> None:
+def test_bytes_sent_are_those_of_the_coded_deltas(bits: int) -> None:
     algorithm = make(TinyReptile, bits=bits)
+    sent = []
+    delta = algorithm.fleet.device.delta
+
+    def watched() -> Weights:
+        found = delta()
+        sent.append(algorithm.fleet.device.sent)
+        return found
+
+    algorithm.fleet.device.delta = watched  # type: ignore[method-assign]
     learned(algorithm)
     counts = algorithm.fleet.counts
-    assert counts.bytes_up == 20 * packed_size(MODEL.parameters, bits)
+    assert counts.bytes_up == sum(sent)
+    assert len(sent) == 20
+    assert max(sent) < packed_size(MODEL.parameters, max(bits, 8))
     assert counts.bytes_down == 20 * 2 * MODEL.parameters
     assert (counts.updates, counts.samples, counts.gradients) == (20, 20 * STEPS, 20 * STEPS)
 
@@ -262,13 +296,13 @@ def test_fedsgd_moves_by_one_mean_gradient() -> None:
 def test_tinymetafed_sends_nothing_of_the_local_layers_and_keeps_their_first_values() -> None:
     algorithm = make(TinyMetaFed, {"local_steps": 3}, bits=16)
     phi = learned(algorithm)
-    border = MODEL.tensors[-2][1]
+    border = MODEL.offsets[-2]
     assert np.array_equal(phi[border:], start()[border:])
     assert np.any(phi[:border] != start()[:border])
 
 
 def test_tinymetafed_learns_local_layers_first_then_global_ones() -> None:
-    border = MODEL.tensors[-2][1]
+    border = MODEL.offsets[-2]
     algorithm = make(TinyMetaFed, {"local_steps": STEPS}, bits=16)  # nothing is left for the global part
     assert np.array_equal(learned(algorithm), start())
     algorithm = make(TinyMetaFed, {"local_steps": 0, "alpha": 1.0}, bits=16)

@@ -5,19 +5,23 @@ import asyncio
 import numpy as np
 import pytest
 
+from coordinator.deltas import decode
 from coordinator.initialization import random_weights
 from simulator.offline import IntegerDevice, Replay, adaptation, evaluate, run_now, take
 from simulator.tasks.sine import Sine
+from tinyreptile.coding import Coded
+from tinyreptile.learner import ONE
 from tinyreptile.model import Model
 from tinyreptile.streams import QUERY, SUPPORT, Stream
-from tinyreptile.unpacking import packed_size
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 TASK = Sine()
 MODEL = Model(TASK.model)
 
 
 def start() -> np.ndarray:
-    return random_weights(MODEL.tensors, MODEL.parameters, 1)
+    return random_weights(MODEL, 1)
 
 
 def test_evaluation_leaves_no_trace_in_the_next_one() -> None:
@@ -65,8 +69,17 @@ def test_a_delta_says_how_many_bytes_left_the_device() -> None:
     for bits in (16, 8, 4):
         device = IntegerDevice(MODEL, beta=0.005, bits=bits)
         device.load(start(), 1)
+        device.learner.step([ONE] * MODEL.inputs, [1])
         device.delta()
-        assert device.sent == packed_size(MODEL.parameters, bits)
+        delta = device.learner.delta(bits)
+        coded = Coded(delta)
+        chunks = [bytearray(size) for size in coded.sizes]
+        for index, chunk in enumerate(chunks):
+            coded.pack(index, memoryview(chunk))
+        packed = bytearray(delta.size)
+        delta.pack(0, packed)
+        assert decode(MODEL, list(map(bytes, chunks)), bits) == packed
+        assert device.sent == sum(map(len, chunks))
 
 
 class Slow(Stream):

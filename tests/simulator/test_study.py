@@ -155,6 +155,7 @@ def test_a_setting_that_can_not_be_chosen_is_told(path: str, value: Any, words: 
 # A job
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_result_has_all_settings_and_the_curve() -> None:
     one = small()
     result = run(one, None, None, go_on)
@@ -167,6 +168,7 @@ def test_a_result_has_all_settings_and_the_curve() -> None:
     json.dumps(result, allow_nan=False)
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_baseline_adapts_with_the_rate_that_is_best_on_training_devices() -> None:
     evaluation = small("scratch").settings["evaluation"]
     result = run(small("scratch", evaluation=evaluation | {"rates": [1.0, 0.005]}), None, None, go_on)
@@ -174,6 +176,7 @@ def test_a_baseline_adapts_with_the_rate_that_is_best_on_training_devices() -> N
 
 
 @pytest.mark.parametrize("name", ["tinyreptile", "asynchronous", "transfer"])
+@pytest.mark.usefixtures("compiled")
 def test_a_job_that_was_stopped_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
     one, saved = small(name), tmp_path / "saved.npz"
     whole = run(one, None, None, go_on)
@@ -185,6 +188,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_same_bits(name: str, tmp_path: Pa
     assert without_time(resumed) == without_time(whole)
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     saved = tmp_path / "saved.npz"
     with pytest.raises(Stopped):
@@ -203,6 +207,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     ],
     ids=["another file", "empty", "cut off", "one bit"],
 )
+@pytest.mark.usefixtures("compiled")
 def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     saved = tmp_path / "saved.npz"
     with pytest.raises(Stopped):
@@ -212,6 +217,7 @@ def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytes], bytes], tmp_p
         run(small(), None, saved, go_on)
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_run_that_diverges_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "adaptation", lambda *arguments: [{"step": 0, "loss": math.nan}])
     with pytest.raises(StudyError, match="sine-tinyreptile-1 diverged by round 0: give it a smaller beta"):
@@ -252,6 +258,7 @@ class Keeper(TinyReptile):
         ("Keeper", AlgorithmError, "stores samples: let the algorithm's `shots` say how many"),
     ],
 )
+@pytest.mark.usefixtures("compiled")
 def test_an_algorithm_of_ones_own_that_is_wrong_is_told(name: str, error: type[Exception], words: str) -> None:
     one = small(rounds=100, algorithm=f"tests.simulator.test_study.{name}", checkpoints=2)
     with pytest.raises(error, match=words):
@@ -293,6 +300,7 @@ def test_names_of_algorithms_of_ones_own_are_their_own(tmp_path: Path, monkeypat
 # The store
 
 
+@pytest.mark.usefixtures("compiled")
 def test_what_is_there_with_equal_settings_is_not_run_again(tmp_path: Path) -> None:
     store, one = Store(tmp_path), small()
     assert store.result(one) is None
@@ -302,6 +310,7 @@ def test_what_is_there_with_equal_settings_is_not_run_again(tmp_path: Path) -> N
     assert [path.name for path in store.runs.iterdir()] == ["sine-tinyreptile-1.json"]
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_result_of_other_settings_is_refused_by_the_name_of_what_differs(tmp_path: Path) -> None:
     store, one = Store(tmp_path), small()
     store.add(one, run(one, None, None, go_on))
@@ -312,6 +321,7 @@ def test_a_result_of_other_settings_is_refused_by_the_name_of_what_differs(tmp_p
     assert store.result(other) is None
 
 
+@pytest.mark.usefixtures("compiled")
 def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
     store, one = Store(tmp_path), small()
     result = run(one, None, None, go_on)
@@ -353,6 +363,7 @@ def ends(events: Iterator[Event]) -> dict[str, Event]:
     return {event.job.name: event for event in events if not isinstance(event, Progress)}
 
 
+@pytest.mark.usefixtures("compiled")
 def test_jobs_run_in_processes_as_they_do_here(tmp_path: Path) -> None:
     jobs = [small(seed=seed) for seed in (1, 2, 3)]
     with Workers(jobs, 2, None, tmp_path) as workers:
@@ -378,6 +389,7 @@ def test_a_job_that_dies_loses_only_itself(tmp_path: Path) -> None:
     assert all(isinstance(ended[f"sine-tinyreptile-{seed}"], Finished) for seed in (1, 4))
 
 
+@pytest.mark.usefixtures("compiled")
 def test_workers_that_are_closed_save_what_they_have(tmp_path: Path) -> None:
     long = small(rounds=1_000_000, checkpoints=2)
     with Workers([long], 1, None, tmp_path) as workers:
@@ -394,6 +406,7 @@ def test_workers_that_are_closed_save_what_they_have(tmp_path: Path) -> None:
     assert seen[0] > 1
 
 
+@pytest.mark.usefixtures("compiled")
 def test_jobs_run_on_a_dask_cluster(tmp_path: Path) -> None:
     distributed = need_module("distributed")
     jobs = [small(seed=1), fragile("raise", 2)]

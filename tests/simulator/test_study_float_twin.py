@@ -45,11 +45,12 @@ def samples(model: Model, count: int) -> list[tuple[list[int], list[int]]]:
 
 
 @pytest.mark.parametrize("name", list(SPECS))
+@pytest.mark.usefixtures("compiled")
 def test_the_twin_learns_what_the_integer_learner_does_up_to_its_rounding(name: str) -> None:
     need_module("torch")
     model = Model(SPECS[name])
     twin, device = make_device(SPECS[name], SETTINGS), IntegerDevice(model, beta=0.05, bits=16)
-    weights = random_weights(model.tensors, model.parameters, 1)
+    weights = random_weights(model, 1)
     losses = []
     for one in (twin, device):
         one.load(weights, 1)
@@ -70,7 +71,7 @@ def test_the_twin_takes_weights_and_gives_them_back() -> None:
     need_module("torch")
     model = Model(SPECS["conv2d"])
     twin = make_device(SPECS["conv2d"], SETTINGS)
-    weights = random_weights(model.tensors, model.parameters, 1)
+    weights = random_weights(model, 1)
     twin.load(weights, 1)
     np.testing.assert_allclose(twin.learner.get_weights(), weights, rtol=1e-6)
     assert not twin.delta().any()
@@ -92,11 +93,12 @@ def test_a_device_that_there_is_not_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("settings", "size"), [({"bits": 4}, 0.5), ({"bits": 4, "top": 0.1}, 0.2)])
+@pytest.mark.usefixtures("compiled")
 def test_what_a_device_sends_follows_its_settings(settings: dict[str, Any], size: float) -> None:
     device = make_device(SPECS["conv2d"], SETTINGS | {"format": "int8"} | settings)
     model = device.learner.model
-    device.load(random_weights(model.tensors, model.parameters, 1), 1)
+    device.load(random_weights(model, 1), 1)
     device.learner.step([ONE] * model.inputs, [1])
     device.delta()
     assert 0 < device.sent <= size * model.parameters + 1
-    assert device.received == model.parameters + len(model.tensors)
+    assert device.received == model.parameters + len(model.offsets)

@@ -60,6 +60,7 @@ def test_a_split_fleet_has_every_device_once(devices: int, evaluators: int, proc
 
 
 @pytest.mark.parametrize("conditions", [Conditions(), Conditions(think=0.02), Conditions(latency=0.02)])
+@pytest.mark.usefixtures("compiled")
 async def test_a_swarm_and_its_coordinator_count_the_same(
     broker: Mosquitto, tmp_path: Path, conditions: Conditions
 ) -> None:
@@ -68,18 +69,21 @@ async def test_a_swarm_and_its_coordinator_count_the_same(
     assert (status["state"], status["updates"], counts.accepted) == ("finished", 60, 60)
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_thinking_takes_its_time(broker: Mosquitto, tmp_path: Path) -> None:
     settings = config(broker, tmp_path, "think", rounds=4, mode="serial")
     status, _ = await run_with(Swarm(spec(settings, devices=1, conditions=Conditions(think=0.3))), settings)
     assert status["round_trip_p50"] > 0.05  # log-normal: no sample of it comes near so little
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_a_late_network_delays_what_the_broker_sends(broker: Mosquitto, tmp_path: Path) -> None:
     settings = config(broker, tmp_path, "late", rounds=4, mode="serial")
     status, _ = await run_with(Swarm(spec(settings, devices=1, conditions=Conditions(latency=0.1))), settings)
     assert status["round_trip_p50"] > 0.1
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_a_run_ends_though_devices_drop_out(broker: Mosquitto, tmp_path: Path) -> None:
     settings = config(broker, tmp_path, "drop", rounds=80, deadline=5)
     conditions = Conditions(drop_out=0.3, away=0.2)
@@ -88,11 +92,51 @@ async def test_a_run_ends_though_devices_drop_out(broker: Mosquitto, tmp_path: P
     assert counts.reconnections > 0
 
 
+async def test_no_device_connects_before_the_kernels_are_compiled(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    gate = asyncio.Event()
+
+    async def compiled(weights: str, log: Any) -> None:
+        asked.append(weights)
+        await gate.wait()
+
+    monkeypatch.setattr("simulator.swarm.compiled", compiled)
+    settings = config(broker, tmp_path, "compiling")
+    swarm = Swarm(spec(settings, 3, weights="int8"))
+    stop = asyncio.Event()
+    life = asyncio.create_task(swarm.run(stop))
+    await asyncio.sleep(0.5)
+    assert (asked, swarm.ready, swarm.counts().online) == (["int8"], False, 0)
+    gate.set()
+    async with asyncio.timeout(20):
+        while swarm.counts().online < 3:
+            await asyncio.sleep(0.01)
+    assert swarm.ready
+    stop.set()
+    await life
+
+
+async def test_a_swarm_is_stopped_while_it_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.swarm.compiled", lambda weights, log: asyncio.sleep(3600))
+    stop = asyncio.Event()
+    life = asyncio.create_task(Swarm(SwarmSpec("r", BrokerConfig(port=free_port()), "sine", 1)).run(stop))
+    await asyncio.sleep(0.1)
+    stop.set()
+    await asyncio.wait_for(life, 10)
+
+
+@pytest.mark.usefixtures("compiled")
 async def test_a_swarm_over_two_processes_adds_up(broker: Mosquitto, tmp_path: Path) -> None:
     settings = config(broker, tmp_path, "processes")
     processes = SwarmProcesses(spec(settings, evaluators=2), 2)
     processes.start()
     try:
+        async with asyncio.timeout(40):
+            while not processes.ready:
+                await asyncio.sleep(0.05)
+        assert processes.compiling is None
         status = await Coordinator(settings).run()
         async with asyncio.timeout(10):
             while processes.counts().accepted < status["updates"]:
@@ -103,6 +147,7 @@ async def test_a_swarm_over_two_processes_adds_up(broker: Mosquitto, tmp_path: P
     assert not processes.running
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_a_swarm_ends_when_no_device_can_take_part(broker: Mosquitto, tmp_path: Path) -> None:
     settings = config(broker, tmp_path, "small", rounds=0)
     coordinator = Coordinator(settings)
@@ -117,7 +162,7 @@ async def test_a_swarm_ends_when_no_device_can_take_part(broker: Mosquitto, tmp_
     coordinator.stop()
     await life
     await running
-    assert swarm.problem == "device sine-0: the model needs 5360 bytes of RAM, the device has 100"
+    assert swarm.problem == "device sine-0: the model needs 5376 bytes of RAM, the device has 100"
 
 
 async def test_watching_without_a_broker_says_so() -> None:
@@ -178,6 +223,7 @@ async def test_rows_for_micropython_are_the_streams_own_samples(tmp_path: Path) 
     rows.close()
 
 
+@pytest.mark.usefixtures("compiled")
 async def test_devices_of_a_swarm_do_not_each_look_through_the_memory_of_all(broker: Mosquitto, tmp_path: Path) -> None:
     settings = config(broker, tmp_path, "garbage")
     gc.disable()

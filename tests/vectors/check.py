@@ -7,12 +7,14 @@ Prints each difference, then "ok" or the number of differences; the exit code sa
 32 and 64 bits, from 1.24 on, and CPython. `generate.py` writes the vectors with plain Python.
 """
 
+import gc
 import json
 import sys
 from binascii import crc32, hexlify, unhexlify
 
 from tinyreptile import messages, plan, portable, reports
 from tinyreptile.batch import BatchLearner
+from tinyreptile.coding import Coded
 from tinyreptile.delta import Delta
 from tinyreptile.learner import Learner
 from tinyreptile.mel import LogMel, middle, push
@@ -43,7 +45,7 @@ def cells(size, count, span, source):
 
 def scales(model, source):
     """Fraction bits of each tensor, 4 to 12."""
-    return [4 + next(source) % 9 for _ in model.tensors]
+    return [4 + next(source) % 9 for _ in model.offsets]
 
 
 def begin(learner, case, source):
@@ -122,7 +124,7 @@ def pack_delta(case):
     size = 1 if case["weights"] == "int8" else 2
     base = cells(size, model.parameters, case["span"], source)
     weights = cells(size, model.parameters, case["span"], source)
-    fractions = scales(model, source) if size == 1 else [12] * len(model.tensors)
+    fractions = scales(model, source) if size == 1 else [12] * len(model.offsets)
     what = model, weights, base, fractions, case["bits"], case["seed"]
     delta = Delta(*what) if case["kept"] is None else SparseDelta(*what, case["kept"])
     packed = bytearray(delta.size)
@@ -133,13 +135,21 @@ def pack_delta(case):
         packed[start : start + size] = memoryview(piece)[:size]
         start += size
     values = unpack(model, packed, case["bits"], delta.gains, case["kept"])
-    return {
+    result = {
         "gains": delta.gains,
         "size": delta.size,
         "checksum": crc32(packed) & 0xFFFFFFFF,
         "first": text(memoryview(packed)[:16]),
         "halves": sum(int(value * 2) * (i % 7 + 1) for i, value in enumerate(values)),
     }
+    del values, packed  # a board's heap has no room for them and a chunk
+    coded = Coded(delta)
+    result["chunks"] = []
+    for index in range(len(coded.sizes)):
+        chunk = bytearray(coded.sizes[index])
+        coded.pack(index, memoryview(chunk))
+        result["chunks"].append(crc32(chunk) & 0xFFFFFFFF)
+    return result
 
 
 def protect(case):
@@ -196,6 +206,24 @@ def hear(case):
     }
 
 
+def change(case):
+    """Checksum of an initialization that coded differences were added to, in pieces, and the cells they end at."""
+    learner = Learner(Model(case["model"], case["weights"]), 1, case["weights"])
+    source = numbers(case["seed"])
+    size = 1 if case["weights"] == "int8" else 2
+    learner.initialization[:] = cells(size, learner.model.parameters, case["span"], source)
+    codes = bytes((next(source) % 9 if size == 2 else 0) * 16 + next(source) % 4 for _ in learner.model.offsets)
+    ends = [0]
+    while ends[-1] < learner.model.parameters:
+        data = bytearray(82)
+        for i in range(82):
+            data[i] = next(source) & 255
+        data[0] = 40  # of the first part
+        data[1] = 0
+        ends.append(learner.change(ends[-1], codes, memoryview(data)))
+    return {"ends": ends, "checksum": learner.crc()}
+
+
 def text(data):
     """``data`` in hexadecimal."""
     return hexlify(bytes(data)).decode()
@@ -235,6 +263,7 @@ RUN = {
     "learning": learn,
     "batches": learn_batches,
     "deltas": pack_delta,
+    "differences": change,
     "private": protect,
     "features": hear,
     "packing": lambda case: pack(case["value"]),
@@ -257,6 +286,7 @@ def main(path, every=1):
                 continue
             kind, case = json.loads(line)
             count += 1
+            gc.collect()  # what is left of a case would lie between the next one's large buffers
             result = RUN[kind](case)
             if result != case["expected"]:
                 differences += 1

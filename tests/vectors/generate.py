@@ -56,6 +56,15 @@ LONG = [
     ["dense", 3],
     ["squared_error"],
 ]
+# Gradients summed over so many positions that most of what each one adds is below a unit.
+POSITIONS = [
+    ["input", 1500, 1],
+    ["conv1d", 3, 1, 1, 0, "relu"],
+    ["depthwise1d", 2, 2, 0],
+    ["average"],
+    ["dense", 3],
+    ["cross_entropy"],
+]
 
 FORMATS = [("int16", "int16"), ("int16", "int8"), ("int8", "int8")]  # of the weights, and on the wire
 
@@ -80,6 +89,10 @@ LEARNING: list[dict[str, Any]] = [
     ),
     *(
         training(LONG, formats, 20, 0.002, 20 if "int8" in formats else 1000, 500, steps=1, every=1)
+        for formats in FORMATS[::2]
+    ),
+    *(
+        training(POSITIONS, formats, 21, 0.05, 60 if "int8" in formats else 4000, 500, steps=10, every=5)
         for formats in FORMATS[::2]
     ),
     # Where everything saturates.
@@ -120,6 +133,13 @@ DELTAS: list[dict[str, Any]] = [
             (STRIDES, "int8", 127, 150, 1),
         ],
         start=61000,
+    )
+]
+
+DIFFERENCES: list[dict[str, Any]] = [
+    {"model": model, "weights": weights, "seed": seed, "span": span}
+    for seed, (model, weights, span) in enumerate(
+        [(SINE, "int16", 3000), (WIDE, "int16", 32767), (SEPARABLE, "int8", 127)], start=62000
     )
 ]
 
@@ -188,14 +208,15 @@ PACKING: list[Any] = [
 READING: list[Any] = [*PACKING, {"a": 1, "b": {"c": 2}, "d": [3]}, 0.1]
 
 MESSAGES: list[tuple[str, Any]] = [
-    ("STATUS", {"protocol": 2, "state": "online", "boot": "0011aabb", "role": "train", "inputs": 1, "ram": 123456}),
-    ("MANIFEST", {"protocol": 2, "version": 7, "model": SINE, "weights": "int8", "encoding": "int8", "bytes": 1159,
-                  "crc": 4294967295, "chunks": 2, "slot": 1}),
-    ("CHUNK", {"version": 7, "crc": 1, "data": bytes(range(100))}),
-    ("WORK", {"work": 9, "kind": "train", "version": 7, "crc": 1, "slot": 1, "steps": 32, "beta": 0.0078125,
-              "seconds": 30, "bits": 8, "kept": 115}),
-    ("UPDATE", {"work": 9, "chunks": 1, "report": {"version": 7, "gains": [65536, 1]}, "data": b"\x00\xff"}),
-    ("ACK", {"work": 9, "accepted": False, "reason": "the work is not known"}),
+    ("STATUS", {"protocol": 3, "state": "online", "boot": "0011aabb", "role": "train", "inputs": 1, "ram": 123456}),
+    ("MANIFEST", {"protocol": 3, "version": 7, "model": SINE, "weights": "int8", "encoding": "int8", "bytes": 1159,
+                  "crc": 4294967295}),
+    ("PIECE", {"version": 7, "crc": 1, "data": bytes(range(100))}),
+    ("WORK", {"work": 9, "version": 7, "crc": 1, "from": 6, "data": bytes(range(100)), "done": 8}),
+    ("WORK", {"work": 9, "at": 1000, "data": bytes(range(100))}),
+    ("WORK", {"done": 9, "refused": "the work is not known"}),
+    ("TASK", {"kind": "train", "seconds": 30, "steps": 32, "beta": 0.0078125, "bits": 8, "kept": 115}),
+    ("UPDATE", {"work": 9, "version": 7, "gains": [65536, 1], "data": b"\x00\xff"}),
 ]  # fmt: skip
 
 
@@ -207,6 +228,7 @@ def main() -> None:
         "learning": LEARNING,
         "batches": BATCHES,
         "deltas": DELTAS,
+        "differences": DIFFERENCES,
         "private": PRIVATE,
         "features": FEATURES,
         "packing": [{"value": value} for value in PACKING],

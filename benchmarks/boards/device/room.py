@@ -32,7 +32,7 @@ def main(spec):
     from tinyreptile.portable import THUMB, forget
 
     load("thumb" if THUMB else "loops", "kernels", "messages", "streams", "streams.sine", "connection", "mqtt")
-    load("msgpack", "assembly", "episodes", "client", "wire", "delta")
+    load("msgpack", "assembly", "episodes", "client", "wire", "delta", "coding")
     from tinyreptile.client import Client
     from tinyreptile.log import Log
     from tinyreptile.model import Model
@@ -48,6 +48,6 @@ def main(spec):
     look("forgotten again")
     learner = sys.modules["tinyreptile.learner"].Learner(model)
     look("the learner")
-    delta = learner.delta(8)
+    chunks = sys.modules["tinyreptile.coding"].Coded(learner.delta(8))
     look("a delta")
-    return client, delta
+    return client, chunks

@@ -51,14 +51,19 @@ class Buffers:
         span = (40, 3000, 32767)[numbers.below(3)]
         self.plan = model.plan()
         if model.weights == "int8":
-            model.scale(self.plan, [4 + numbers.below(9) for _ in model.tensors])
+            model.scale(self.plan, [4 + numbers.below(2) * numbers.below(9) for _ in model.offsets])
             self.w = array("b", [numbers.cell(min(span, 127)) for _ in range(model.parameters)])
         else:
             self.w = array("h", [numbers.cell(span) for _ in range(model.parameters)])
         self.a = array("h", [numbers.cell(span) for _ in range(model.activations)])
         # And a few cells behind them, which must stay.
-        self.s = array("i", [numbers.cell(100000) for _ in range(model.scratch + 4)])
+        span = (20, 200, 100000)[numbers.below(3)]
+        self.s = array("i", [numbers.cell(span) for _ in range(model.scratch + 4)])
         self.plan[plan.RANDOM] = numbers.below(65536)
+        if numbers.below(4):
+            # So near to a step that the bits below the sequence's own decide, for one of the first weights.
+            self.plan[plan.RANDOM] = (0 - numbers.below(2) - (1 + numbers.below(8)) * 0x9E37) & 0xFFFF
+        self.plan[plan.DITHER] = numbers.below(65536)
         at = plan.HEADER
         self.plan[at + plan.RELU] = relu
         self.plan[at + plan.BACK] = (plan.BEHIND_RELU, plan.LINEAR)[numbers.below(2)]

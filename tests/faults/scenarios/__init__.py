@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from ..scenario import Scenario
 from .clock import ClockJumps
+from .flood import Flood
 from .fuzz import Fuzzing
+from .ghosts import BatchGhosts, SerialGhosts
 from .hostile import HostileDevices
 from .kills import BrokerKills, CoordinatorKills, SwarmKills
 from .network import Everything, NetworkFaults
 from .recovery import Recovery
+from .retained import Forgotten
 from .rivals import Rivals
 from .soak import Soak
 from .store import FullDisk, SlowStore
@@ -16,8 +19,9 @@ from .store import FullDisk, SlowStore
 SCENARIOS: dict[str, type[Scenario]] = {
     scenario.name: scenario
     for scenario in (
-        *(CoordinatorKills, BrokerKills, SwarmKills, NetworkFaults, Everything),
+        *(CoordinatorKills, BrokerKills, SwarmKills, NetworkFaults, Everything, Forgotten),
+        *(SerialGhosts, BatchGhosts),
         *(FullDisk, SlowStore, ClockJumps, HostileDevices, Rivals),
-        *(Recovery, Fuzzing, Soak),
+        *(Recovery, Fuzzing, Flood, Soak),
     )
 }

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 from typing import Any, ClassVar
 
 from ..bench import RUN, Bench, Fleet
-from ..processes import Process, memory, seconds_of_work
+from ..processes import memory, seconds_of_work
 from ..proxy import HOST
 from ..scenario import Scenario
 
@@ -73,13 +72,7 @@ class Fuzzing(Scenario):
     async def _fuzz(self, bench: Bench, number: int) -> None:
         count = int(RATE * WINDOW)
         arguments = [f"{HOST}:{bench.broker.port}", RUN, count, RATE, bench.seed * 1000 + number, VICTIMS]
-        command = [sys.executable, "-m", "tests.faults.fuzzer", *arguments]
-        fuzzer = Process(command, bench.folder / f"fuzzer-{number}.log")
-        bench.extras.append(fuzzer)
-        await fuzzer.start()
-        if await fuzzer.wait():
-            bench.breaches.append(f"the fuzzer failed: {fuzzer.log.read_text().strip()[-300:]}")
-        else:
-            sent, seconds = fuzzer.log.read_text().split()
+        if printed := await bench.extra(f"fuzzer-{number}", "tests.faults.fuzzer", *arguments):
+            sent, seconds = printed
             self._sent.append(float(sent) / float(seconds))
             bench.injected["damaged messages"] += int(sent)

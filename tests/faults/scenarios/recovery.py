@@ -27,14 +27,14 @@ RATIO = 1.5  # of the work that a start takes with the journal and without: no m
 def fill(path: Path, updates: int) -> None:
     """A store at ``path`` with a journal of so many ``updates``, as a run leaves it that has come so far."""
     model = Model(Sine.model)
-    weights = random_weights(model.tensors, model.parameters, 1)
+    weights = random_weights(model, 1)
     store = Store(str(path), RUN)
     store.bind({"run": RUN, "model": model.spec, "weights": model.weights})
     each = updates // OLD_DEVICES
     store.write([Known(f"old-{i}", "train", "b", "", 0, each, 0, 0, 0, 0, "", 0.0) for i in range(OLD_DEVICES)])
     store.write([Checkpoint(at, at, weights) for at in (updates - KEPT, updates - KEPT // 2)])
     store.close()
-    gains = str([65536] * len(model.tensors))
+    gains = str([65536] * len(model.offsets))
     with closing(sqlite3.connect(path)) as database:
         database.execute(
             "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :updates) "

@@ -39,6 +39,7 @@ def test_omniglot_says_what_each_drawing_is(tmp_path: Path) -> None:
     assert arrays["drawer"].tolist() == [i % 20 + 1 for i in range(80)]
 
 
+@pytest.mark.timeout(600)
 def test_the_whole_of_omniglot_gives_the_arrays_of_the_projects_file(tmp_path: Path) -> None:
     known, original = shared("omniglot28"), omniglot.unpack(shared("omniglot105")["images"], 105)
     names = known["char_names"].astype(str)

@@ -1,0 +1,73 @@
+"""The signals that end a command: Ctrl-C, SIGTERM of a service manager, SIGHUP of a terminal that is closed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_AGAIN_SECONDS = 0.02
+
+_asked = False  # to end, before anything could listen: what was raised then may have been lost in an import
+
+
+def treat_as_ctrl_c() -> None:
+    """Let SIGTERM and SIGHUP do from now on what Ctrl-C does at the time; a SIGHUP that is ignored, as by nohup, stays.
+
+    The first process of a container hears of no signal but those that it has a handler for.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _interrupt)
+    sys.unraisablehook = _repeat_ctrl_c
+
+
+def _repeat_ctrl_c(ignored: UnraisableHookArgs) -> None:
+    """Repeat a Ctrl-C that came where Python ignores errors, as in what an import leaves to be cleared away."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+    else:
+        sys.__unraisablehook__(ignored)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _asked
+    _asked = True
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C led to ``error``: raised while a class is being made, say, Python gives it another name."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+@contextmanager
+def stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Have the signals that end a command call ``stop`` in the running event loop while this lasts."""
+    import asyncio  # not sooner: `treat_as_ctrl_c` is called before anything that takes time
+
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    taken = [number for number in _ENDING if number != signal.SIGHUP or before[number] != signal.SIG_IGN]
+    for number in taken:
+        loop.add_signal_handler(number, stop)
+    if _asked:
+        stop()
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)  # it puts the system's own in its place
+            signal.signal(number, before[number])

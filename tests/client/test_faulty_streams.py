@@ -1,0 +1,220 @@
+"""Streams that fail, on both interpreters: each failure is reported in words, and the device goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import itertools
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.initialization import encode, random_weights
+from coordinator.service import Coordinator
+from simulator.micropython import micropython_device
+from tests.environment import Mosquitto, need_program
+from tests.fleet import SMALL, eventually, finish, run_config
+from tinyreptile.build import make_stream
+from tinyreptile.client import Client
+from tinyreptile.device import ConfigError, DeviceError
+from tinyreptile.model import Model
+from tinyreptile.streams import Stream
+
+from .peer import Peer, coordinating, living, make_device
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+MODEL = [["input", 2], ["dense", 3], ["cross_entropy"]]
+# A stream that has another fault in each piece of work.
+FAULTY = """
+from array import array
+from tinyreptile.streams import Stream
+
+FAULTS = (
+    "1 / 0",
+    "[][0]",
+    "{}['no']",
+    "None.no",
+    "raise_error()",
+    "x[0] = 40000",
+    "x[1] = -32769",
+    "y[0] = 1 << 70",
+    "x[0] = 0.5",
+    "x[0] = 1.0",
+    "x[0] = float('nan')",
+    "x[0] = None",
+    "x[0] = '1'",
+    "x[0] = [1]",
+    "x[2] = 1",
+    "x[:] = [1]",
+    "x[:] = [1, 2, 3]",
+    "x[:] = array('h', [1])",
+    "x[:] = [1, 0.5]",
+    "x[:] = [1, 40000]",
+    "x[:] = array('H', [1, 40000])",
+    "x[:] = array('i', [1, 40000])",
+    "x[:] = array('f', [1, 2])",
+    "x[:] = 3",
+    "y[0] = 3",
+    "y[0] = -1",
+    "pass",
+)
+GOOD = ("x[0], x[1], y[0] = -32768, 32767, 2", "x[:], y[0] = [1, True], 1", "x[:], y[:] = array('h', [1, 2]), (0,)")
+
+def raise_error():
+    raise RuntimeError
+
+class Faulty(Stream):
+    inputs = 2
+    outputs = 3
+
+    def __init__(self):
+        self._works = 0
+
+    def begin(self, part):
+        self._works += 1
+        if self._works == 1:
+            raise KeyError("begin")
+
+    async def sample(self, x, y):
+        code = (("",) + FAULTS + GOOD)[self._works - 1]
+        if self._works > 6 and code not in GOOD:
+            if not code.startswith("x"):
+                x[:] = array("h", [1, 2])
+            if not code.startswith("y") and code != "pass":
+                y[0] = 1
+        exec(code, {"x": x, "y": y, "array": array, "raise_error": raise_error})
+
+    def label(self, value):
+        return 1 // value
+"""
+
+
+@pytest.fixture
+async def peer(broker: Mosquitto) -> AsyncIterator[Peer]:
+    async with coordinating(broker) as peer:
+        yield peer
+
+
+async def test_every_fault_of_a_stream_is_reported_and_the_device_goes_on(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    faulty = importlib.import_module("faulty")
+    model = Model(MODEL)
+    data = encode(model, random_weights(model, 1))
+    await peer.put(0, data, MODEL)
+    settings = {"id": "board", "run": peer.run, "host": peer.broker.host, "port": peer.broker.port}
+    settings["stream"] = {"kind": "faulty.Faulty"}
+    said: list[str] = []
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(micropython_device(need_program("micropython"), tmp_path, settings))
+        device = make_device(peer, "computer", faulty.Faulty(), log=said.append, commands=True)
+        await stack.enter_async_context(living(device))
+        reports: dict[str, list[Any]] = {}
+        works = 1 + len(faulty.FAULTS) + len(faulty.GOOD)
+        for name in ("computer", "board"):
+            await peer.hello(name)
+            await peer.send(peer.topics.device(name).label, {"label": 0})
+            for work in range(1, works + 1):
+                await peer.ask(name, work, data)
+                await peer.update(name, count=work)
+                await peer.acknowledge(name, work)
+            reports[name] = peer.updates(name)
+    computer, board = reports["computer"], reports["board"]
+    for one, other in zip(computer[6:], board[6:], strict=True):
+        assert one == other
+    errors = [report.get("error", "") for report in computer]
+    assert errors[0] == "KeyError with the stream Faulty: 'begin'"
+    for error, kind in zip(errors[1:6], ("ZeroDivision", "Index", "Key", "Attribute", "Runtime"), strict=True):
+        assert error.startswith(f"{kind}Error with the stream Faulty: ")
+    for report in board[1:6]:
+        assert re.match("[A-Za-z]+Error with the stream Faulty: ", report["error"])
+    for code, error in zip(faulty.FAULTS[5:], errors[6:-3], strict=True):
+        assert error.startswith("stream Faulty: "), code
+        assert "2 inputs and 3 outputs" in error, code
+        assert "Q5.10" in error, code
+        assert "fixed()" in error, code
+    assert "stream Faulty: 40000 is no input;" in errors[6]
+    assert errors[-3:] == [""] * 3
+    assert "label 0 was not taken: ZeroDivisionError with the stream Faulty: integer division or modulo by zero" in said
+
+
+async def test_a_stream_that_fails_is_tried_later_each_time(broker: Mosquitto, tmp_path: Path) -> None:
+    tries: list[float] = []
+
+    class Broken(Stream):
+        async def sample(self, x: Any, y: Any) -> None:
+            tries.append(asyncio.get_running_loop().time())
+            if len(tries) < 5:
+                raise ZeroDivisionError
+            x[0] = y[0] = 1
+
+    coordinator = Coordinator(run_config(broker, tmp_path, run={"rounds": 1}))
+    device = Client("d0", coordinator.config.run.name, Broken(), host=broker.host, port=broker.port)
+    async with living(device):
+        status = await finish(coordinator)
+    assert status["refusals"] == {"device error": 4}
+    pauses = [after - before for before, after in itertools.pairwise(tries[:5])]
+    assert all(before < after for before, after in itertools.pairwise(pauses))
+
+
+async def test_a_stream_that_fails_with_anything_ends_no_prediction(peer: Peer) -> None:
+    model = Model(SMALL)
+    await peer.put(0, encode(model, random_weights(model, 1)))
+
+    class Odd(Stream):
+        taken = looked = 0
+
+        async def sample(self, x: Any, y: Any) -> None:
+            self.taken += 1
+            if self.taken < 3:
+                raise KeyError("sensor")
+            x[0] = y[0] = 100 if self.taken > 3 else 40000
+
+        def newest(self, x: Any) -> bool:
+            self.looked += 1
+            if self.looked == 1:
+                raise ZeroDivisionError
+            if self.looked == 2:
+                x[0] = 0.5
+            return self.looked <= 3
+
+    said: list[str] = []
+    async with living(make_device(peer, stream=Odd(), predict=0.05, log=said.append)) as life:
+        await eventually(lambda: sum(text.startswith("no prediction: ") for text in said) == 6, "all are said")
+        assert not life.done()
+    said = [text for text in said if text.startswith("no prediction: ")]
+    assert said[:2] == ["no prediction: KeyError with the stream Odd: 'sensor'"] * 2
+    assert said[2].startswith("no prediction: stream Odd: 40000 is no input; ")
+    assert said[3].startswith("no prediction: ZeroDivisionError with the stream Odd")
+    assert said[4].startswith("no prediction: stream Odd: 0.5 is no input; ")
+    assert said[5].startswith("no prediction: stream Odd: none of 1 inputs was written; ")
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "sentence"),
+    [
+        ("class Mine:\n  def __init__(self):\n    1 / 0", DeviceError, "mine.Mine did not begin, ZeroDivisionError: "),
+        ("class Mine:\n  def __init__(self):\n    raise OSError('deaf')", DeviceError, "did not begin, OSError: deaf"),
+        ("class Mine:\n  pass", ConfigError, "mine.Mine needs inputs, a whole number"),
+        ("class Mine:\n  inputs = 1\n  outputs = 1.0", ConfigError, "mine.Mine needs outputs, a whole number"),
+        ("1 / 0", ConfigError, "mine can't be loaded, ZeroDivisionError: "),
+        ("class Mine", ConfigError, "mine can't be loaded, SyntaxError: "),
+    ],
+)
+def test_a_stream_that_can_not_begin_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, error: type[Exception], sentence: str
+) -> None:
+    (tmp_path / "mine.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(error, match=re.escape(sentence)):
+        make_stream({"kind": "mine.Mine"})

@@ -1,0 +1,108 @@
+"""A device's configuration file on both interpreters, and what is said of one that can't be used."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyreptile.log import Log
+
+from ..environment import CLIENT, Mosquitto, free_port, need_program
+
+COMMANDS = {"cpython": [sys.executable], "micropython": ["micropython"]}
+CONFIG: dict[str, Any] = {"id": "d", "host": "127.0.0.1", "port": 1, "stream": {"kind": "sine", "seed": 1}}
+
+
+def first_line(runner: str, folder: Path, content: bytes) -> str:
+    """What a device with the configuration ``content`` says first."""
+    (folder / "device.json").write_bytes(content)
+    command = [need_program(COMMANDS[runner][0]) if runner == "micropython" else sys.executable]
+    command += [str(CLIENT / "main.py"), "device.json"]
+    environment = os.environ | {"TINYREPTILE_NUMBA": "0", "MICROPYPATH": f"{CLIENT}:.frozen", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    return line.strip()
+
+
+@pytest.mark.parametrize("runner", COMMANDS)
+def test_a_configuration_may_begin_with_a_byte_order_mark(runner: str, tmp_path: Path) -> None:
+    port = free_port()
+    content = b"\xef\xbb\xbf" + json.dumps(CONFIG | {"port": port}).encode()
+    said = first_line(runner, tmp_path, content)
+    assert said.startswith(f"d: no connection to the broker at 127.0.0.1:{port}: ")
+
+
+@pytest.mark.parametrize("runner", COMMANDS)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "device.json is not valid JSON"),
+        (b'{"id":' * 100_000, "device.json is not valid JSON"),
+        (json.dumps(CONFIG).encode("utf-16"), "device.json is not valid JSON"),
+        (CONFIG | {"tls_ca": "a\0b"}, "device.json: tls_ca must not contain the character U+0000"),
+        (CONFIG | {"host": "a\0b"}, "device.json: host must not contain the character U+0000"),
+        (
+            CONFIG | {"host": "a..b"},
+            "device.json: host is a name or an address alone, with the port in port, not 'a..b'",
+        ),
+        (CONFIG | {"password": "secret"}, "device.json: a password goes with a user"),
+        (CONFIG | {"client_id": ""}, "device.json: a client id has 1 to 128 characters, not 0"),
+        (CONFIG | {"client_id": "d" * 129}, "device.json: a client id has 1 to 128 characters, not 129"),
+        (
+            CONFIG | {"client_id": "{id}-{name}"},
+            "device.json: the braces of a client id hold id or random, not as in {id}-{name}",
+        ),
+        (CONFIG | {"client_id": 7}, "device.json: client_id is a str, not 7"),
+    ],
+    ids=["list", "object", "UTF-16", "path", "zero", "host", "password", "empty", "long", "braces", "number"],
+)
+def test_a_configuration_that_can_not_be_used_is_told(
+    runner: str, content: bytes | dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    assert first_line(runner, tmp_path, data) == f"error: {said}"
+
+
+@pytest.mark.parametrize("runner", COMMANDS)
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [({}, "d-[0-9a-f]{8}"), ({"client_id": "thing"}, "thing"), ({"client_id": "a/{id}/{random}"}, "a/d/[0-9a-f]{8}")],
+    ids=["default", "set", "template"],
+)
+def test_a_client_id_is_as_configured(
+    runner: str, given: dict[str, Any], used: str, tmp_path: Path, start_broker: Callable[..., Mosquitto]
+) -> None:
+    broker = start_broker()
+    first_line(runner, tmp_path, json.dumps(CONFIG | {"port": broker.port} | given).encode())
+    assert re.search(f"connected from 127.0.0.1:[0-9]+ as {used} ", broker.log.read_text())
+
+
+def test_a_log_is_kept_where_it_can_not_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log("d")
+    with suppress(OSError), Path("/dev/full").open("w", buffering=1) as full:  # which fails when it is closed, too
+        monkeypatch.setattr(sys, "stdout", full)
+        log("the disk is full")
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+        log("21 °C")
+        monkeypatch.undo()
+    assert log.lines() == ["0 the disk is full", "0 21 °C"]
