@@ -1,5 +1,5 @@
 # make demo           watch a fleet learn (TASK=presence for real data)
-# make test           all tests
+# make test           all tests (TESTS=tests/client/test_pace.py: these; OPTIONS=--last-failed: of pytest)
 # make install        what all commands need, into .venv
 # make test-image     what a container's image is built of, installed and served
 # make test-boards    the client on emulated boards, whose firmwares are built first; half an hour
@@ -19,6 +19,8 @@ ATTACKS_OPTIONS ?=
 STUDY_OPTIONS ?=
 FUZZ_SECONDS ?= 600
 FAULTS_OPTIONS ?=
+TESTS ?=
+OPTIONS ?=
 # Of the tests: one more than processors, for they wait half of their time for clocks and brokers; at most eight.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); [ $$n -lt 8 ] && echo $$((n + 1)) || echo 8)
 
@@ -38,7 +40,7 @@ install: .venv/install.stamp
 # PyTorch, which takes long to come and is only compared with, is for continuous integration and for who has it.
 test: .venv/dev.stamp system-packages
 	@if [ "$$CI" = true ]; then $(PIP) -r requirements-bench.txt; fi
-	.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(OPTIONS) $(TESTS)
 
 test-image: .venv/dev.stamp system-packages
 	.venv/bin/python -m pytest tests/package
@@ -49,7 +51,7 @@ test-boards: .venv/dev.stamp system-packages board-packages
 		$(PIP) --no-deps --upgrade --target .venv/stubs-$$chip \
 			-r requirements-stubs-$$chip.txt || exit 1; \
 	done
-	.venv/bin/python -m pytest tests/boards
+	.venv/bin/python -m pytest -o cache_dir=.pytest_cache/boards $(OPTIONS) $(or $(TESTS),tests/boards)
 
 test-faults: .venv/dev.stamp system-packages fault-packages
 	.venv/bin/python -m tests.faults $(FAULTS_OPTIONS)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
-import shutil
 import socket
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ import numpy as np
 from coordinator.config import BrokerConfig, Config, load_config
 from coordinator.service import Coordinator
 from coordinator.versions import Version
+from simulator.broker import find_mosquitto, free_port
 from simulator.swarm import Swarm, SwarmSpec
 from tinyreptile import messages
 
@@ -116,12 +116,10 @@ def _without_trips(side: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def broker(folder: Path, *settings: str) -> Iterator[int]:
     """A Mosquitto of our own, with further lines of ``settings``; gives its port."""
-    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
+    found = find_mosquitto()
     if found is None:
         raise Unavailable("Mosquitto is not installed; apt-get install mosquitto, or brew install mosquitto")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     configuration = folder / "mosquitto.conf"
     configuration.write_text(_BROKER.format(port=port) + "".join(f"{line}\n" for line in settings))
     with subprocess.Popen([found, "-c", str(configuration)], stderr=subprocess.DEVNULL) as process:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
+import random
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +54,7 @@ max_payload_size = 65536
 max_inflight_count = 200
 dynamic_filters = true
 """
+_PORTS = (15_000, 32_000)  # Linux gives 32,768 and above to outgoing connections, other systems 49,152 and above
 _START_SECONDS = 30.0
 LOOK_SECONDS = 5.0  # between two looks at whether it answers
 SILENT_SECONDS = 30.0  # for an answer, on a busy machine, too
@@ -93,13 +95,13 @@ def find_mosquitto() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def embedded_broker() -> AsyncIterator[EmbeddedBroker]:
     """Start a broker on loopback that ends with the context; raises `BrokerError` if it does not start.
 
     To a new subscription of QoS 1 iotcore sends no more than 100 retained messages, of those that it has.
     """
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="tinyreptile-") as folder:
         name, command = _command(Path(folder), port)
         log = Path(folder) / "broker.log"
@@ -148,11 +150,16 @@ def _command(folder: Path, port: int) -> tuple[str, list[str]]:
     return "iotcore", [sys.executable, "-P", "-m", "iotcore", *options]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """Return a TCP port of the loopback that nobody listens on.
+
+    It lies below those that systems give to outgoing connections, one of which could otherwise take it meanwhile.
+    """
+    while True:
+        port = random.randrange(*_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 async def _listens(port: int, process: asyncio.subprocess.Process) -> bool:

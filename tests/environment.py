@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from simulator.broker import free_port
 from simulator.children import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,13 +75,6 @@ def with_hosts(folder: Path, *lines: str) -> list[str]:
         "needs name spaces of mounts for users",
     )
     return before
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Mosquitto:
