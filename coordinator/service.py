@@ -95,6 +95,7 @@ class Coordinator:
         self._flooded = asyncio.Event()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._reported = False  # whether the broker has the run's last status
         self._on_status = on_status
         self._rates: deque[tuple[float, int]] = deque(maxlen=11)
         self.malformed = 0
@@ -182,7 +183,9 @@ class Coordinator:
     async def _serve(self) -> None:
         backoff = 0.5
         connected_once = worked_once = False
-        while not self._done():
+        self._reported = self._done()  # one that was over before has nothing to say
+        over_at = math.inf
+        while not (self._reported or self._stopping.is_set() or time.monotonic() > over_at):
             begun = math.inf
             try:
                 async with self._client(connected_once) as session:
@@ -215,6 +218,8 @@ class Coordinator:
                         raise broker_error(self.config.broker, error) from None
                     self._away = limit
                 _log.warning("no connection to the broker (%s); trying again", self._away)
+                if self._done():  # only its last word is missing
+                    over_at = min(over_at, time.monotonic() + LAST_SECONDS)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(backoff * (0.5 + random.random() / 2)):
                         await self._stopping.wait()
@@ -307,6 +312,7 @@ class Coordinator:
                     for helper in helpers:
                         helper.cancel()
                     await self._report(session, "finished" if run.finished else "stopped")
+                    self._reported = True
         except* (aiomqtt.MqttError, TimeoutError) as group:
             raise aiomqtt.MqttError(str(_first(group))) from None
         finally:

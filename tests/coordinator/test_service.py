@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 
 import coordinator.service
@@ -103,6 +104,25 @@ async def test_the_coordinators_topic_shows_that_it_runs_and_that_it_has_finishe
         await finish(Coordinator(config))
         await eventually(lambda: "finished" in states(received), "the last status has come")
     assert states(received)[0] == "running"
+
+
+async def test_a_connection_that_is_lost_at_the_very_end_does_not_leave_a_finished_run_as_offline(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(broker, tmp_path)
+    report, lost = Coordinator._report, [aiomqtt.MqttError("lost"), TimeoutError("stalled")]
+
+    async def lose(self: Coordinator, session: aiomqtt.Client, state: str) -> None:
+        if state == "finished" and lost:
+            raise lost.pop()
+        await report(self, session, state)
+
+    monkeypatch.setattr(Coordinator, "_report", lose)
+    async with running_swarm(swarm_spec(config, 4)):
+        await finish(Coordinator(config))
+    assert not lost
+    async with listening(config.broker, reports.CoordinatorTopics(config.run.name).coordinator) as received:
+        await eventually(lambda: states(received) == ["finished"], "that is what is retained")
 
 
 async def test_a_broker_that_ends_during_the_first_publication_is_noticed(

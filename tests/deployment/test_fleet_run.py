@@ -52,7 +52,7 @@ def test_a_fleet_finishes_a_run_and_no_secret_is_to_be_seen(
     of_swarm, _ = swarm.communicate(timeout=60)
     assert (serve.returncode, swarm.returncode) == (0, 0)
     done = tinyreptile("status", "--config", runs / "observer.toml", cwd=tmp_path)
-    assert "500 of 500" in done.stdout
+    assert "500 of 500" in done.stdout, done.stdout
     exported = tinyreptile("export", "a.json", "--config", runs / "observer.toml", cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     log = (tmp_path / "fleet" / "mosquitto.log").read_text()
