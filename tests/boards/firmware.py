@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import inspect
 import os
@@ -9,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .debian import Debian
@@ -76,14 +78,23 @@ def _built(name: str, build: Callable[[Path, Path], Path]) -> Path:
     """File ``name``, made by ``build(source tree, folder for its work)`` unless this very recipe made it before."""
     recipe = _digest(PATCHES, QEMU, HEAP, PICO_MANIFEST, *map(inspect.getsource, (_build_qemu, _build_pico)))
     made = folder() / "firmware" / recipe / name
-    if not made.exists():
-        _say(f"building {name}")
-        made.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder()) as work:
-            result = build(_source(), Path(work))
-            shutil.copy(result, made.with_suffix(".part"))
-        made.with_suffix(".part").rename(made)
+    with missing(made) as absent:
+        if absent:
+            _say(f"building {name}")
+            with tempfile.TemporaryDirectory(dir=folder()) as work:
+                result = build(_source(), Path(work))
+                shutil.copy(result, made.with_suffix(".part"))
+            made.with_suffix(".part").rename(made)
     return made
+
+
+@contextlib.contextmanager
+def missing(path: Path) -> Iterator[bool]:
+    """Tell whether ``path`` is not there yet, with no other process making it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not path.exists()
 
 
 def _digest(*parts: object) -> str:
@@ -93,24 +104,29 @@ def _digest(*parts: object) -> str:
 def _source() -> Path:
     """The source tree of MicroPython, with the patches, and its `mpy-cross` built."""
     made = folder() / f"source-{_digest(PATCHES)}"
-    if not made.exists():
-        _say("fetching the sources of MicroPython")
-        with tempfile.TemporaryDirectory(dir=folder()) as work:
-            debian = Debian(folder() / "apt", "amd64")
-            tree = debian.source("micropython", Path(work))
-            debian.unpack(["pico-sdk-source", "tinyusb-source"], tree / "debian")
-            sources = tree / "debian" / "usr" / "src"
-            parts = {name: sources / name for name in ("pico-sdk", "tinyusb")}
-            parts["mbedtls"] = debian.source("mbedtls", tree / "debian" / "mbedtls")
-            for name, path in parts.items():
-                (tree / "lib" / name).rmdir()
-                path.rename(tree / "lib" / name)
-            (tree / "lib" / "micropython-lib" / "README.md").touch()
-            for file, patches in PATCHES.items():
-                _patch(tree / file, patches)
-            _make(tree / "mpy-cross")
-            tree.rename(made)
+    with missing(made) as absent:
+        if absent:
+            _say("fetching the sources of MicroPython")
+            _fetch(made)
     return made
+
+
+def _fetch(made: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder()) as work:
+        debian = Debian(folder() / "apt", "amd64")
+        tree = debian.source("micropython", Path(work))
+        debian.unpack(["pico-sdk-source", "tinyusb-source"], tree / "debian")
+        sources = tree / "debian" / "usr" / "src"
+        parts = {name: sources / name for name in ("pico-sdk", "tinyusb")}
+        parts["mbedtls"] = debian.source("mbedtls", tree / "debian" / "mbedtls")
+        for name, path in parts.items():
+            (tree / "lib" / name).rmdir()
+            path.rename(tree / "lib" / name)
+        (tree / "lib" / "micropython-lib" / "README.md").touch()
+        for file, patches in PATCHES.items():
+            _patch(tree / file, patches)
+        _make(tree / "mpy-cross")
+        tree.rename(made)
 
 
 def _patch(file: Path, patches: list[tuple[str, str]]) -> None:

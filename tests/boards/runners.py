@@ -17,6 +17,8 @@ from mpremote.transport import TransportError
 from mpremote.transport_serial import SerialTransport
 from serial import SerialException
 
+from simulator.children import end_with_parent
+
 from ..environment import find_program
 from . import firmware
 from .debian import Debian, DebianError
@@ -102,6 +104,7 @@ class Unix(Runner):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=end_with_parent(),
         )
 
 
@@ -120,8 +123,9 @@ class Foreign(Unix):
 
     def obtain(self) -> None:
         """Fetch the packages, and see that the emulator is there."""
-        if not self._root.exists():
-            self._fetch()
+        with firmware.missing(self._root) as absent:
+            if absent:
+                self._fetch()
         self.command()
 
     def _fetch(self) -> None:
@@ -188,6 +192,7 @@ class Bare(Runner):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                preexec_fn=end_with_parent(),
             )
             mount = (
                 "import os, sys, uctypes, vfs\n"
@@ -226,6 +231,7 @@ class Pico(Runner):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                preexec_fn=end_with_parent(),
             )
             with _emulated(emulator, seconds) as board:
                 yield board
