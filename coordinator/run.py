@@ -96,6 +96,7 @@ class Run:
         self.admission = Admission(self.topics, lambda: self.config.guards, clock)
         self._outcomes: OrderedDict[int, tuple[str, bool, str]] = OrderedDict()
         self._published_at = -1e9
+        self._unheard: set[str] = set()  # who was there before the connection was lost, and has not been heard of since
         self.published_version = -1  # that whoever only reads can have; -1 before the first
         self._versions = Versions(self.model, self._held_by_devices)
         self._measured_at, self._usual = -1e9, (0.0, 0.0)
@@ -195,9 +196,21 @@ class Run:
     def disconnected(self) -> None:
         """The connection to the broker is new: nothing is known of who is there until they say so again."""
         for device in self.registry.devices.values():
+            if device.state != "offline":
+                self._unheard.add(device.id)
             device.state = "offline"
             self.registry.settle(device)
         self.published_version = -1
+
+    def ask_unheard(self) -> None:
+        """Have those who were there before the connection was lost, and have no status at the broker, say hello.
+
+        What the broker retains may have been cleared meanwhile, and a device whose own connection has lasted has no
+        other reason to repeat it. One that lives answers an empty status with its own.
+        """
+        for device_id in sorted(self._unheard):
+            self._send(self.topics.device(device_id).status, None)
+        self._unheard.clear()
 
     # Devices
 
@@ -205,6 +218,7 @@ class Run:
         """A device's status message, already checked; a probe says nothing yet."""
         if status["state"] == "probe":
             return
+        self._unheard.discard(device_id)
         problem = ""
         if status["protocol"] != messages.PROTOCOL:
             problem = f"it speaks protocol {status['protocol']}, this coordinator {messages.PROTOCOL}"
@@ -300,6 +314,7 @@ class Run:
         if (work := self.book.open.get(device.work)) is not None:
             self._close(work, device, "lost", "the device was forgotten")
         self.registry.forget(device_id)
+        self._unheard.discard(device_id)
         self._guards.forget(device_id)
         self._record(Forgotten(device_id), None)
         self._note("forget", device_id)

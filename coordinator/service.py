@@ -38,6 +38,7 @@ SENDERS = 8  # publishes under way at once; with ours beside them aiomqtt warns 
 INCOMING = 20_000  # messages waiting to be looked at; devices send again what is dropped beyond
 STATUS_SECONDS = 1.0
 AUDIT_SECONDS = 30.0  # between two looks at what is retained at the broker
+UNHEARD_SECONDS = 3.0  # after the subscriptions, until all that is retained of devices has come
 AGAIN_SECONDS = 2.0  # until the next one where something was missing
 ANSWER_SECONDS = 30.0  # for the broker to acknowledge a publication
 QUIET_SECONDS = 0.3  # a retained message comes sooner after its subscription
@@ -304,6 +305,7 @@ class Coordinator:
                 helpers.append(tasks.create_task(self._answer_forever(), name="control"))
                 helpers.append(tasks.create_task(self._audit_forever(session, topics), name="audit"))
                 helpers.append(tasks.create_task(self._mind_floods(session), name="floods"))
+                helpers.append(tasks.create_task(self._ask_unheard(), name="unheard"))
                 await self._dispatch(session)
                 receiver.cancel()  # what is not taken any more will be sent again; what is taken is acknowledged
                 await self._journal.flush()  # then the last acknowledgements are in the outbox
@@ -323,6 +325,10 @@ class Coordinator:
         await self._stopping.wait()
         await asyncio.sleep(LAST_SECONDS)
         raise TimeoutError("the broker did not take what was still to be said")
+
+    async def _ask_unheard(self) -> None:
+        await asyncio.sleep(UNHEARD_SECONDS)
+        self.run_state.ask_unheard()
 
     async def _dispatch(self, session: aiomqtt.Client) -> None:
         """Publish versions, hand out work and mind the deadlines until the run is done."""

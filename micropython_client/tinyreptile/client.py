@@ -369,6 +369,8 @@ class Client:
             elif topic == self._topics.status:
                 if payload:
                     self._take_status(messages.check(messages.PRESENCE, unpackb(payload)), retained)
+                elif self._is_ready():  # somebody has cleared it, or asks whether this device is here
+                    asyncio.create_task(self._repeat_hello())
             elif topic == self._run_topics.init:
                 manifest = messages.check(messages.MANIFEST, unpackb(payload))
                 if manifest["protocol"] != messages.PROTOCOL:

@@ -22,7 +22,7 @@ from coordinator.observer import fetch
 from coordinator.service import Coordinator
 from tests.coordinator.packets import Altered, packet_from
 from tests.environment import Mosquitto
-from tests.fleet import BIG, eventually, listening, new_run, run_config, running_swarm, swarm_spec, task
+from tests.fleet import BIG, eventually, listening, new_run, run_config, running_swarm, states, swarm_spec, task
 from tinyreptile import reports
 
 StartBroker = Callable[..., Mosquitto]
@@ -118,6 +118,46 @@ async def test_devices_whose_statuses_were_cleared_are_known_to_the_next_coordin
         config.run.rounds = 20
         async with serving(config):
             await eventually(lambda: swarm.counts().accepted == 20, "they have done the rest, too")
+
+
+@pytest.mark.usefixtures("compiled")
+async def test_a_device_puts_its_status_back_when_somebody_clears_it(broker: Mosquitto, tmp_path: Path) -> None:
+    config = run_config(broker, tmp_path)
+    status = reports.CoordinatorTopics(config.run.name).device("sine-0").status
+    async with serving(config), running_swarm(swarm_spec(config, 1)), client(config.broker) as session:
+        for _ in range(2):
+            async with listening(config.broker, status) as received:
+                await eventually(lambda: "online" in states(received), "it is there")
+            await session.publish(status, b"", qos=1, retain=True)
+        async with listening(config.broker, status) as received:
+            await eventually(lambda: states(received) == ["online"], "it is retained again")
+
+
+@pytest.mark.usefixtures("compiled")
+async def test_devices_whose_statuses_have_expired_are_asked_for_them_after_a_reconnection(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker that lets a retained message go says nothing of it to anybody."""
+    monkeypatch.setattr(service, "UNHEARD_SECONDS", 0.5)
+    config = run_config(broker, tmp_path, run={"rounds": 0})
+    take, expired = Coordinator._take, set[str]()
+
+    def lose(self: Coordinator, topic: str, payload: Any) -> None:
+        if topic not in expired:
+            take(self, topic, payload)
+        elif payload == b"":  # who asks for a status
+            expired.discard(topic)
+
+    monkeypatch.setattr(Coordinator, "_take", lose)
+    async with serving(config) as coordinator, running_swarm(swarm_spec(config, 2)):
+        await eventually(lambda: coordinator.run_state.updates > 10, "they are at work")
+        expired |= {coordinator.run_state.topics.device(f"sine-{number}").status for number in range(2)}
+        assert coordinator._connected
+        coordinator._connected._client.loop_stop()
+        coordinator._connected._client._sock_close()
+        await eventually(lambda: coordinator.reconnections == 1, "it has come back", 30)
+        before = coordinator.run_state.updates
+        await eventually(lambda: coordinator.run_state.updates > before + 10, "they are at work again", 30)
 
 
 async def test_a_broker_that_does_not_acknowledge_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
