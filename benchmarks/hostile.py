@@ -176,9 +176,11 @@ class Fleet:
         pieces = Forged(self.run.model, sent, gains).chunks()
         for i, piece in enumerate(pieces):
             update: dict[str, Any] = {"work": work["work"], "chunks": len(pieces), "data": piece}
-            if i == 0:
+            if i:
+                update["part"] = i
+            else:
                 update |= {"version": work["version"], "gains": gains, "loss": loss}
-            self.run.take_update(device_id, i, messages.check(reports.UPDATE, update))
+            self.run.take_update(device_id, messages.check(reports.UPDATE, update))
 
     def _learn(self, index: int, work: dict[str, Any]) -> tuple[bytes, list[int], float]:
         device, learner = self._device, self._device.learner

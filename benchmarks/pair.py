@@ -168,7 +168,7 @@ async def _answer(setting: Setting, traffic: Traffic, pipe: Connection) -> None:
         async def serve() -> None:
             while True:
                 device = await inbox.get()
-                await session.publish(topics.device(device).update(0), update, qos=1, timeout=math.inf)
+                await session.publish(topics.device(device).update, update, qos=1, timeout=math.inf)
 
         async def receive() -> None:
             async for message in session.messages:

@@ -96,7 +96,9 @@ def _float_update(model: Model) -> tuple[int, int]:
         message: dict[str, Any] = {"work": 70_000, "chunks": count, "data": data}
         if index == 0:
             message |= _report([])
-        total += _packet(topics.update(index), len(msgpack.packb(message)))
+        else:
+            message["part"] = index
+        total += _packet(topics.update, len(msgpack.packb(message)))
     return total, count
 
 

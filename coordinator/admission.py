@@ -65,7 +65,7 @@ class Admission:
         sender.filled = now
         if sender.tokens >= guards.burst:
             sender.tokens, sender.dropped = guards.burst, 0
-        if sender.credit and rest.startswith("update"):
+        if sender.credit and rest in ("update", "evaluation"):
             sender.credit -= 1
             return True
         if sender.tokens >= 1.0:

@@ -133,9 +133,9 @@ class Evaluations:
         known = any(device.role == messages.EVALUATE for device in registry.devices.values())
         return known and not registry.idle(messages.EVALUATE) and now < self._ended_at + LINGER
 
-    def take(self, work: Work, message: Any) -> None:
-        """What one device found; raises `Refusal`."""
-        if work.kind != messages.EVALUATE or self._round is None:
+    def take(self, work: Work, message: Any) -> dict[str, Any]:
+        """What one device found, checked; raises `Refusal`."""
+        if self._round is None:
             raise Refusal("malformed", "no evaluation was asked for")
         model = self._run.model
         try:
@@ -143,6 +143,7 @@ class Evaluations:
         except messages.MessageError as error:
             raise Refusal("malformed", f"evaluation: {error}") from None
         self._round.results.append(result)
+        return result
 
     def closed(self, work: Work) -> None:
         """``work`` is done with, whatever came of it."""

@@ -114,7 +114,7 @@ async def look(config: Config, seconds: float = FIRST_SECONDS) -> Snapshot:
                     if topic == topics.coordinator:
                         snapshot.coordinator = check_run_status(message)
                     else:
-                        device_id, _, _ = reports.parse(topics, topic)
+                        device_id, _ = reports.parse(topics, topic)
                         snapshot.devices[device_id] = messages.check(reports.STATUS, message)
             if snapshot.coordinator:
                 statuses = {topics.coordinator: snapshot.coordinator}

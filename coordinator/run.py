@@ -1,7 +1,8 @@
 """A run: every decision of the coordinator, without the network.
 
-Messages go in (`take_status`, `take_update`), the clock goes in (`expire`), requests come out (`next_work`). What must
-be sent or kept is handed to two callbacks, so that the whole of it can be driven by a test or by the service alike.
+Messages go in (`take_status`, `take_update`, `take_evaluation`), the clock goes in (`expire`), requests come out
+(`next_work`). What must be sent or kept is handed to two callbacks, so that the whole of it can be driven by a test or
+by the service alike.
 """
 
 from __future__ import annotations
@@ -418,36 +419,53 @@ class Run:
 
     # Updates
 
-    def take_update(self, device_id: str, index: int, update: dict[str, Any]) -> None:
-        """One chunk of an update, an evaluation, or word of progress; ``update`` has been checked."""
-        number = update["work"]
+    def take_update(self, device_id: str, update: dict[str, Any]) -> None:
+        """One chunk of an update, or why there is none; ``update`` has been checked against `reports.UPDATE`."""
+        self._take(device_id, messages.TRAIN, update, self._take_chunk)
+
+    def take_evaluation(self, device_id: str, found: dict[str, Any]) -> None:
+        """What an evaluation found, or why nothing; ``found`` has been checked against `reports.FOUND`."""
+        self._take(device_id, messages.EVALUATE, found, self._take_found)
+
+    def _take(
+        self, device_id: str, kind: str, answer: dict[str, Any], take: Callable[[Work, dict[str, Any]], None]
+    ) -> None:
+        """An ``answer`` to work of ``kind``, whose content goes to ``take``."""
+        number = answer["work"]
         try:
             work = self._open_work(device_id, number)
             if work is None:
                 return
-            self.registry.heard(self.registry.devices[device_id], self._clock())
-            if "error" in update:
+            if work.kind != kind:  # its credentials let it write there, so its role is not the one that it claims
+                raise Refusal("malformed", f"work of kind {work.kind} is not answered on the topic of the other kind")
+            device = self.registry.devices[device_id]
+            self.registry.heard(device, self._clock())
+            if "error" in answer:
                 self.refusals["device error"] += 1
-                _log.info("device %s: %s", device_id, update["error"], extra={"sender": device_id})
+                _log.info("device %s: %s", device_id, answer["error"], extra={"sender": device_id})
                 self._forget(work)
-                self._failed(self.registry.devices[device_id], Refusal("device error", update["error"]))
-            elif update.get("whole"):
+                self._failed(device, Refusal("device error", answer["error"]))
+            elif answer.get("whole"):
                 self._repeat(work)
-            elif "evaluation" in update:
-                self.evaluations.take(work, update["evaluation"])
-                self._confirm(work, update["evaluation"]["version"])
-                self.registry.devices[device_id].trouble = ""
-                self._forget(work)
-                self._remember(work, True, "")
-                self._acknowledge(work.device, work.id, True, "")
             else:
-                packed = work.add(self.model, index, update)
-                if index == 0:
-                    self._confirm(work, work.report["version"])
-                if packed is not None:
-                    self._accept(work, packed, work.report)
+                take(work, answer)
         except Refusal as refusal:
             self.refuse(device_id, number, refusal)
+
+    def _take_chunk(self, work: Work, update: dict[str, Any]) -> None:
+        packed = work.add(self.model, update)
+        if not update.get("part"):
+            self._confirm(work, work.report["version"])
+        if packed is not None:
+            self._accept(work, packed, work.report)
+
+    def _take_found(self, work: Work, found: dict[str, Any]) -> None:
+        evaluation = self.evaluations.take(work, found.get("evaluation"))
+        self._confirm(work, evaluation["version"])
+        self.registry.devices[work.device].trouble = ""
+        self._forget(work)
+        self._remember(work, True, "")
+        self._acknowledge(work.device, work.id, True, "")
 
     def _confirm(self, work: Work, version: int) -> None:
         """The device of ``work`` has begun from ``version``, and knows what it is asked to do."""
@@ -492,8 +510,6 @@ class Run:
         return True
 
     def _accept(self, work: Work, packed: bytes, report: dict[str, Any]) -> None:
-        if work.kind != messages.TRAIN:
-            raise Refusal("malformed", "an evaluation was asked for, not an update")
         if self.rounds_left == 0:
             raise Refusal("late", _ENDED)
         if report["version"] not in work.versions:

@@ -92,7 +92,8 @@ class Coordinator:
         self._denied = ""  # what the broker does not let this client do, in a sentence
         self._boot = secrets.token_hex(4)
         self._own_status = self._topics.device(self._boot).status  # of no device
-        self._from_all = (self._topics.all_status, self._topics.all_updates)
+        topics = self._topics
+        self._from_all = (topics.all_status, topics.all_updates, topics.all_evaluations)
         self._flooded = asyncio.Event()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -483,7 +484,7 @@ class Coordinator:
             subscriptions = [subscribe(session, *group) for group in groups]
             # All at once, in this order: the broker's answers come behind what is there of the flood already.
             await asyncio.gather(*subscriptions, session.unsubscribe(list(self._from_all), timeout=math.inf))
-            _log.warning("only the %d devices that are known are heard for %g s", len(others) // 2, seconds)
+            _log.warning("only the %d devices that are known are heard for %g s", len(others) // 3, seconds)
             await asyncio.sleep(seconds)
             self.run_state.admission.flooding.clear()
             self._flooded.clear()
@@ -503,7 +504,7 @@ class Coordinator:
         devices = self.run_state.registry.devices.values()
         names = [device.id for device in sorted(devices, key=lambda d: d.work == 0) if device.id not in without]
         topics = [self._topics.device(name) for name in names]
-        return [self._own_status, *(topic for at in topics for topic in (at.status, at.update("+")))]
+        return [self._own_status, *(topic for at in topics for topic in (at.status, at.update, at.evaluation))]
 
     # Messages
 
@@ -556,7 +557,7 @@ class Coordinator:
         run = self.run_state
         number, device_id = 0, ""
         try:
-            device_id, kind, index = reports.parse(self._topics, topic)
+            device_id, kind = reports.parse(self._topics, topic)
             if kind == "control":
                 self._take_request(messages.check(reports.REQUEST, unpack(payload)))
             elif kind == "status":
@@ -566,7 +567,10 @@ class Coordinator:
                 update = unpack(payload)
                 if isinstance(update, dict) and isinstance(update.get("work"), int):
                     number = update["work"]
-                run.take_update(device_id, index, messages.check(reports.UPDATE, update))
+                if kind == "update":
+                    run.take_update(device_id, messages.check(reports.UPDATE, update))
+                else:
+                    run.take_evaluation(device_id, messages.check(reports.FOUND, update))
                 self._hand_out()
         except MessageError as error:
             self.malformed += 1

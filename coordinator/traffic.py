@@ -10,7 +10,7 @@ from typing import Any
 from tinyreptile.reports import CoordinatorTopics
 
 # What a coordinator hears of itself, and of others of its run, are the last three.
-RECEIVED = ("status", "update", "control", "coordinator", "init", "piece")
+RECEIVED = ("status", "update", "evaluation", "control", "coordinator", "init", "piece")
 SENT = ("init", "piece", "work", "answer", "coordinator", "status")  # the last: of devices that are forgotten
 
 

@@ -47,8 +47,9 @@ class Work:
     chunks: dict[int, bytes] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)  # comes with chunk 0
 
-    def add(self, model: Model, index: int, update: dict[str, Any]) -> bytes | None:
-        """Take chunk ``index``; the whole packed delta once all are there, else None. Raises `Refusal`."""
+    def add(self, model: Model, update: dict[str, Any]) -> bytes | None:
+        """Take a chunk; the whole packed delta once all are there, else None. Raises `Refusal`."""
+        index = update.get("part", 0)
         count = update.get("chunks", 1)
         if self.kept is None:
             size, fits = None, 1 <= count <= most_chunks(model, self.bits)

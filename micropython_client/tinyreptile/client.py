@@ -77,6 +77,8 @@ class Client:
             raise MessageError("a role is train or evaluate, not %r" % role)
         run_topics = messages.RunTopics(run)
         self._topics = run_topics.device(device_id)
+        # The broker lets no device write on that of the other role.
+        self._answers = self._topics.evaluation if role == messages.EVALUATE else self._topics.update
         self._run_topics = run_topics
         self._stream = stream
         self._role = role
@@ -581,7 +583,7 @@ class Client:
                 return
             assembly.failure = False
             try:
-                await self._send(0, {"work": work["work"], "whole": True})
+                await self._send({"work": work["work"], "whole": True})
             except OSError:  # the hello after the next connection says the same
                 await self._wait(lambda: self._is_ready() or self._work is not work, _PIECE_SECONDS)
         await self._look_again()  # the run may have another model by now
@@ -668,10 +670,10 @@ class Client:
                 return
             try:
                 if isinstance(report, str):
-                    await self._send(0, {"work": number, "error": report})
+                    await self._send({"work": number, "error": report})
                     return
                 if chunks is None:
-                    await self._send(0, {"work": number, "evaluation": report})
+                    await self._send({"work": number, "evaluation": report})
                 else:
                     await self._send_delta(work, chunks, report)
                 await self._wait(lambda: self._answer is not None or self._work is not work, min(left, _RESEND_SECONDS))
@@ -693,8 +695,8 @@ class Client:
         else:
             self.evaluations += 1
 
-    async def _send(self, index, message):
-        await self._publish(self._topics.update(index), message)
+    async def _send(self, message):
+        await self._publish(self._answers, message)
 
     async def _publish(self, topic, message, retain=False):
         def fill(buffer):
@@ -713,7 +715,9 @@ class Client:
                 fields = {"work": work["work"]}
                 if len(chunks.sizes) > 1:
                     fields["chunks"] = len(chunks.sizes)
-                if index == 0:
+                if index:
+                    fields["part"] = index
+                else:
                     fields.update(report)
                 packer = Packer(buffer)
                 packer.map_header(len(fields) + 1)
@@ -726,7 +730,7 @@ class Client:
                 chunks.pack(index, packer.reserve(size))
                 return packer.length
 
-            await self.mqtt.publish(self._topics.update(index), fill)
+            await self.mqtt.publish(self._answers, fill)
 
     # For a client that does something between two pieces of work
 

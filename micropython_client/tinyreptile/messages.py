@@ -6,7 +6,7 @@ device reads is in `reports`: it takes no memory on a board.
 
 from .portable import const
 
-PROTOCOL = 3
+PROTOCOL = 4
 DELTA_BYTES = 896  # of a delta in one message
 PIECE_BYTES = 1000  # of an initialization in one message
 CHUNK_BYTES = 1024  # of a file in one message
@@ -67,11 +67,8 @@ class DeviceTopics:
         self.label = base + "/label"
         self.command = base + "/command"
         self.log = base + "/log"
-        self._update = base + "/update/"
-
-    def update(self, index):
-        """Where chunk ``index`` of an update goes."""
-        return self._update + str(index)
+        self.update = base + "/update"  # of a device that trains; of one that is held out
+        self.evaluation = base + "/evaluation"
 
 
 # A field: (name, type, lowest or shortest, highest or longest, required). Numbers have a range, strings, binary and

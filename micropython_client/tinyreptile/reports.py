@@ -1,6 +1,6 @@
 """The rest of the protocol: what devices send, and what a coordinator says of itself. No device reads these."""
 
-from .messages import DELTA_BYTES, MAX_ID, PIECE_BYTES, PRESENCE, MessageError, RunTopics, check_id, index_of
+from .messages import DELTA_BYTES, MAX_ID, PIECE_BYTES, PRESENCE, MessageError, RunTopics, check_id
 
 MESSAGE_BYTES = 1536  # the longest message of all
 COUNT = (1 << 31) - 1
@@ -18,7 +18,8 @@ class CoordinatorTopics(RunTopics):
         super().__init__(run)
         self.coordinator = self.root + "/coordinator"
         self.all_status = self.root + "/device/+/status"
-        self.all_updates = self.root + "/device/+/update/+"
+        self.all_updates = self.root + "/device/+/update"
+        self.all_evaluations = self.root + "/device/+/evaluation"
         self.control = self.root + "/control"
 
     def piece(self, index):
@@ -98,14 +99,18 @@ PIECE = (
     ("data", bytes, 1, PIECE_BYTES, True),
 )
 
-UPDATE = (
+# What comes of work: of training an update, of an evaluation what was found; or one of these in its place.
+_NOTHING = (
     ("work", int, 1, COUNT, True),
-    ("chunks", int, 1, 65535, False),  # absent: one
-    ("data", bytes, 1, DELTA_BYTES, False),
-    ("evaluation", dict, 0, 32, False),  # instead of data
-    ("whole", bool, 0, 1, False),  # instead of data: the initialization did not arrive; it is wanted again, and whole
-    ("error", str, 1, TEXT, False),  # instead of data: why there is none
+    ("whole", bool, 0, 1, False),  # the initialization did not arrive; it is wanted again, and whole
+    ("error", str, 1, TEXT, False),  # why nothing comes of it
 )
+UPDATE = _NOTHING + (
+    ("chunks", int, 1, 65535, False),  # absent: one
+    ("part", int, 0, 65534, False),  # which of them; absent: the first
+    ("data", bytes, 1, DELTA_BYTES, False),
+)
+FOUND = _NOTHING + (("evaluation", dict, 0, 32, False),)
 
 # Of a delta's first chunk, beside `UPDATE`.
 REPORT = (
@@ -181,15 +186,13 @@ LOG = (
 
 
 def parse(topics, topic):
-    """(device id, "status", 0), (device id, "update", chunk index) or ("", "control", 0), or `MessageError`."""
+    """(device id, "status", "update" or "evaluation") or ("", "control"), or `MessageError`."""
     if topic == topics.control:
-        return "", "control", 0
+        return "", "control"
     parts = topic[len(topics.root) + 1 :].split("/")
-    if topic.startswith(topics.root + "/") and parts[0] == "device":
-        if len(parts) == 3 and parts[2] == "status":
-            return check_id(parts[1], "a device id"), "status", 0
-        if len(parts) == 4 and parts[2] == "update":
-            return check_id(parts[1], "a device id"), "update", index_of(topic)
+    if topic.startswith(topics.root + "/") and len(parts) == 3 and parts[0] == "device":
+        if parts[2] in ("status", "update", "evaluation"):
+            return check_id(parts[1], "a device id"), parts[2]
     raise MessageError("no topic of this run: %r" % topic)
 
 

@@ -106,15 +106,18 @@ class Peer:
         topic = self.topics.device(device).status
         return sum(at == topic and value.get("state") == "probe" for at, value in self._received)
 
-    def updates(self, device: str, index: int = 0) -> list[dict[str, Any]]:
-        """Messages on update topic ``index`` of ``device`` so far, but for those that `wanted` gives."""
-        topic = self.topics.device(device).update(index)
-        return [value for at, value in self._received if at == topic and "whole" not in value]
+    def _answers(self, device: str) -> list[dict[str, Any]]:
+        """Messages on the topics of ``device`` on which either role answers, so far."""
+        topics = self.topics.device(device)
+        return [value for at, value in self._received if at in (topics.update, topics.evaluation)]
+
+    def updates(self, device: str, part: int = 0) -> list[dict[str, Any]]:
+        """What came of work of ``device`` so far, of updates chunk ``part``, but for what `wanted` gives."""
+        return [value for value in self._answers(device) if value.get("part", 0) == part and "whole" not in value]
 
     def wanted(self, device: str) -> list[int]:
         """The work whose initialization ``device`` has asked for again, so far."""
-        topic = self.topics.device(device).update(0)
-        return [value["work"] for at, value in self._received if at == topic and "whole" in value]
+        return [value["work"] for value in self._answers(device) if "whole" in value]
 
     async def hello(self, device: str, count: int = 1) -> dict[str, Any]:
         """The latest status of ``device`` once it has said ``count``."""
@@ -133,7 +136,8 @@ async def coordinating(broker: Mosquitto) -> AsyncIterator[Peer]:
     async with client(broker_config(broker)) as session:
         peer = Peer(broker, session, new_run())
         receiver = asyncio.create_task(peer.receive())
-        await session.subscribe([(peer.topics.all_status, 1), (peer.topics.all_updates, 1)])
+        topics = peer.topics
+        await session.subscribe([(t, 1) for t in (topics.all_status, topics.all_updates, topics.all_evaluations)])
         try:
             yield peer
         finally:

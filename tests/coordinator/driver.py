@@ -75,6 +75,8 @@ class Update:
         count = len(self.chunks)
         chunks: list[dict[str, Any]] = [{"work": self.work, "chunks": count, "data": bytes(c)} for c in self.chunks]
         chunks[0] |= self.report
+        for index in range(1, count):
+            chunks[index]["part"] = index
         return chunks
 
 
@@ -174,10 +176,14 @@ class Driver:
         work = self.requests(device)[-1]
         return Update(work, self.versions[work["version"]], self.run.model, seed, self.config.learning.encoding)
 
-    def send(self, device: str, *chunks: dict[str, Any], first: int = 0) -> None:
-        """``chunks`` arrive from ``device``."""
-        for index, chunk in enumerate(chunks, start=first):
-            self.run.take_update(device, index, messages.check(reports.UPDATE, chunk))
+    def send(self, device: str, *answers: dict[str, Any]) -> None:
+        """``answers`` arrive from ``device``, on the topic of its role."""
+        known = self.run.registry.devices.get(device)
+        for answer in answers:
+            if known is not None and known.role == messages.EVALUATE:
+                self.run.take_evaluation(device, messages.check(reports.FOUND, answer))
+            else:
+                self.run.take_update(device, messages.check(reports.UPDATE, answer))
 
     def answer(self, device: str, seed: int = 1) -> Update:
         """``device`` does its latest work and sends the whole update."""

@@ -46,7 +46,7 @@ async def test_who_floods_is_cut_off_and_quarantined_and_the_others_learn_on(con
     async with running_swarm(swarm_spec(config, 5)), task(coordinator.run()) as life:
         await say_hello(config, "loud")
         await eventually(lambda: run.updates > 50 and "loud" in run.registry.devices, "all have come")
-        sending = asyncio.create_task(flooded(config, [loud.status, loud.update(0)]))
+        sending = asyncio.create_task(flooded(config, [loud.status, loud.update]))
         await eventually(lambda: run.registry.devices["loud"].quarantine, "it is quarantined")
         assert run.registry.devices["loud"].quarantine == "it floods the coordinator with messages"
         updates = run.updates
@@ -66,7 +66,7 @@ async def test_after_a_flood_everybody_is_heard_again(config: Config, caplog: py
     stranger = coordinator._topics.device("stranger")
     async with task(coordinator.run()) as life:
         await eventually(lambda: run.published_version >= 0 and coordinator.connected, "it serves")
-        await flooded(config, [stranger.update(0)], 3000, 0)
+        await flooded(config, [stranger.update], 3000, 0)
         await eventually(lambda: "are heard for" in caplog.text, "others than those that are known are not heard")
         await say_hello(config, "late")
         await eventually(lambda: "all devices are heard again" in caplog.text, "the flood is over")

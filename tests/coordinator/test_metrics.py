@@ -107,7 +107,7 @@ def test_whatever_devices_say_there_are_no_more_series(idle: Runs) -> None:
     for i in range(200):
         status = {"protocol": messages.PROTOCOL, "state": f"state{i}", "boot": f"b{i}", "role": f"role{i}"}
         coordinator.run_state.take_status(f"d{i}", status)
-        coordinator._take(topics.device(f"d{i}").update(0), b"\xc1")
+        coordinator._take(topics.device(f"d{i}").update, b"\xc1")
         coordinator._take(f"{topics.root}/device/d/{i}", b"")
     after = numbers(metrics)
     assert set(after) == before

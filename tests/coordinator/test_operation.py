@@ -261,7 +261,7 @@ def test_bad_luck_is_no_strike(start: StartRun) -> None:
         driver.now += 61
         driver.advance()  # late
         work = driver.requests("d0")[-1]["work"]
-        driver.run.take_update("d0", 0, {"work": work, "error": "the sensor is warming up"})
+        driver.run.take_update("d0", {"work": work, "error": "the sensor is warming up"})
         driver.now += 120
         driver.advance()
     assert driver.run.registry.devices["d0"].quarantine == ""

@@ -215,7 +215,7 @@ def test_an_update_of_many_chunks_is_taken_in_any_order(start: StartRun) -> None
     last = len(chunks) - 1
     for index in (last, 0, 0, *range(1, last)):
         assert driver.run.updates == 0
-        driver.send("d0", chunks[index], first=index)
+        driver.send("d0", chunks[index])
     assert driver.run.updates == 1
 
 
@@ -405,7 +405,7 @@ def test_a_wrong_update_is_refused_with_the_reason_and_its_device_is_free(start:
     driver = start(devices=1)
     before = driver.run.weights.copy()
     chunk = spoiled(driver.learn("d0"), how)
-    driver.run.take_update("d0", 0, chunk)
+    driver.run.take_update("d0", chunk)
     ((_, accepted, reason),) = driver.acks("d0")
     assert not accepted
     assert len(reason) > 10
@@ -419,7 +419,7 @@ def test_a_wrong_update_is_refused_with_the_reason_and_its_device_is_free(start:
 
 def test_a_chunk_beyond_the_last_is_refused(start: StartRun) -> None:
     driver = start(devices=1)
-    driver.send("d0", *driver.learn("d0").messages(), first=1)
+    driver.send("d0", *(m | {"part": m.get("part", 0) + 1} for m in driver.learn("d0").messages()))
     assert driver.run.refusals["wrong size"] == 1
     assert driver.run.updates == 0
 
@@ -450,7 +450,8 @@ def test_a_delta_for_an_evaluation_does_not_train_the_initialization(start: Star
     request = driver.requests("held-out")[0]
     assert request["task"]["kind"] == "evaluate"
     cheat = Update(request | {"task": request["task"] | {"bits": 8}}, driver.versions[request["version"]])
-    driver.send("held-out", *cheat.messages())
+    for chunk in cheat.messages():
+        driver.run.take_update("held-out", chunk)
     driver.commit()
     assert [accepted for _, accepted, _ in driver.acks("held-out")] == [False]
     assert np.array_equal(driver.run.weights, before)
@@ -1044,7 +1045,7 @@ def test_what_is_known_of_devices_outlives_a_crash(start: StartRun) -> None:
     driver.hello("d9", boot="b7", role="evaluate", state="offline")
     driver.advance()
     failing = next(iter(driver.run.book.open.values()))
-    driver.run.take_update(failing.device, 0, {"work": failing.id, "error": "out of memory"})
+    driver.run.take_update(failing.device, {"work": failing.id, "error": "out of memory"})
     driver.commit()
     before = {device.id: device.known() for device in driver.run.registry.devices.values()}
     again = start()
@@ -1223,7 +1224,7 @@ def test_a_malformed_evaluation_is_refused(start: StartRun, fields: dict[str, An
 
 def test_an_evaluation_for_a_piece_of_training_is_refused(start: StartRun) -> None:
     driver = start(devices=1)
-    driver.send("d0", evaluation(driver.requests("d0")[0]["work"]))
+    driver.run.take_evaluation("d0", evaluation(driver.requests("d0")[0]["work"]))
     assert [accepted for _, accepted, _ in driver.acks("d0")] == [False]
 
 

@@ -268,12 +268,11 @@ async def test_hostile_messages_on_every_topic_change_nothing(broker: Mosquitto,
     for topic, fields in (
         (device.status, reports.STATUS),
         (stranger.status, reports.STATUS),
-        (stranger.update(0), reports.UPDATE),
-        (stranger.update(7), reports.UPDATE),
-        (topics.root + "/device/no.id/update/0", reports.UPDATE),
-        (topics.root + "/device/sine-0/update/0x1", reports.UPDATE),
-        (topics.root + "/device/sine-0/update/-1", reports.UPDATE),
-        (topics.root + "/device/sine-0/update/123456", reports.UPDATE),
+        (stranger.update, reports.UPDATE),
+        (stranger.evaluation, reports.FOUND),
+        (device.evaluation, reports.FOUND),
+        (topics.root + "/device/no.id/update", reports.UPDATE),
+        (topics.root + "/device/sine-0/update/0", reports.UPDATE),
         (topics.root + "/device/" + "x" * 33 + "/status", reports.STATUS),
         (device.work, messages.WORK),
         (device.work, reports.PIECE),
@@ -285,7 +284,7 @@ async def test_hostile_messages_on_every_topic_change_nothing(broker: Mosquitto,
     ):
         attacks += [(topic, payload) for payload in hostile_payloads(fields)]
     coordinator = Coordinator(config)
-    everything = topics.root + "/device/+/update/+"
+    everything = topics.root + "/device/+/update"
     async with (
         listening(config.broker, everything) as heard,
         client(config.broker) as session,

@@ -77,8 +77,8 @@ for _ in range(200):
     work = driver.requests("d0")[-1]
     report = {"version": work["version"], "gains": delta.gains, "loss": 1.0}
     for index, piece in enumerate(pieces):
-        message = {"work": work["work"], "chunks": len(pieces), "data": bytes(piece)} | ({} if index else report)
-        driver.run.take_update("d0", index, message)
+        message = {"work": work["work"], "chunks": len(pieces), "part": index, "data": bytes(piece)}
+        driver.run.take_update("d0", message if index else message | report)
     driver.now += 0.1
     driver.advance()
 driver.run.status("running")

@@ -18,7 +18,8 @@ KINDS = {
     TOPICS.piece(12): "piece",
     DEVICE.status: "status",
     DEVICE.work: "work",
-    DEVICE.update(0): "update",
+    DEVICE.update: "update",
+    DEVICE.evaluation: "evaluation",
 }
 
 

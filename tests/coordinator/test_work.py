@@ -27,7 +27,7 @@ def work() -> Work:
 
 
 def chunk(index: int, **changes: Any) -> dict[str, Any]:
-    message = {"work": 1, "chunks": len(CHUNKS), "data": CHUNKS[index]}
+    message = {"work": 1, "chunks": len(CHUNKS), "part": index, "data": CHUNKS[index]}
     if index == 0:
         message |= REPORT
     return message | changes
@@ -35,7 +35,7 @@ def chunk(index: int, **changes: Any) -> dict[str, Any]:
 
 def refusal(work: Work, index: int, message: dict[str, Any]) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        work.add(MODEL, index, message)
+        work.add(MODEL, message | {"part": index})
     return caught.value
 
 
@@ -48,23 +48,23 @@ def test_the_example_has_three_chunks() -> None:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
 def test_chunks_come_in_any_order(work: Work, order: tuple[int, ...]) -> None:
-    results = [work.add(MODEL, index, chunk(index)) for index in order]
+    results = [work.add(MODEL, chunk(index)) for index in order]
     assert results == [None, None, PACKED]
     assert work.report == REPORT
 
 
 def test_chunks_may_be_repeated(work: Work) -> None:
     for index in (1, 0, 1, 0, 0):
-        assert work.add(MODEL, index, chunk(index)) is None
-    assert work.add(MODEL, 2, chunk(2)) == PACKED
+        assert work.add(MODEL, chunk(index)) is None
+    assert work.add(MODEL, chunk(2)) == PACKED
 
 
 def test_a_chunk_is_copied_out_of_the_buffer_that_it_came_in(work: Work) -> None:
     buffer = bytearray(CHUNKS[0])
-    work.add(MODEL, 0, chunk(0, data=memoryview(buffer)))
+    work.add(MODEL, chunk(0, data=memoryview(buffer)))
     buffer[:] = bytes(len(buffer))
-    work.add(MODEL, 1, chunk(1))
-    assert work.add(MODEL, 2, chunk(2)) == PACKED
+    work.add(MODEL, chunk(1))
+    assert work.add(MODEL, chunk(2)) == PACKED
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
@@ -74,10 +74,10 @@ def test_a_sparse_delta_has_the_size_that_was_asked_for(bits: int) -> None:
     count = -(-size // 896)
     for index in range(1, count):
         data = bytes(min(896, size - 896 * index))
-        assert work.add(MODEL, index, {"chunks": count, "data": data}) is None
+        assert work.add(MODEL, {"part": index, "chunks": count, "data": data}) is None
     assert refusal(work, 0, {"chunks": count, "data": bytes(1023)} | REPORT).kind == "wrong size"
     assert refusal(work, 0, {"chunks": count + 1, "data": bytes(896)} | REPORT).kind == "wrong size"
-    packed = work.add(MODEL, 0, {"chunks": count, "data": bytes(896)} | REPORT)
+    packed = work.add(MODEL, {"chunks": count, "data": bytes(896)} | REPORT)
     assert packed is not None
     assert len(packed) == size
 
@@ -89,7 +89,7 @@ def test_more_chunks_than_any_delta_has_are_refused(work: Work, chunks: int) -> 
 
 
 def test_chunks_that_differ_in_their_number_are_refused(work: Work) -> None:
-    work.add(MODEL, 0, chunk(0))
+    work.add(MODEL, chunk(0))
     assert refusal(work, 1, chunk(1, chunks=2)).kind == "wrong size"
 
 
@@ -103,7 +103,7 @@ def test_a_chunk_beyond_the_last_is_refused(work: Work, index: int) -> None:
 def test_a_chunk_of_another_size_is_refused(work: Work, index: int, change: int) -> None:
     data = CHUNKS[index][:-1] if change < 0 else CHUNKS[index] + b"\0"
     for other in {0, 1, 2} - {index}:
-        work.add(MODEL, other, chunk(other))
+        work.add(MODEL, chunk(other))
     assert refusal(work, index, chunk(index, data=data)).kind == "wrong size"
 
 
@@ -143,12 +143,12 @@ def test_a_malformed_report_is_told_by_its_field(work: Work) -> None:
 
 @pytest.mark.parametrize("gain", [1, 65536])
 def test_gains_at_the_edge_of_their_range_are_taken(work: Work, gain: int) -> None:
-    assert work.add(MODEL, 0, chunk(0, report=REPORT | {"gains": [gain] * 6})) is None
+    assert work.add(MODEL, chunk(0, report=REPORT | {"gains": [gain] * 6})) is None
 
 
 def test_only_chunk_0_needs_a_report(work: Work) -> None:
     assert refusal(work, 0, {"work": 1, "chunks": 3, "data": PACKED[:1024]}).kind == "malformed"
-    assert work.add(MODEL, 1, chunk(1, report="not looked at")) is None
+    assert work.add(MODEL, chunk(1, report="not looked at")) is None
 
 
 # The book

@@ -31,8 +31,8 @@ def topics(run: str, victims: list[str], chance: random.Random) -> str:
     of = reports.CoordinatorTopics(run)
     name = chance.choice(victims) if chance.random() < 0.1 else f"stranger-{chance.randrange(STRANGERS)}"
     device = of.device(name)
-    heard = (device.status, device.update(0), device.update(chance.randrange(1, 9)), of.control)
-    odd = (f"{of.root}/device/{name}/update/x", f"{of.root}/device/no.id/status", f"{of.root}/device/{name}/update/-1")
+    heard = (device.status, device.update, device.evaluation, of.control)
+    odd = (f"{of.root}/device/{name}/update/0", f"{of.root}/device/no.id/status", f"{of.root}/device/{name}/other")
     others = (device.work, device.label, device.prediction, device.log, device.command)
     return chance.choice((*heard, *heard, *heard, *odd, *others))
 

@@ -68,8 +68,8 @@ async def forge(broker: BrokerConfig, run: str, seed: int) -> None:
             stranger = topics.device(f"stranger{chance.randrange(50)}")
             request = {"request": 1, "client": "forger", "command": chance.choice(("devices", "versions", "no such"))}
             forged: Sequence[tuple[str, bytes]] = [
-                (own.update(0), chance.choice(overheard or [b""])),
-                (own.update(0), pack({"work": chance.randrange(1, 5000), "error": "forged"})),
+                (own.update, chance.choice(overheard or [b""])),
+                (own.update, pack({"work": chance.randrange(1, 5000), "error": "forged"})),
                 (stranger.status, pack(status)),
                 (topics.control, pack(request)),
             ]

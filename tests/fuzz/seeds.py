@@ -26,7 +26,8 @@ def seeds(target: str) -> list[bytes]:
     evaluation = {"version": 0, "before": 2.0, "after": 1.0, "queries": 5}
     classes = evaluation | {"seen": [3, 2], "hits_before": [1, 1], "hits_after": [2, 2]}
     sent: list[dict[str, Any]] = [update, *({"work": 1, "evaluation": e} for e in (evaluation, classes))]
-    sent += [{"work": 1, "error": "no data"}, {"work": 1, "whole": True}, *({"work": 1, "data": b"x"},)]
+    sent += [{"work": 1, "error": "no data"}, {"work": 1, "whole": True}]
+    sent.append({"work": 1, "part": 1, "chunks": 2, "data": b"x"})
     requests = [{"request": 1, "client": "c", "command": "set", "arguments": {"learning.alpha": 0.1}}]
     packed = [pack(message) for message in (*sent, *requests)]
     if target == "coordinator":

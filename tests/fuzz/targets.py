@@ -37,8 +37,8 @@ from tinyreptile.software import Image, SoftwareError
 SPEC: list[list[Any]] = [["input", 3], ["dense", 5, "relu"], ["dense", 2], ["cross_entropy"]]
 SCHEMAS = (
     *(messages.MANIFEST, reports.PIECE, messages.WORK, messages.TASK, messages.LABEL, messages.COMMAND),
-    *(reports.STATUS, reports.UPDATE, reports.REPORT, reports.EVALUATION, reports.REQUEST, reports.ANSWER),
-    *(reports.PREDICTION, reports.LOG),
+    *(reports.STATUS, reports.UPDATE, reports.FOUND, reports.REPORT, reports.EVALUATION, reports.REQUEST),
+    *(reports.ANSWER, reports.PREDICTION, reports.LOG),
 )
 LATEST = 100  # entries that a coordinator under fuzzing may keep waiting
 
@@ -82,7 +82,7 @@ def fuzz_coordinator(data: bytes) -> None:
     while run.next_work():
         pass
     device = run.topics.device("d0")
-    topics = (device.status, device.update(0), device.update(1), run.topics.control, run.topics.root + "/device/x/y")
+    topics = (device.status, device.update, device.evaluation, run.topics.control, run.topics.root + "/device/x/y")
     topic, payload = topics[data[0] % len(topics)] if data else "", data[1:]
     with suppress(MessageError):
         message = mqtt.unpack(payload)

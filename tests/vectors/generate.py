@@ -15,6 +15,7 @@ from typing import Any
 import check
 import msgpack
 
+from tinyreptile import messages
 from tinyreptile.portable import RUNNER
 
 SINE = [["input", 1], ["dense", 32, "relu"], ["dense", 32, "relu"], ["dense", 1], ["squared_error"]]
@@ -208,15 +209,18 @@ PACKING: list[Any] = [
 READING: list[Any] = [*PACKING, {"a": 1, "b": {"c": 2}, "d": [3]}, 0.1]
 
 MESSAGES: list[tuple[str, Any]] = [
-    ("STATUS", {"protocol": 3, "state": "online", "boot": "0011aabb", "role": "train", "inputs": 1, "ram": 123456}),
-    ("MANIFEST", {"protocol": 3, "version": 7, "model": SINE, "weights": "int8", "encoding": "int8", "bytes": 1159,
-                  "crc": 4294967295}),
+    ("STATUS", {"protocol": messages.PROTOCOL, "state": "online", "boot": "0011aabb", "role": "train", "inputs": 1,
+                "ram": 123456}),
+    ("MANIFEST", {"protocol": messages.PROTOCOL, "version": 7, "model": SINE, "weights": "int8", "encoding": "int8",
+                  "bytes": 1159, "crc": 4294967295}),
     ("PIECE", {"version": 7, "crc": 1, "data": bytes(range(100))}),
     ("WORK", {"work": 9, "version": 7, "crc": 1, "from": 6, "data": bytes(range(100)), "done": 8}),
     ("WORK", {"work": 9, "at": 1000, "data": bytes(range(100))}),
     ("WORK", {"done": 9, "refused": "the work is not known"}),
     ("TASK", {"kind": "train", "seconds": 30, "steps": 32, "beta": 0.0078125, "bits": 8, "kept": 115}),
     ("UPDATE", {"work": 9, "version": 7, "gains": [65536, 1], "data": b"\x00\xff"}),
+    ("UPDATE", {"work": 9, "chunks": 3, "part": 2, "data": b"\x00\xff"}),
+    ("FOUND", {"work": 9, "evaluation": {"version": 7, "before": 2.5, "after": 0.5, "queries": 9}}),
 ]  # fmt: skip
 
 

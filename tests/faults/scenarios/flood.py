@@ -83,6 +83,6 @@ class Flood(Scenario):
         topics = reports.CoordinatorTopics(RUN).device(LOUD)
         count, seconds = self.messages[self.quick], self.seconds[self.quick]
         arguments = [f"{HOST}:{bench.broker.port}", count, seconds, SIZE]
-        written = [topics.status, topics.update(0), topics.update(1) + "x"]
+        written = [topics.status, topics.update, topics.evaluation]
         if printed := await bench.extra(f"flooder-{number}", "tests.flooder", *arguments, *written):
             bench.injected["messages of a flood"] += int(printed[0])
