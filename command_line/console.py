@@ -167,6 +167,8 @@ def loss_text(evaluation: dict[str, Any]) -> str:
     if not evaluation:
         return "no evaluation yet"
     text = f"unseen loss {evaluation['before']:.3f} → {evaluation['after']:.3f}"
+    if evaluation["devices"] > 1:
+        text += f" (medians {evaluation['median_before']:.3f} → {evaluation['median_after']:.3f})"
     if "balanced_accuracy_after" in evaluation:
         before, after = evaluation["balanced_accuracy_before"], evaluation["balanced_accuracy_after"]
         text += f", balanced accuracy {before:.1%} → {after:.1%}"

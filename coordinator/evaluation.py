@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from tinyreptile import messages, reports
 from tinyreptile.evaluation import COUNTED_CLASSES
 
 from .entries import Evaluated
-from .guards import drifted
 from .store import EVALUATED_KEPT
 from .work import Refusal, Work
 
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 DRIFT_WINDOW = EVALUATED_KEPT - 1  # evaluations that the last is compared with, as far as one can go back
 CHANCE = 0.05  # share of the last loss by which an earlier one may be lower by chance
 LINGER = 30.0  # seconds that a finished run waits for held-out devices which are away
+HUGE = 10.0  # times its own usual loss, and what the median device has: such a report is noted
+LEAST_LOSS = 1e-9  # lower ones are as good
+FEWEST = 3  # evaluations of a device before its usual loss is known
+NAMED = 5  # devices in one sentence
+
+Losses = Mapping[str, float]  # after adaptation, by device
 
 
 def check_evaluation(message: Any, classes: int) -> dict[str, Any]:
@@ -39,17 +45,45 @@ def check_evaluation(message: Any, classes: int) -> dict[str, Any]:
     return evaluation
 
 
+def worse(now: Losses, then: Losses) -> float:
+    """Return how many times the losses of ``now`` are those of ``then``: the median over the devices of both.
+
+    0 where these are half of the present ones or fewer. Each device is compared with itself: as long as more than half
+    of those of both tell the truth, the median lies between two true ones, whatever the others report.
+    """
+    both = now.keys() & then.keys()
+    return median(_times(now[name], then[name]) for name in both) if 2 * len(both) > len(now) else 0.0
+
+
+def _times(now: float, then: float) -> float:
+    return max(now, LEAST_LOSS) / max(then, LEAST_LOSS)
+
+
+def _names(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    shown = [first, *others[: NAMED - 1]]
+    more = 1 + len(others) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
 @dataclass
 class EvaluationRound:
-    """All devices that were idle when it began adapt the same version."""
+    """All devices that were idle when it began adapt the same version.
+
+    Attributes:
+        asked: work ids that may still be answered; waiting: those of them without which it does not end.
+        results: what was found; losses: after adaptation, by device.
+    """
 
     updates: int
     version: int
-    waiting: set[int] = field(default_factory=set)  # work ids
+    asked: set[int] = field(default_factory=set)
+    waiting: set[int] = field(default_factory=set)
     results: list[dict[str, Any]] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """Means over the devices: query loss ``before`` and ``after`` adaptation; with classes, accuracies too.
+        """Means and medians over the devices: query loss before and after adaptation; with classes, accuracies too.
 
         Balanced accuracy is the mean over the classes of the share predicted right, all devices' queries together.
         """
@@ -59,6 +93,8 @@ class EvaluationRound:
             "devices": len(self.results),
             "before": float(np.mean([r["before"] for r in self.results])),
             "after": float(np.mean([r["after"] for r in self.results])),
+            "median_before": float(median(r["before"] for r in self.results)),
+            "median_after": float(median(r["after"] for r in self.results)),
         }
         seen = np.sum([r.get("seen", []) for r in self.results], axis=0)
         if np.any(seen):
@@ -71,6 +107,9 @@ class EvaluationRound:
 class Evaluations:
     """The evaluations of ``run``, one at a time.
 
+    A device whose last evaluation passed its deadline without a word is asked like the others, and not waited for as
+    long as there are others: it may not be let write what it finds, as one that only claims to be held out.
+
     Attributes:
         summaries: of all that anything came of, in order.
     """
@@ -81,18 +120,25 @@ class Evaluations:
         self._at = 0  # updates at the last one
         self._ended_at: float | None = None
         self.summaries: list[dict[str, Any]] = []
-        self._losses: list[tuple[int, float]] = []  # of the latest: version, loss after adaptation
+        self._latest: list[tuple[int, Losses]] = []  # by version; the alarm compares with them
+        self._best: tuple[float, int, Losses] | None = None  # of all: median loss, version, losses
+        self._mute: set[str] = set()  # devices whose last evaluation passed its deadline
+        self._noted: set[str] = set()  # devices whose loss is huge, and that was noted
 
     def restore(self, past: Iterable[Evaluated]) -> None:
         """Take up those of earlier starts."""
         for entry in past:
             self._at = entry.updates
-            self._remember(entry.summary)
+            medians = {"median_before": entry.summary["before"], "median_after": entry.summary["after"]}
+            summary = medians | entry.summary  # of a store of an earlier release
+            self._remember(summary, summary.pop("losses", {}))
 
-    def _remember(self, summary: dict[str, Any]) -> None:
+    def _remember(self, summary: dict[str, Any], losses: Losses) -> None:
         self.summaries.append(summary)
-        self._losses.append((summary["version"], summary["after"]))
-        del self._losses[: -DRIFT_WINDOW - 1]
+        self._latest.append((summary["version"], losses))
+        del self._latest[: -DRIFT_WINDOW - 1]
+        if self._best is None or summary["median_after"] < self._best[0]:
+            self._best = summary["median_after"], summary["version"], losses
 
     @property
     def latest(self) -> dict[str, Any]:
@@ -112,8 +158,13 @@ class Evaluations:
                 return
             self._round = EvaluationRound(run.updates, run.version)
             run.keep_version()
-            for device in run.registry.idle(messages.EVALUATE):
-                self._round.waiting.add(run.issue(device, messages.EVALUATE).id)
+            devices = run.registry.idle(messages.EVALUATE)
+            silent = all(device.id in self._mute for device in devices)
+            for device in devices:
+                work = run.issue(device, messages.EVALUATE)
+                self._round.asked.add(work.id)
+                if silent or device.id not in self._mute:
+                    self._round.waiting.add(work.id)
         if not self._round.waiting:
             self._close(self._round)
 
@@ -135,53 +186,95 @@ class Evaluations:
 
     def take(self, work: Work, message: Any) -> dict[str, Any]:
         """What one device found, checked; raises `Refusal`."""
-        if self._round is None:
-            raise Refusal("malformed", "no evaluation was asked for")
+        self._mute.discard(work.device)
+        if self._round is None or work.id not in self._round.asked:
+            raise Refusal("late", "the evaluation has ended without it")
         model = self._run.model
         try:
             result = check_evaluation(message, model.outputs if model.loss == "cross_entropy" else 0)
         except messages.MessageError as error:
             raise Refusal("malformed", f"evaluation: {error}") from None
+        if result["version"] not in work.versions:
+            raise Refusal("wrong version", f"version {result['version']} was not sent with work {work.id}")
         self._round.results.append(result)
+        self._round.losses[work.device] = result["after"]
         return result
 
     def closed(self, work: Work) -> None:
         """``work`` is done with, whatever came of it."""
         if self._round is not None:
+            self._round.asked.discard(work.id)
             self._round.waiting.discard(work.id)
+
+    def missed(self, work: Work) -> None:
+        """The deadline of ``work`` has passed."""
+        if work.kind == messages.EVALUATE:
+            self._mute.add(work.device)
+
+    def forget(self, device_id: str) -> None:
+        """Nothing is known of ``device_id`` any more."""
+        self._mute.discard(device_id)
+        self._noted.discard(device_id)
 
     def _close(self, ended: EvaluationRound) -> None:
         self._at, self._round = ended.updates, None
         if ended.results:
             summary = ended.summary()
-            self._remember(summary)
-            self._run.record(Evaluated(ended.updates, ended.version, summary, time.time()))
+            entry = Evaluated(ended.updates, ended.version, summary | {"losses": ended.losses}, time.time())
+            earlier = dict(self._latest)
+            if self._best is not None:
+                earlier.setdefault(self._best[1], self._best[2])
+            self._mind_outliers(ended.losses)
+            self._remember(summary, ended.losses)
+            self._run.record(entry)
             self._mind_drift()
             if self._run.rounds_left == 0 and self._run.config.evaluation.best:
-                self._end_with_best(summary)
+                self._end_with_best(ended.version, ended.losses, earlier)
 
-    def _end_with_best(self, last: dict[str, Any]) -> None:
-        """Go back to the best version if the ``last`` one is worse by more than chance.
+    def _mind_outliers(self, now: Losses) -> None:
+        """Note who reports a huge loss, by its own usual one, where the median device does not."""
+        usual = {}
+        for name in now:
+            earlier = [losses[name] for _, losses in self._latest if name in losses]
+            if len(earlier) >= FEWEST:
+                usual[name] = median(earlier)
+        times = {name: _times(now[name], loss) for name, loss in usual.items()}
+        most = HUGE * max(1.0, median(times.values())) if times else 0.0
+        huge = {name for name, value in times.items() if value > most}
+        if new := huge - self._noted:
+            reports = (f"{now[name]:.4g} of {name}, usually {usual[name]:.4g}" for name in sorted(new)[:NAMED])
+            self._run.disagreed(f"others do not find the losses that {_names(new)} reports: {'; '.join(reports)}")
+        self._noted = huge
 
-        What fewer devices found does not count.
-        """
-        there = self._run.evaluated_versions()
-        comparable = [s for s in self.summaries if s["version"] in there and s["devices"] >= last["devices"]]
-        best = min(comparable, key=lambda summary: summary["after"], default=last)
-        if best["after"] < (1 - CHANCE) * last["after"]:
-            self._run.end_with(
-                best["version"], f"loss {last['after']:.4g} on unseen devices, {best['after']:.4g} at {best['version']}"
-            )
+    def _end_with_best(self, last: int, now: Losses, earlier: Mapping[int, Losses]) -> None:
+        """Go back to the best of the ``earlier`` versions if the ``last`` one is worse by more than chance."""
+        there = self._run.evaluated_versions() - {last}
+        times = {version: worse(now, losses) for version, losses in earlier.items() if version in there}
+        best = max(times, key=times.__getitem__, default=last)
+        if times.get(best, 0.0) > 1 / (1 - CHANCE):
+            self._run.end_with(best, _text(now, earlier[best], best))
 
     def _mind_drift(self) -> None:
         """Raise the alarm if the last evaluation was much worse than the best before it."""
         guards = self._run.config.guards
-        if not drifted([loss for _, loss in self._losses], guards.drift, DRIFT_WINDOW):
+        (_, now), earlier = self._latest[-1], self._latest[:-1]
+        times = [worse(now, losses) for _, losses in earlier]
+        if not guards.drift or max(times, default=0.0) <= guards.drift:
             return
-        best, loss = min(self._losses[:-1], key=lambda pair: pair[1])
-        text = f"loss {self._losses[-1][1]:.4g} on unseen devices, {loss:.4g} at version {best}"
+        best, then = earlier[times.index(max(times))]
+        text = _text(now, then, best)
+        calm = [name for name in now.keys() & then.keys() if _times(now[name], then[name]) <= 1 + CHANCE]
+        if calm:
+            text += f"; nothing got worse at {_names(calm)}"
         self._run.drifted(text, best)
         if guards.on_drift == "rollback":
             # What the best version comes to from now on is the new measure: if the devices' data have changed, it is as
             # bad as the last one, and to go back again and again would stop learning for good.
-            self._losses.clear()
+            self._latest.clear()
+
+
+def _text(now: Losses, then: Losses, version: int) -> str:
+    """Return what the devices of both found, by their medians."""
+    both = now.keys() & then.keys()
+    losses = [median(losses[name] for name in both) for losses in (now, then)]
+    return f"loss {losses[0]:.4g} on unseen devices, {losses[1]:.4g} at version {version}"

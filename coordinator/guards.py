@@ -128,9 +128,3 @@ def norm_of(delta: Weights) -> float:
     """Return the Euclidean norm of ``delta``, (parameters,)."""
     # Not by a product of vectors: that wakes all of BLAS's threads, which then spin for longer than the sum takes.
     return float(np.sqrt(np.square(delta).sum()))
-
-
-def drifted(summaries: list[float], factor: float, window: int) -> bool:
-    """Whether the last of the losses ``summaries`` is ``factor`` times worse than the best of ``window`` before it."""
-    earlier = summaries[-1 - window : -1]
-    return bool(factor and earlier and summaries[-1] > factor * min(earlier))

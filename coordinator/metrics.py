@@ -23,7 +23,10 @@ REASONS = (
     *("malformed", "wrong size", "wrong version", "unknown work", "not its work", "repeated", "late", "lost"),
     *("device error", "too large", "repeated delta", "quarantined", "rolled back", "too many devices"),
 )
-EVENTS = ("setting", "quarantine", "release", "forget", "rollback", "drift", "best", "flood", "distrust")
+EVENTS = (
+    *("setting", "quarantine", "release", "forget", "rollback", "drift", "disagreement", "best", "flood"),
+    "distrust",
+)
 DROPPED = ("flood", "incoming", "outgoing", "requests")
 ROLES = (messages.TRAIN, messages.EVALUATE)
 STATES = ("online", "unfit", "offline")
@@ -121,6 +124,8 @@ def _tell_run(families: _Families, coordinator: Coordinator) -> None:
         if latest:
             text = "Of the last evaluation: mean query loss before and after adaptation."
             families.gauge("evaluation_loss", text, latest[moment], moment=moment)
+            text = "Of the last evaluation: median query loss before and after adaptation."
+            families.gauge("evaluation_median_loss", text, latest[f"median_{moment}"], moment=moment)
         if (accuracy := latest.get(f"balanced_accuracy_{moment}")) is not None:
             text = "Of the last evaluation: balanced accuracy before and after adaptation."
             families.gauge("evaluation_balanced_accuracy", text, accuracy, moment=moment)

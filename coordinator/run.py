@@ -317,6 +317,7 @@ class Run:
         self.registry.forget(device_id)
         self._unheard.discard(device_id)
         self._guards.forget(device_id)
+        self.evaluations.forget(device_id)
         self._record(Forgotten(device_id), None)
         self._note("forget", device_id)
 
@@ -408,6 +409,10 @@ class Run:
         elif reaction == "rollback":
             self.to_roll_back = best
 
+    def disagreed(self, text: str) -> None:
+        """Single devices have found in an evaluation what the others have not."""
+        self._note("disagreement", text)
+
     def evaluated_versions(self) -> set[int]:
         """Return the evaluated versions that can be gone back to."""
         return {version for version, _ in self._store.checkpoint_versions()} | {self.version}
@@ -462,7 +467,8 @@ class Run:
     def _take_found(self, work: Work, found: dict[str, Any]) -> None:
         evaluation = self.evaluations.take(work, found.get("evaluation"))
         self._confirm(work, evaluation["version"])
-        self.registry.devices[work.device].trouble = ""
+        device = self.registry.devices[work.device]
+        device.trouble, device.failures = "", 0
         self._forget(work)
         self._remember(work, True, "")
         self._acknowledge(work.device, work.id, True, "")
@@ -786,6 +792,7 @@ class Run:
             self.registry.failed(device, self._clock(), silent)
             if silent and work.kind == messages.TRAIN and not work.trial:
                 self.registry.doubt(work.issued)
+            self.evaluations.missed(work)
             self._keep(device)
             self._close(work, device, "late", "the deadline has passed")
 

@@ -180,7 +180,8 @@ class Store:
         table = schema.evaluations
         query = sql.select(table.c.version).where(table.c.version.in_([row.version for row in kept]))
         ended = connection.scalars(query.order_by(table.c.version)).all()
-        loss = table.c.summary["after"].as_float()
+        medians = table.c.summary["median_after"].as_float()
+        loss = sql.func.coalesce(medians, table.c.summary["after"].as_float())  # those of earlier releases have none
         best = connection.scalars(query.order_by(loss, table.c.version).limit(1)).all()
         return {*begun[-EVALUATED_KEPT:], *ended[-EVALUATED_KEPT:], *best}
 

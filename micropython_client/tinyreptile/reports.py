@@ -88,6 +88,8 @@ EVALUATION_SUMMARY = (
     ("devices", int, 1, COUNT, True),
     ("before", "number", 0, 1e9, True),
     ("after", "number", 0, 1e9, True),
+    ("median_before", "number", 0, 1e9, True),
+    ("median_after", "number", 0, 1e9, True),
     ("balanced_accuracy_before", "number", 0, 1, False),
     ("balanced_accuracy_after", "number", 0, 1, False),
 )

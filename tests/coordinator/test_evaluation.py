@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.evaluation import EvaluationRound, check_evaluation
+from coordinator.evaluation import EvaluationRound, check_evaluation, worse
 from simulator.offline import run_now
 from tinyreptile.evaluation import COUNTED_CLASSES, evaluate
 from tinyreptile.learner import Learner
@@ -107,9 +107,12 @@ def test_counts_that_are_no_counts_are_refused(count: Any) -> None:
         check_evaluation(regression(seen=[5, count], hits_before=[0, 0], hits_after=[0, 0]), 2)
 
 
-def test_losses_are_averaged_over_the_devices() -> None:
-    result = summary(regression(before=2.0, after=0.5, queries=1), regression(before=4.0, after=1.0, queries=99))
-    assert result == {"updates": 500, "version": 7, "devices": 2, "before": 3.0, "after": 0.75}
+def test_of_losses_there_are_means_and_medians_over_the_devices() -> None:
+    losses = [(2.0, 0.5), (4.0, 1.0), (9.0, 9.0)]
+    result = summary(*(regression(before=before, after=after) for before, after in losses))
+    means = {"before": 5.0, "after": 3.5}
+    medians = {"median_before": 4.0, "median_after": 1.0}
+    assert result == {"updates": 500, "version": 7, "devices": 3, **means, **medians}
 
 
 def test_balanced_accuracy_is_the_mean_share_of_each_class_over_all_devices() -> None:
@@ -147,3 +150,21 @@ def test_classes_never_seen_are_left_out() -> None:
 def test_without_any_sample_seen_there_is_no_accuracy() -> None:
     result = summary(regression(seen=[0, 0], hits_before=[0, 0], hits_after=[0, 0]))
     assert "balanced_accuracy_after" not in result
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "times"),
+    [
+        ({"a": 2.0}, {}, 0),
+        ({"a": 2.0}, {"b": 1.0}, 0),
+        ({"a": 2.0}, {"a": 1.0}, 2),
+        ({"a": 2.0, "b": 9.0, "c": 4.0}, {"a": 1.0, "b": 3.0, "c": 4.0, "d": 1.0}, 2),
+        ({"a": 2.0, "b": 2.0}, {"a": 1.0}, 0),  # half of the devices
+        ({"a": 2.0, "b": 2.0, "c": 2.0}, {"a": 1.0, "b": 1.0}, 2),
+        ({"a": 0.0}, {"a": 0.0}, 1),
+        ({"a": 1.0}, {"a": 0.0}, 1e9),
+        ({"a": 0.0}, {"a": 1.0}, 1e-9),
+    ],
+)
+def test_each_device_is_compared_with_itself(now: dict[str, float], then: dict[str, float], times: float) -> None:
+    assert worse(now, then) == pytest.approx(times)

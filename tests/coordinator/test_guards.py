@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coordinator.config import GuardsConfig
-from coordinator.guards import FEWEST, Guards, drifted, fingerprint
+from coordinator.guards import FEWEST, Guards, fingerprint
 from coordinator.work import Refusal
 
 WEIGHTS = np.array([3.0, 4.0]) * 16  # a sixteenth of its norm is 5
@@ -87,19 +87,3 @@ def test_repetitions_may_be_allowed() -> None:
     watched = guards(repeats=False)
     watched.accepted("d1", 1, 7, 1.0)
     assert watched.scale("d1", 1, 9, 1.0, WEIGHTS) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("losses", "alarm"),
-    [
-        ([], False),
-        ([1.0], False),
-        ([1.0, 1.9], False),
-        ([1.0, 2.1], True),
-        ([1.0, 5.0, 4.9], True),
-        ([0.1, 5.0, 5.0, 5.0, 5.1], False),  # that was long ago
-    ],
-)
-def test_drift_is_to_be_much_worse_than_the_best_of_late(losses: list[float], alarm: bool) -> None:
-    assert drifted(losses, 2.0, 3) == alarm
-    assert not drifted(losses, 0.0, 3), "no alarm is set"

@@ -54,10 +54,15 @@ def train(driver: Driver, updates: int) -> None:
 def evaluate(driver: Driver, after: float) -> None:
     """An evaluation by the device e0 comes to the loss ``after``."""
     driver.advance()
-    work = driver.requests("e0")[-1]["work"]
-    result = {"version": 0, "before": 9.0, "after": after, "queries": 5}
-    driver.send("e0", {"work": work, "evaluation": result})
+    report(driver, "e0", after)
     driver.advance()
+
+
+def report(driver: Driver, device: str, after: float) -> None:
+    """``device`` answers its evaluation with the loss ``after``."""
+    request = driver.requests(device)[-1]
+    result = {"version": request["version"], "before": 9.0, "after": after, "queries": 5}
+    driver.send(device, {"work": request["work"], "evaluation": result})
 
 
 # Settings
@@ -455,6 +460,186 @@ def test_by_default_a_run_whose_learning_breaks_down_goes_back(start: StartRun) 
     assert driver.run.to_roll_back == 15
 
 
+# Devices that lie about what they find
+
+
+NINE = [f"e{i}" for i in range(9)]
+TRUE = dict(zip(NINE, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), strict=True))  # some tasks are harder than others
+
+
+def among_nine(start: StartRun, evaluations: list[dict[str, float]], **guards: Any) -> Driver:
+    """A run whose nine held-out devices report ``evaluations``, one after the other; who is not there says nothing."""
+    driver = start(devices=1, guards={"drift": 3.0, **guards}, evaluation={"every": 5})
+    for losses in evaluations:
+        for name in NINE:
+            driver.hello(name, role="evaluate", state="online" if name in losses else "offline")
+        train(driver, 5)
+        driver.advance()
+        for name, loss in losses.items():
+            report(driver, name, loss)
+        driver.advance()
+    return driver
+
+
+MINORITIES = pytest.mark.parametrize("liars", [NINE[:1], NINE[-1:], NINE[:4], NINE[-4:]], ids=",".join)
+
+
+@MINORITIES
+@pytest.mark.parametrize("reaction", ["hold", "rollback"])
+@pytest.mark.parametrize("before", [0.0, 1e-6, 1.0])
+def test_a_minority_neither_holds_a_run_nor_rolls_it_back(
+    start: StartRun, liars: list[str], reaction: str, before: float
+) -> None:
+    """It says that all has become worse, and that all was well before."""
+    good, bad = (TRUE | dict.fromkeys(liars, loss) for loss in (before * TRUE[liars[0]], 1e9))
+    driver = among_nine(start, [good, good, good, bad, bad], on_drift=reaction)
+    assert not driver.run.config.run.paused
+    assert driver.run.to_roll_back is None
+    assert "drift" not in [event.kind for event in driver.store.events()]
+
+
+@pytest.mark.parametrize("away", ["before", "then"])
+def test_a_minority_that_comes_or_goes_does_not_either(start: StartRun, away: str) -> None:
+    honest, false = {name: TRUE[name] for name in NINE[4:]}, dict.fromkeys(NINE[:4], 1e9)
+    good, bad = (honest, TRUE | false) if away == "before" else (TRUE | dict.fromkeys(false, 0.0), honest)
+    driver = among_nine(start, [good, good, good, bad])
+    assert driver.run.to_roll_back is None
+
+
+@MINORITIES
+def test_a_minority_does_not_blind_the_alarm_and_is_named(start: StartRun, liars: list[str]) -> None:
+    worse = {name: (1.0 if name in liars else 4.0) * loss for name, loss in TRUE.items()}
+    driver = among_nine(start, [TRUE, TRUE, worse])
+    assert driver.run.to_roll_back is not None
+    (text,) = [event.text for event in driver.store.events() if event.kind == "drift"]
+    assert text.endswith(f"; nothing got worse at {', '.join(liars)}")
+
+
+def test_who_comes_or_goes_does_not_blind_the_alarm(start: StartRun) -> None:
+    worse = {name: 4.0 * loss for name, loss in TRUE.items() if name in NINE[4:]}
+    driver = among_nine(start, [{name: TRUE[name] for name in NINE[4:]}, worse | dict.fromkeys(NINE[:4], 0.0)])
+    assert driver.run.to_roll_back == 5
+
+
+def test_who_alone_reports_a_huge_loss_is_named_once(start: StartRun) -> None:
+    false = TRUE | {"e3": 50.0}
+    driver = among_nine(start, [TRUE] * 3 + [false] * 3)
+    events = [event.text for event in driver.store.events() if event.kind == "disagreement"]
+    assert events == ["others do not find the losses that e3 reports: 50 of e3, usually 0.4"]
+
+
+def test_all_that_got_worse_is_no_disagreement(start: StartRun) -> None:
+    driver = among_nine(start, [TRUE] * 3 + [{name: 20 * loss for name, loss in TRUE.items()}], on_drift="tell")
+    assert [event.kind for event in driver.store.events()] == ["drift"]
+
+
+def test_the_alarm_remembers_what_each_device_found_across_a_restart(start: StartRun) -> None:
+    among_nine(start, [TRUE] * 2)
+    false = dict.fromkeys(NINE[:4], 1e9)
+    assert among_nine(start, [TRUE | false]).run.to_roll_back is None
+    worse = {name: 4.0 * loss for name, loss in TRUE.items()}
+    assert among_nine(start, [worse]).run.to_roll_back == 5
+
+
+def test_a_run_does_not_end_with_what_a_minority_calls_the_best(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 15}, guards={"drift": 0}, evaluation={"every": 5})
+    for name in NINE:
+        driver.hello(name, role="evaluate")
+    for number in range(3):
+        train(driver, 5)
+        driver.advance()
+        for name in NINE:
+            report(driver, name, (0.0, 1e9, 1e9)[number] if name in NINE[:4] else TRUE[name] / (1 + number))
+        driver.advance()
+    assert driver.run.to_roll_back is None
+    assert driver.run.finished
+
+
+# Devices that only say that they are held out
+
+
+def pass_deadline(driver: Driver) -> None:
+    """Of all work, and the device that trains says that it is still there."""
+    driver.now += 31
+    driver.advance()
+    driver.hello("d0")
+    driver.advance()
+
+
+def test_a_device_that_may_not_report_is_waited_for_once(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 5}, learning={"deadline": 30})
+    for name in ("e0", "mute"):
+        driver.hello(name, role="evaluate")
+    for number in range(4):
+        train(driver, 5)
+        driver.hello("mute", boot=f"b{number}", role="evaluate")
+        driver.advance()
+        report(driver, "e0", 0.5)
+        driver.advance()
+        assert len(driver.run.evaluations.summaries) == number + (number > 0)
+        pass_deadline(driver)
+    assert [summary["devices"] for summary in driver.run.evaluations.summaries] == [1] * 4
+    assert len(driver.requests("mute")) == 4
+
+
+def test_a_device_that_was_late_is_waited_for_again_once_it_has_reported(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 5}, learning={"deadline": 30})
+    for name in ("e0", "slow"):
+        driver.hello(name, role="evaluate")
+    train(driver, 5)
+    driver.advance()
+    report(driver, "e0", 0.5)
+    pass_deadline(driver)
+    driver.hello("slow", role="evaluate")
+    train(driver, 5)
+    driver.advance()
+    report(driver, "e0", 0.5)
+    driver.advance()
+    report(driver, "slow", 0.5)
+    assert driver.acks("slow")[-1][1:] == (False, "the evaluation has ended without it")
+    assert not driver.run.device("slow").strikes
+    driver.now += 5  # it rests a little
+    train(driver, 5)
+    driver.advance()
+    report(driver, "e0", 0.5)
+    driver.advance()
+    report(driver, "slow", 0.5)
+    driver.advance()
+    assert [summary["devices"] for summary in driver.run.evaluations.summaries] == [1, 1, 2]
+
+
+def test_where_all_are_silent_the_run_still_waits_for_them(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 5}, learning={"deadline": 30})
+    driver.hello("e0", role="evaluate")
+    train(driver, 5)
+    driver.advance()
+    pass_deadline(driver)
+    driver.hello("e0", role="evaluate")
+    train(driver, 5)
+    evaluate(driver, 0.5)
+    assert [summary["devices"] for summary in driver.run.evaluations.summaries] == [1]
+
+
+def test_what_was_found_of_another_version_is_refused(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 5})
+    driver.hello("e0", role="evaluate")
+    train(driver, 5)
+    driver.advance()
+    work = driver.requests("e0")[-1]["work"]
+    driver.send("e0", {"work": work, "evaluation": {"version": 4, "before": 9.0, "after": 1.0, "queries": 5}})
+    assert driver.run.refusals["wrong version"] == 1
+
+
+@pytest.mark.parametrize("after", [float("nan"), float("inf"), -1.0, 1e12])
+def test_a_loss_that_is_none_is_refused(start: StartRun, after: float) -> None:
+    driver = start(devices=1, evaluation={"every": 5})
+    driver.hello("e0", role="evaluate")
+    train(driver, 5)
+    evaluate(driver, after)
+    assert driver.run.refusals["malformed"] == 1
+    assert driver.run.evaluations.summaries == []
+
+
 # The end
 
 
@@ -503,8 +688,7 @@ def test_an_evaluation_by_fewer_devices_is_no_better(start: StartRun) -> None:
     train(driver, 5)
     driver.advance()
     for device in ("e0", "e1"):
-        work = driver.requests(device)[-1]["work"]
-        driver.send(device, {"work": work, "evaluation": {"version": 10, "before": 9.0, "after": 0.7, "queries": 5}})
+        report(driver, device, 0.7)
     driver.advance()
     assert driver.run.evaluations.latest["devices"] == 2
     assert driver.run.to_roll_back is None

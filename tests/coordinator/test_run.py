@@ -1173,8 +1173,9 @@ def test_an_evaluation_is_the_mean_over_the_devices(start: StartRun) -> None:
         assert driver.acks(name) == [(work, True, "")]
     driver.advance()
     summary = {"updates": 1, "version": 1, "devices": 2, "before": 3.0, "after": 0.75}
+    summary |= {"median_before": 3.0, "median_after": 0.75}
     assert driver.run.evaluations.summaries == [summary]
-    assert [past.summary for past in driver.store.evaluations()] == [summary]
+    assert [past.summary for past in driver.store.evaluations()] == [summary | {"losses": {"e0": 1.0, "e1": 0.5}}]
     assert driver.run.status("running")["evaluation"] == summary
 
 

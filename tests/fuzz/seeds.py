@@ -71,6 +71,7 @@ def _said() -> list[tuple[int, bytes]]:
     status = {"protocol": messages.PROTOCOL, "state": "running", "boot": "b", "run": "fuzz", "mode": "asynchronous"}
     counts = dict.fromkeys(("version", "updates", "rounds", "in_flight", "devices", "evaluators", "unfit"), 3)
     summary = {"updates": 3, "version": 3, "devices": 2, "before": 2.0, "after": 1.0}
+    summary |= {"median_before": 2.0, "median_after": 1.0}
     rest = {"rate": 1.5, "round_trip_p50": 0.1, "round_trip_p99": 0.2, "refusals": {"late": 2}, "evaluation": summary}
     device = {"device": "d0", "state": "online", "accepted": 3, "seen": 1.7e9, "rho": 0.5, "notice": "hot"}
     event = {"at": 1.7e9, "version": 3, "kind": "drift", "text": "loss", "updates": 3, "setting": "a.b", "value": 1}
