@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +12,20 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from coordinator.errors import BrokerError
+from tinyreptile.messages import EVALUATE, TRAIN
 
 from .console import configure_logging, err, out
 
 if TYPE_CHECKING:
     from deployment.fleet import Fleet
+
+
+class Role(StrEnum):
+    """What a device does in its run."""
+
+    TRAIN = TRAIN
+    EVALUATE = EVALUATE
+
 
 FolderArgument = Annotated[Path, typer.Argument(help="The fleet's folder.")]
 
@@ -26,6 +36,12 @@ def command(
     run: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The devices' run; left out where the fleet has one.", show_default=False),
+    ] = None,
+    role: Annotated[
+        Role | None,
+        typer.Option(
+            help="What the new devices do: train, or evaluate, held out \\[default: train].", show_default=False
+        ),
     ] = None,
     host: Annotated[
         list[str] | None,
@@ -79,6 +95,8 @@ def command(
 
     Example: [bold]tinyreptile provision fleet --host broker.example --run kitchen kitchen-1 kitchen-2[/]
 
+    Example, held-out devices for it: [bold]tinyreptile provision fleet --role evaluate kitchen-8 kitchen-9[/]
+
     Example, a second run of the fleet: [bold]tinyreptile provision fleet --run garden garden-1[/]
     """
     from deployment.fleet import load
@@ -98,6 +116,7 @@ def command(
         broker_folder=broker_folder,
         run=run,
         devices=devices or [],
+        role=role.value if role else None,
         days=days,
         renew=renew,
         anyway=yes,

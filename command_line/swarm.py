@@ -16,7 +16,7 @@ from rich.table import Table
 from coordinator.errors import ConfigError, CoordinatorError
 from coordinator.observer import FIRST_SECONDS, SILENT_SECONDS, watch
 from coordinator.operator import other_runs
-from tinyreptile.messages import CLIENT_ID
+from tinyreptile.messages import CLIENT_ID, EVALUATE, TRAIN
 
 from .console import RunProgress, configure_logging, err, goes_on, no_run, out, without_numba
 from .options import (
@@ -39,8 +39,26 @@ if TYPE_CHECKING:
 @connected
 def command(
     connection: Connection,
-    devices: Annotated[int, typer.Option("--devices", "-n", min=0, max=100_000, help="Training devices.")] = 50,
-    evaluators: Annotated[int, typer.Option(min=0, max=10_000, help="Held-out devices for evaluation.")] = 10,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices",
+            "-n",
+            min=0,
+            max=100_000,
+            help="Training devices \\[default: 50, with --credentials all that there are].",
+            show_default=False,
+        ),
+    ] = None,
+    evaluators: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=10_000,
+            help="Held-out devices for evaluation \\[default: 10, with --credentials all that there are].",
+            show_default=False,
+        ),
+    ] = None,
     task: Annotated[str, typer.Option(help=TASK_HELP)] = "sine",
     seed: Annotated[int, typer.Option(min=0, help="Makes the fleet: the same seed, the same devices.")] = 1,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Processes to spread them over.")] = 1,
@@ -83,9 +101,14 @@ def command(
     from simulator.swarm import SwarmSpec
 
     configure_logging(verbose)
-    if fleet and connection.config is None:  # what the observer may see is what is watched here
-        connection = replace(connection, config=load(fleet).observer(connection.run))
+    folder = load(fleet) if fleet else None
+    if folder and connection.config is None:  # what the observer may see is what is watched here
+        connection = replace(connection, config=folder.observer(connection.run))
     settings = connection.settings()
+    if devices is None:
+        devices = len(folder.devices_of(settings.run.name, TRAIN)) if folder else 50
+    if evaluators is None:
+        evaluators = len(folder.devices_of(settings.run.name, EVALUATE)) if folder else 10
     without_numba("swarm")
     spec = SwarmSpec(
         run=settings.run.name,

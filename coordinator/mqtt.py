@@ -29,7 +29,6 @@ _log = logging.getLogger(__name__)
 
 SUBSCRIBE_SECONDS = 10.0
 _PROBE_SECONDS = 3.0
-_PACKET_BYTES = reports.MESSAGE_BYTES + 128  # the longest message with its topic, of 104 bytes at most, and header
 _REFUSED = 0x80  # of a subscription, and all codes above
 
 
@@ -125,11 +124,11 @@ def limit_of(broker: BrokerConfig) -> str | None:
         return "it does not retain messages, which every run needs; let it (Mosquitto: retain_available true)"
     if properties.get("MaximumQoS") == 0:
         return "it takes messages of QoS 0 only; let it take QoS 1 (Mosquitto: max_qos 1)"
-    most = properties.get("MaximumPacketSize", _PACKET_BYTES)
-    if most < _PACKET_BYTES:
+    most = properties.get("MaximumPacketSize", reports.PACKET_BYTES)
+    if most < reports.PACKET_BYTES:
         return (
-            f"it takes packets of {most} bytes at most; let it take {_PACKET_BYTES} "
-            f"(Mosquitto: max_packet_size {_PACKET_BYTES})"
+            f"it takes packets of {most} bytes at most; let it take {reports.PACKET_BYTES} "
+            f"(Mosquitto: max_packet_size {reports.PACKET_BYTES})"
         )
     return None
 

@@ -14,13 +14,14 @@ import aiomqtt
 
 from coordinator.config import load_config
 from coordinator.mqtt import broker_error, client, subscribe
+from tinyreptile import reports
 
 from .broker import password_of, plugin_rights
 from .errors import DeploymentError
 from .fleet import Fleet, Member
 
 _TOPIC = "$CONTROL/dynamic-security/v1"
-_BATCH = 10  # commands in a message: it and its answer have to fit the broker's largest packet
+_BATCH = 10  # members at a time
 _ANSWER_SECONDS = 10.0
 
 
@@ -50,15 +51,16 @@ async def apply(fleet: Fleet, progress: Callable[[int, int], None] = lambda done
 async def _introduce(plugin: _Plugin, members: list[Member], passwords: bool) -> None:
     """Give each of ``members`` its role, with the rights of now, and its account, where it has none."""
     roles = await plugin.tell([{"command": "getRole", "rolename": m.user} for m in members], but="Role not found")
-    commands = []
+    commands: list[dict[str, Any]] = []
     for member, answer in zip(members, roles, strict=True):
         acls = plugin_rights(member)
         there = answer.get("data", {}).get("role")
         if there is None or _comparable(there["acls"]) != _comparable(acls):
             command = "createRole" if there is None else "modifyRole"
-            commands.append({"command": command, "rolename": member.user, "acls": acls})
-    if commands:
-        await plugin.tell(commands)
+            commands.append({"command": command, "rolename": member.user, "acls": []})
+            # One by one, for all of them don't fit a packet.
+            commands += [{"command": "addRoleACL", "rolename": member.user, **acl} for acl in acls]
+    await plugin.tell(commands)
     accounts = [
         {"command": "createClient", "username": m.user, "roles": [{"rolename": m.user}]}
         | ({"password": password_of(m)} if passwords else {})
@@ -80,17 +82,36 @@ class _Plugin:
 
     async def tell(self, commands: list[dict[str, Any]], but: str | None = None) -> list[dict[str, Any]]:
         """The answers to ``commands``; raises `DeploymentError` for one with an error that is not ``but``."""
-        await self._session.publish(_TOPIC, json.dumps({"commands": commands}), qos=1)
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                message = await anext(self._messages)
-        except TimeoutError:
-            raise DeploymentError(
-                "the broker's dynamic-security plugin does not answer; was it started with the fleet's mosquitto.conf, "
-                f"and does it let this client write {_TOPIC} and read {_TOPIC}/response?"
-            ) from None
-        answers: list[dict[str, Any]] = json.loads(str(message.payload, "utf-8"))["responses"]
+        letters = _letters(commands)
+        await asyncio.gather(*(self._session.publish(_TOPIC, letter, qos=1) for letter in letters))
+        answers: list[dict[str, Any]] = []
+        for _ in letters:
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    message = await anext(self._messages)
+            except TimeoutError:
+                raise DeploymentError(
+                    "the broker's dynamic-security plugin does not answer; was it started with the fleet's "
+                    f"mosquitto.conf, and does it let this client write {_TOPIC} and read {_TOPIC}/response?"
+                ) from None
+            answers += json.loads(str(message.payload, "utf-8"))["responses"]
         for answer in answers:
             if answer.get("error", but) != but:
                 raise DeploymentError(f"the dynamic-security plugin refused {answer['command']}: {answer['error']}")
         return answers
+
+
+def _letters(commands: list[dict[str, Any]]) -> list[str]:
+    """Return ``commands`` in messages that the broker takes, as many in each as fit."""
+    letters: list[str] = []
+    texts: list[str] = []
+    for text in map(json.dumps, commands):
+        if texts and len(_letter([*texts, text])) > reports.MESSAGE_BYTES:
+            letters.append(_letter(texts))
+            texts = []
+        texts.append(text)
+    return [*letters, _letter(texts)] if texts else letters
+
+
+def _letter(texts: list[str]) -> str:
+    return f'{{"commands": [{", ".join(texts)}]}}'

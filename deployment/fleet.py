@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -23,7 +23,7 @@ from tinyreptile.settings import TLS_FILES
 
 from .errors import DeploymentError
 from .files import read, write_changed
-from .roles import ADMINISTRATOR, RUN_ROLES, Role, user_name
+from .roles import ADMINISTRATOR, DEVICE_ROLES, RUN_ROLES, Role, user_name
 
 FILE = "fleet.json"
 PARTS = ("authority", "broker", "runs", "devices")
@@ -34,6 +34,7 @@ class Account(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     run: str
+    role: Literal["train", "evaluate"] = Field("train", description="evaluate: held out, it only evaluates")
     serials: list[Annotated[str, Field(pattern="^[0-9a-f]+$")]] = Field(
         default_factory=list, description="in hexadecimal"
     )
@@ -78,6 +79,11 @@ class Member:
     stem: Path
 
     @property
+    def is_device(self) -> bool:
+        """Whether it is a device."""
+        return self.role in DEVICE_ROLES.values()
+
+    @property
     def certificate(self) -> Path:
         """Its certificate."""
         return self.stem.with_name(self.stem.name + ".pem")
@@ -95,7 +101,7 @@ class Member:
     @property
     def configuration(self) -> Path:
         """What a command, or a board, is configured with."""
-        return self.stem.with_name(self.stem.name + (".json" if self.role == "device" else ".toml"))
+        return self.stem.with_name(self.stem.name + (".json" if self.is_device else ".toml"))
 
 
 class Fleet:
@@ -130,11 +136,12 @@ class Fleet:
 
     def device_of(self, name: str, account: Account) -> Member:
         """The device ``name`` with its ``account``, even if that was revoked."""
-        return Member(name, "device", account.run, self.folder / "devices" / name)
+        return Member(name, DEVICE_ROLES[account.role], account.run, self.folder / "devices" / name)
 
-    def devices_of(self, run: str) -> list[str]:
-        """The devices of ``run``, in the order in which they were named."""
-        return [name for name, account in self.description.devices.items() if account.run == run]
+    def devices_of(self, run: str, role: str) -> list[str]:
+        """The devices of ``run`` with ``role``, train or evaluate, in the order in which they were named."""
+        devices = self.description.devices.items()
+        return [name for name, account in devices if (account.run, account.role) == (run, role)]
 
     def run_folder(self, run: str) -> Path:
         """Where the files of coordinator, operator and observer are."""

@@ -39,6 +39,7 @@ class Wish:
     broker_folder: str | None = None
     run: str | None = None
     devices: list[str] = field(default_factory=list)
+    role: str | None = None  # of the devices; new ones train by default
     days: int = DAYS
     renew: int | None = None  # days: certificates that end within so many are made anew
     anyway: bool = False  # also where the folder is somebody else's
@@ -224,9 +225,12 @@ def _add(fleet: Fleet, wish: Wish) -> None:
             raise DeploymentError(f"{name} was revoked, and whoever has its key may still use it; take another id")
         if name not in wanted.devices:
             _check_name(name, [*wanted.devices, *wanted.revoked])
-        there = wanted.devices.setdefault(name, Account(run=run))
+        role = wish.role or messages.TRAIN
+        there = wanted.devices.setdefault(name, Account.model_validate({"run": run, "role": role}))
         if there.run != run:
             raise DeploymentError(f"{name} is a device of run {there.run}, not {run}; take another id")
+        if wish.role not in (None, there.role):
+            raise DeploymentError(f"{name} has the role {there.role}, and its files may be in use; take another id")
 
 
 def _check_name(name: str, others: Iterable[str]) -> None:
@@ -275,7 +279,7 @@ def _make(fleet: Fleet, authority: _Lazy, member: Member, wish: Wish) -> bool:
     new = False
     if wanted.passwords:
         if not member.password.exists():
-            if member.role == "device":
+            if member.is_device:
                 remove(member.configuration)  # it holds the password
             write(member.password, new_password() + "\n")
             new = True
@@ -302,12 +306,13 @@ def _is_due(certificate: Path, wish: Wish) -> bool:
 def _configuration(wanted: Description, member: Member) -> str:
     """What configures ``member``: a board's JSON, or a command's TOML; files are named as they lie beside it."""
     way: dict[str, Any] = {"host": wanted.hosts[0], "port": wanted.port}
-    if member.role == "device":
+    if member.is_device:
         if wanted.passwords:
             way |= {"user": member.user, "password": broker.password_of(member), "tls_ca": "ca.pem"}
         else:
             way |= {"tls_ca": "ca.pem", "tls_cert": member.certificate.name, "tls_key": member.key.name}
-        return json.dumps({"id": member.user, "run": member.run, **way}, indent=1) + "\n"
+        role = wanted.devices[member.user].role
+        return json.dumps({"id": member.user, "run": member.run, "role": role, **way}, indent=1) + "\n"
     if wanted.passwords:
         way |= {"user": member.user, "password_file": member.password.name, "tls_ca": "ca.pem"}
     else:

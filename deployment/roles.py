@@ -8,38 +8,47 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tinyreptile import messages
+from tinyreptile import messages, reports
 
 Access = Literal["read", "write"]
-Role = Literal["coordinator", "device", "operator", "observer", "administrator"]
+Role = Literal["coordinator", "trainer", "evaluator", "operator", "observer", "administrator"]
 
 RUN_ROLES: tuple[Role, ...] = ("coordinator", "operator", "observer")  # one account each in every run
+DEVICE_ROLES: dict[str, Role] = {messages.TRAIN: "trainer", messages.EVALUATE: "evaluator"}  # by what a device calls it
 ADMINISTRATOR = "administrator@broker"  # of the dynamic-security plugin; no run has it
+_ACCESSES: tuple[Access, ...] = ("read", "write")
+_ALL_RUNS = "tinyreptile/+"
 _CONTROL = "$CONTROL/dynamic-security/#"
+
+# What a device of either role reads, and what it writes beside what comes of its work.
+_DEVICE_READS = (
+    *("init", "init/+", "software/+", "software/+/+"),
+    *(f"device/{{id}}/{kind}" for kind in ("status", "work", "label", "command")),
+)
+_DEVICE_WRITES = tuple(f"device/{{id}}/{kind}" for kind in ("status", "prediction", "log"))
 
 # Topic filters below tinyreptile/{run}/. {id} is the device's own.
 RIGHTS: dict[Role, dict[Access, tuple[str, ...]]] = {
-    "device": {
-        "read": (
-            *("init", "init/+", "software/+", "software/+/+"),
-            *(f"device/{{id}}/{kind}" for kind in ("status", "work", "label", "command")),
-        ),
-        "write": tuple(f"device/{{id}}/{kind}" for kind in ("status", "update/+", "prediction", "log")),
-    },
+    # Who trains can not say that it is held out: nothing that it finds would be heard.
+    "trainer": {"read": _DEVICE_READS, "write": (*_DEVICE_WRITES, "device/{id}/update")},
+    "evaluator": {"read": _DEVICE_READS, "write": (*_DEVICE_WRITES, "device/{id}/evaluation")},
     "coordinator": {
         # What it has published itself is read to see whether it is there.
-        "read": ("coordinator", "control", "init", "init/+", "device/+/status", "device/+/update/+"),
-        # A status is written to forget a device that is gone.
+        "read": (
+            *("coordinator", "control", "init", "init/+"),
+            *(f"device/+/{kind}" for kind in ("status", "update", "evaluation")),
+        ),
+        # What devices may write is written to clear what one that is gone has left there.
         "write": (
-            *("coordinator", "control/+", "init", "init/+"),
-            *("device/+/work", "device/+/status"),
+            *("coordinator", "control/+", "init", "init/+", "device/+/work"),
+            *(f"device/+/{kind}" for kind in reports.DEVICE_WRITES),
         ),
     },
     "operator": {
         "read": (
             # What it has published itself is read to see whether it got through.
             *("coordinator", "control", "control/+", "init", "init/+", "software/+", "software/+/+"),
-            *(f"device/+/{kind}" for kind in ("status", "work", "update/+", "prediction")),
+            *(f"device/+/{kind}" for kind in ("status", "work", "update", "evaluation", "prediction")),
             *(f"device/+/{kind}" for kind in ("label", "command", "log")),
         ),
         "write": ("control", "software/+", "software/+/+", "device/+/label", "device/+/command"),
@@ -48,7 +57,8 @@ RIGHTS: dict[Role, dict[Access, tuple[str, ...]]] = {
         "read": ("coordinator", "init", "init/+", "device/+/status", "device/+/prediction"),
         "write": (),
     },
-    "administrator": {"read": (), "write": ()},
+    # Of all runs: to clear what a device that was revoked has left.
+    "administrator": {"read": (), "write": tuple(f"device/+/{kind}" for kind in reports.DEVICE_WRITES)},
 }
 
 
@@ -67,11 +77,9 @@ def user_name(role: Role, run: str) -> str:
 
 def rights(role: Role, run: str, user: str) -> list[Right]:
     """What ``user``, who has ``role`` in ``run``, may do; of a device ``user`` is the id."""
-    if role == "administrator":
-        return [Right("read", _CONTROL), Right("write", _CONTROL)]
-    root = messages.RunTopics(run).root
+    administers = role == "administrator"
+    root = _ALL_RUNS if administers else messages.RunTopics(run).root
     return [
-        Right(access, f"{root}/{topics.format(id=user)}")
-        for access in ("read", "write")
-        for topics in RIGHTS[role][access]
+        *(Right(access, _CONTROL) for access in _ACCESSES if administers),
+        *(Right(access, f"{root}/{topics.format(id=user)}") for access in _ACCESSES for topics in RIGHTS[role][access]),
     ]

@@ -31,7 +31,7 @@ persistence false
 max_inflight_messages 200
 max_queued_messages 100000
 set_tcp_nodelay true
-max_packet_size 65536
+max_packet_size 1664
 log_type error
 log_type warning
 """
@@ -50,7 +50,7 @@ listen = "127.0.0.1:{port}"
 next_connection_delay_ms = 0
 [v4.1.connections]
 connection_timeout_ms = 60000
-max_payload_size = 65536
+max_payload_size = 1664
 max_inflight_count = 200
 dynamic_filters = true
 """

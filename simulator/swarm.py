@@ -107,13 +107,17 @@ class Swarm:
             if limit is not None and count > limit:
                 raise TaskError(f"the task {spec.task} has data for {limit} {what} devices, not {count}")
         self._fleet = load(spec.fleet) if spec.fleet else None
-        self._members = self._fleet.devices_of(spec.run) if self._fleet else []
-        wanted = spec.first + spec.devices + spec.first_evaluator + spec.evaluators
-        if self._fleet and wanted > len(self._members):
-            raise DeploymentError(
-                f"the fleet in {spec.fleet} has {len(self._members)} devices of run {spec.run}, not {wanted}; "
-                "tinyreptile provision adds more, -n and --evaluators take fewer"
-            )
+        self._members: dict[str, list[str]] = {}
+        for role, wanted in (
+            (messages.TRAIN, spec.first + spec.devices),
+            (messages.EVALUATE, spec.first_evaluator + spec.evaluators),
+        ):
+            there = self._members[role] = self._fleet.devices_of(spec.run, role) if self._fleet else []
+            if self._fleet and wanted > len(there):
+                raise DeploymentError(
+                    f"the fleet in {spec.fleet} has {len(there)} devices of run {spec.run} with the role {role}, "
+                    f"not {wanted}; tinyreptile provision --role {role} adds more, -n and --evaluators take fewer"
+                )
         self._tls = tls.context(spec.broker)
         self._clients = [self._client(spec.first + i, messages.TRAIN) for i in range(spec.devices)]
         self._clients += [self._client(spec.first_evaluator + i, messages.EVALUATE) for i in range(spec.evaluators)]
@@ -129,7 +133,7 @@ class Swarm:
         name = f"{spec.prefix or self._task.name}-{'' if training else 'unseen-'}{index}"
         broker, context = spec.broker, self._tls
         if self._fleet:
-            name = self._members[index if training else -1 - index]
+            name = self._members[role][index]
             broker = self._fleet.broker_of(name)
             context = tls.context(broker)
         return Client(

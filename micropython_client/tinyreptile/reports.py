@@ -3,12 +3,14 @@
 from .messages import DELTA_BYTES, MAX_ID, PIECE_BYTES, PRESENCE, MessageError, RunTopics, check_id
 
 MESSAGE_BYTES = 1536  # the longest message of all
+PACKET_BYTES = MESSAGE_BYTES + 128  # the longest packet: it has a topic of 95 bytes at most, and a header
 COUNT = (1 << 31) - 1
 TEXT = 200
 LONG_TEXT = 1000
 
 
 ALL_COORDINATORS = "tinyreptile/+/coordinator"
+DEVICE_WRITES = ("status", "update", "evaluation", "prediction", "log")  # below device/{id}; the first is retained
 
 
 class CoordinatorTopics(RunTopics):

@@ -22,7 +22,8 @@ from deployment.provision import Wish, provision
 from ..environment import Mosquitto, free_port, require
 
 RUN = "kitchen"
-DEVICES = ["kitchen-1", "kitchen-2"]
+DEVICES = ["kitchen-1", "kitchen-2"]  # they train
+EVALUATORS = ["kitchen-held-out"]
 MODES = {  # how a broker knows its clients and their rights: (passwords, dynamic security)
     "certificates": (False, False),
     "passwords": (True, False),
@@ -47,13 +48,20 @@ class FleetBroker(Mosquitto):
 
     host = "localhost"
 
-    def __init__(self, folder: Path, mode: str = "certificates", devices: list[str] = DEVICES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: str = "certificates",
+        devices: list[str] = DEVICES,
+        evaluators: list[str] = EVALUATORS,
+    ) -> None:
         self.folder = folder
         if not (folder / FILE).exists():
             with_passwords, with_plugin = MODES[mode]
             wish = Wish(hosts=[self.host], port=free_port(), passwords=with_passwords, run=RUN, devices=devices)
             wish.plugin = need_plugin() if with_plugin else None
             provision(folder, wish)
+            provision(folder, Wish(devices=evaluators, role="evaluate"))
         self.port = self.fleet.description.port
         self.config = folder / "broker" / "mosquitto.conf"
         self.log = folder / "mosquitto.log"

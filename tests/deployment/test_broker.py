@@ -15,9 +15,12 @@ import pytest
 
 from coordinator import tls
 from coordinator.mqtt import client
+from coordinator.service import FILTERS_AT_ONCE
 from deployment.broker import configuration, template
 from deployment.fleet import Description
-from tinyreptile.reports import MESSAGE_BYTES
+from simulator import broker
+from tinyreptile import reports
+from tinyreptile.messages import MAX_ID
 
 from ..environment import ROOT
 from .fleets import FleetBroker
@@ -59,7 +62,21 @@ def test_development_and_production_share_what_a_fleet_needs() -> None:
     production = settings(template())
     for key in ("max_inflight_messages", "max_queued_messages", "max_packet_size", "set_tcp_nodelay", "max_keepalive"):
         assert production[key] == development[key]
-    assert int(production["max_packet_size"]) > 2 * MESSAGE_BYTES
+
+
+def test_a_broker_takes_what_the_protocol_needs_and_no_more() -> None:
+    """Larger packets are of use to who would have it retain them."""
+    longest = "x" * MAX_ID
+    run = reports.CoordinatorTopics(longest)
+    topics = [run.answers(longest), run.piece(99_999), run.software("x" * 16) + "/99999"]
+    topics += vars(run.device(longest)).values()
+    most = reports.MESSAGE_BYTES + max(map(len, topics)) + 7  # of the header, the topic's length and the identifier
+    assert most <= reports.PACKET_BYTES < 1.05 * most
+    assert FILTERS_AT_ONCE * (3 + max(map(len, topics))) + 5 <= reports.PACKET_BYTES, "of one subscription"
+    files = ("mosquitto.conf", "secured.conf")
+    for text in (*((ROOT / "broker_config" / name).read_text() for name in files), broker._MOSQUITTO):
+        assert settings(text)["max_packet_size"] == str(reports.PACKET_BYTES)
+    assert f"max_payload_size = {reports.PACKET_BYTES}\n" in broker._IOTCORE
 
 
 @pytest.mark.parametrize(("version", "accepted"), [("TLSv1_1", False), ("TLSv1_2", True), ("TLSv1_3", True)])
@@ -95,9 +112,9 @@ async def test_a_packet_longer_than_any_of_the_protocol_ends_the_connection(
     topic = "tinyreptile/kitchen/device/kitchen-1/update"
     with contextlib.suppress(aiomqtt.MqttError):  # at its end there is nobody to say good-bye to
         async with client(broker.device("kitchen-1"), timeout=2) as session:
-            await session.publish(topic, b"x" * MESSAGE_BYTES, qos=1)
+            await session.publish(topic, b"x" * reports.MESSAGE_BYTES, qos=1)
             with pytest.raises(aiomqtt.MqttError):
-                await session.publish(topic, b"x" * 70_000, qos=1)
+                await session.publish(topic, b"x" * reports.PACKET_BYTES, qos=1)
     assert "oversize" in broker.log.read_text()
     async with client(broker.device("kitchen-2")) as session:
         await session.publish("tinyreptile/kitchen/device/kitchen-2/status", b"", qos=1)

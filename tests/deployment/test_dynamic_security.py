@@ -89,7 +89,7 @@ async def test_a_plugin_that_does_not_answer_is_told(
     broker = await asyncio.to_thread(provisioned, MODE)
     async with client(broker.role("operator")) as session:
         with pytest.raises(DeploymentError, match=r"does it let this client write \$CONTROL/dynamic-security/v1 and"):
-            await _Plugin(session).tell([])
+            await _Plugin(session).tell([{"command": "listClients"}])
 
 
 async def test_a_subscription_that_the_plugin_refuses_is_told(

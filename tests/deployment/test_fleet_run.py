@@ -19,7 +19,7 @@ from ..commands import Popen, tinyreptile, wait_until
 from ..environment import need_program
 from ..fleet import eventually
 from ..host.desk import Desk
-from .fleets import BOTH, FleetBroker
+from .fleets import BOTH, EVALUATORS, FleetBroker
 
 STREAM = {"kind": "sine", "seed": 3}
 
@@ -39,10 +39,10 @@ def secrets_of(folder: Path) -> list[str]:
 def test_a_fleet_finishes_a_run_and_no_secret_is_to_be_seen(
     provisioned: Callable[..., FleetBroker], tmp_path: Path, start: Callable[..., Popen], mode: str
 ) -> None:
-    broker = provisioned(mode, devices=names(8))
+    broker = provisioned(mode, devices=names(6))
     runs = tmp_path / "fleet" / "runs" / "kitchen"
     serve = start("serve", "--config", runs / "coordinator.toml", "--task", "sine", "--rounds", 500, "--verbose")
-    swarm = start("swarm", "-n", 6, "--evaluators", 2, "--credentials", "fleet", "--verbose")
+    swarm = start("swarm", "--credentials", "fleet", "--verbose")
     wait_until(lambda: "u'kitchen-5'" in broker.log.read_text())
     seen = "".join(
         Path(f"/proc/{process.pid}/{what}").read_text() for process in (serve, swarm) for what in ("cmdline", "environ")
@@ -95,8 +95,10 @@ async def test_micropython_does_not_join_a_broker_of_another_authority(
 
 def test_a_swarm_larger_than_the_fleet_is_told(tmp_path: Path) -> None:
     FleetBroker(tmp_path / "fleet", devices=names(3))
-    done = tinyreptile("swarm", "-n", 3, "--evaluators", 1, "--credentials", "fleet", cwd=tmp_path)
-    assert "error: the fleet in fleet has 3 devices of run kitchen, not 4" in done.stderr
+    done = tinyreptile("swarm", "-n", 4, "--credentials", "fleet", cwd=tmp_path)
+    assert "error: the fleet in fleet has 3 devices of run kitchen with the role train, not 4" in done.stderr
+    done = tinyreptile("swarm", "-n", 3, "--evaluators", 2, "--credentials", "fleet", cwd=tmp_path)
+    assert "error: the fleet in fleet has 1 devices of run kitchen with the role evaluate, not 2" in done.stderr
     done = tinyreptile("swarm", "-n", 1, "--credentials", "fleet", "--run", "garden", cwd=tmp_path)
     assert "error: --run: the fleet in fleet has the runs kitchen; name one of them" in done.stderr
     done = tinyreptile("swarm", "-n", 1, "--credentials", "nowhere", cwd=tmp_path)
@@ -115,7 +117,10 @@ def write_config(folder: Path, **fields: Any) -> Path:
 
 def test_a_board_gets_its_credentials_and_nobody_else_s(tmp_path: Path) -> None:
     broker = FleetBroker(tmp_path / "fleet")
-    config, files = settings(write_config(tmp_path), "kitchen-2", None, tmp_path / "fleet")
+    config, files = settings(write_config(tmp_path, role="evaluate"), "kitchen-2", None, tmp_path / "fleet")
+    assert config["role"] == "train", "credentials say what it may do"
+    held_out, _ = settings(write_config(tmp_path), EVALUATORS[0], None, tmp_path / "fleet")
+    assert held_out["role"] == "evaluate"
     assert (config["id"], config["run"], config["host"], config["port"]) == (
         "kitchen-2",
         "kitchen",

@@ -87,6 +87,20 @@ def test_a_run_more_has_devices_and_roles_of_its_own(tmp_path: Path) -> None:
     assert "kitchen" not in rights
 
 
+def test_a_held_out_device_has_its_role_in_its_credentials(tmp_path: Path) -> None:
+    provision(tmp_path / "fleet", wish("a"))
+    assert provision(tmp_path / "fleet", Wish(devices=["e"], role="evaluate")) == ["e"]
+    before = state(tmp_path)
+    assert provision(tmp_path / "fleet", Wish(devices=["a", "e"])) == [], "it stays what it is"
+    assert state(tmp_path) == before
+    fleet = load(tmp_path / "fleet")
+    assert (fleet.devices_of("kitchen", "train"), fleet.devices_of("kitchen", "evaluate")) == (["a"], ["e"])
+    assert [fleet.credentials_of(name)["role"] for name in ("a", "e")] == ["train", "evaluate"]
+    written = (tmp_path / "fleet" / "broker" / "acl").read_text().split("\nuser e\n")[1].split("\nuser ")[0]
+    assert "topic write tinyreptile/kitchen/device/e/evaluation\n" in written
+    assert "update" not in written
+
+
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o177, 0o777])
 @pytest.mark.parametrize("passwords", [False, True])
 def test_nobody_but_the_owner_reads_what_is_made(tmp_path: Path, mask: int, passwords: bool) -> None:
@@ -232,6 +246,8 @@ def test_the_authority_s_key_is_needed_to_sign_and_for_nothing_else(tmp_path: Pa
         (Wish(plugin=""), "--dynamic-security: the fleet in .* was made without it"),
         (Wish(broker_folder="/x"), "--broker-folder: the fleet in .* was made with /"),
         (Wish(run="garden", devices=["a"]), "a is a device of run kitchen, not garden; take another id"),
+        (Wish(devices=["a"], role="evaluate"), "a has the role train, and its files may be in use; take another id"),
+        (Wish(devices=["held"], role="train"), "held has the role evaluate, and its files may be in use"),
         (Wish(devices=["gone"]), "gone was revoked, and whoever has its key may still use it; take another id"),
         (Wish(devices=["coordinator@kitchen"]), "a device id is made of letters, digits, - and _"),
         (Wish(run="a/b"), "a run's name is made of letters, digits, - and _"),
@@ -247,6 +263,7 @@ def test_what_a_fleet_was_not_made_for_is_refused_and_changes_nothing(
     tmp_path: Path, change: Wish, sentence: str
 ) -> None:
     provision(tmp_path / "fleet", wish("a", "gone"))
+    provision(tmp_path / "fleet", Wish(devices=["held"], role="evaluate"))
     revoke(tmp_path / "fleet", ["gone"])
     before = state(tmp_path)
     with pytest.raises((DeploymentError, MessageError), match=sentence):

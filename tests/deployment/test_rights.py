@@ -18,10 +18,11 @@ from coordinator.mqtt import client
 from tinyreptile import reports
 
 from ..environment import ROOT, need_program
-from .fleets import DEVICES, MODES, RUN, FleetBroker
+from .fleets import DEVICES, EVALUATORS, MODES, RUN, FleetBroker
 
 DOCS = (ROOT / "docs" / "security.md").read_text()
-ROLES = ("coordinator", "device", "operator", "observer")
+ROLES = ("coordinator", "trainer", "evaluator", "operator", "observer")
+DEVICE_ROLES = {"trainer": DEVICES, "evaluator": EVALUATORS}
 NAMES = {"{client}": "laptop-7", "{i}": "0", "{chip}": "armv6m"}
 OTHER_RUN = "garden"
 OUTSIDE = (
@@ -37,7 +38,7 @@ Right = tuple[str, str]  # who, topic
 
 def documented() -> dict[str, dict[str, set[str]]]:
     """What each role may do with each topic of a run, from the table in the documentation."""
-    rows = re.findall(r"^\| `([a-z]+(?:/[^`]+)?)` \|(.*)\|(.*)\|(.*)\|(.*)\|$", DOCS, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z]+(?:/[^`]+)?)` \|(.*)\|(.*)\|(.*)\|(.*)\|(.*)\|$", DOCS, re.MULTILINE)
     return {
         topic: {role: set(cell.replace(",", "").split()) for role, cell in zip(ROLES, cells, strict=True)}
         for topic, *cells in rows
@@ -50,7 +51,7 @@ def concrete() -> Iterator[tuple[str, str, str | None]]:
         name = row
         for placeholder, value in NAMES.items():
             name = name.replace(placeholder, value)
-        for device in DEVICES if "{id}" in row else [None]:
+        for device in [*DEVICES, *EVALUATORS] if "{id}" in row else [None]:
             yield f"tinyreptile/{RUN}/{name.replace('{id}', device or '')}", row, device
 
 
@@ -65,9 +66,11 @@ def expected(access: str) -> set[Right]:
     allowed = set()
     for topic, row, owner in concrete():
         for role, cell in documented()[row].items():
-            names = DEVICES if role == "device" else [role]
+            names = DEVICE_ROLES.get(role, [role])
             allowed |= {
-                (name, topic) for name in names if access in cell and (role != "device" or owner in (None, name))
+                (name, topic)
+                for name in names
+                if access in cell and (role not in DEVICE_ROLES or owner in (None, name))
             }
     return allowed
 
@@ -76,7 +79,7 @@ def test_the_documentation_lists_every_topic_of_the_protocol() -> None:
     run = reports.CoordinatorTopics(RUN)
     device = run.device("ID")
     names = [run.coordinator, run.init, run.piece("{i}")]
-    names += [run.software("{chip}"), run.software("{chip}") + "/{i}", device.update("{i}")]
+    names += [run.software("{chip}"), run.software("{chip}") + "/{i}", device.update, device.evaluation]
     names += [getattr(device, kind) for kind in ("status", "work", "prediction", "label", "command", "log")]
     names += [run.root + "/control", run.root + "/control/{client}"]
     assert {name.removeprefix(run.root + "/").replace("ID", "{id}") for name in names} == set(documented())
@@ -98,8 +101,8 @@ def witness(fleet_broker: FleetBroker) -> BrokerConfig:
 
 def everybody(broker: FleetBroker) -> dict[str, BrokerConfig]:
     """How each role, and each device, reaches the broker."""
-    roles = {role: broker.role(role) for role in ROLES if role != "device"}
-    return roles | {name: broker.device(name) for name in DEVICES}
+    roles = {role: broker.role(role) for role in ROLES if role not in DEVICE_ROLES}
+    return roles | {name: broker.device(name) for name in (*DEVICES, *EVALUATORS)}
 
 
 async def until(session: aiomqtt.Client, last: bytes) -> set[tuple[str, bytes]]:
