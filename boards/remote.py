@@ -31,7 +31,7 @@ async def log_of(config: Config, device_id: str, seconds: float = _ANSWER_SECOND
             await subscribe(session, topics.log)
             await command.publish(session)
             async for message in session.messages:
-                if command.takes(message):
+                if command.takes(message) or message.retain:  # what was said at another time is no answer
                     continue
                 with contextlib.suppress(MessageError):
                     part = messages.check(reports.LOG, unpack(message.payload))
@@ -52,6 +52,8 @@ async def predictions(config: Config, device_id: str) -> AsyncIterator[dict[str,
     """Yield what the device predicts, message by message, as `follow` yields them."""
     topic = messages.RunTopics(config.run.name).device(device_id).prediction
     async for message in follow(config.broker, topic):
+        if message.retain:  # a prediction of another time, or none at all
+            continue
         with contextlib.suppress(MessageError):
             prediction = messages.check(reports.PREDICTION, unpack(message.payload))
             for output in prediction.get("outputs", []):

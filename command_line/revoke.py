@@ -9,6 +9,8 @@ import typer
 from .console import configure_logging, out
 from .provision import RELOAD, FolderArgument, tell_plugin
 
+FORGET = "Then have the coordinator clear what they have left at the broker, and ask them for nothing more:"
+
 
 def command(
     folder: FolderArgument,
@@ -29,6 +31,12 @@ def command(
     out.print(f"revoked: {', '.join(devices)}", highlight=False, soft_wrap=True)
     if fleet.description.plugin:
         tell_plugin(fleet)
-        if fleet.description.passwords:
-            return
-    out.print(RELOAD, highlight=False, soft_wrap=True)
+    if not (fleet.description.plugin and fleet.description.passwords):
+        out.print(RELOAD, highlight=False, soft_wrap=True)
+    out.print(FORGET, highlight=False, soft_wrap=True)
+    for run in fleet.description.runs:
+        names = [name for name in dict.fromkeys(devices) if fleet.description.revoked[name].run == run]
+        config = fleet.run_folder(run) / "operator.toml"
+        for verb in ("quarantine", "forget") if names else ():
+            command = f"tinyreptile devices {verb} {' '.join(names)} --config {config}"
+            out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)

@@ -119,7 +119,9 @@ class Control:
         return [_row(device) for _, device in sorted(devices.items())]
 
     async def _forget(self, arguments: Row) -> list[Row]:
-        devices = self._named(arguments)
+        known, ids = self._run.registry.devices, _ids(arguments)
+        everything = [vars(self._run.topics.device(device_id)) for device_id in ids]
+        devices = [known[device_id] for device_id in ids if device_id in known]
         for device in devices:
             if device.state == "online" and not device.quarantine:
                 raise CoordinatorError(
@@ -128,7 +130,9 @@ class Control:
                 )
         for device in devices:
             self._run.forget(device.id)
-            self._clear(self._run.topics.device(device.id).status)
+        for topics in everything:  # also of devices that never joined, and left something all the same
+            for name in reports.DEVICE_WRITES:
+                self._clear(topics[name])
         return []
 
     async def _quarantine(self, arguments: Row) -> list[Row]:
@@ -150,10 +154,15 @@ class Control:
 
     def _named(self, arguments: Row) -> list[Device]:
         """The devices that ``arguments`` name, each once."""
-        ids = arguments.get("ids")
-        if not isinstance(ids, list) or not ids or not all(isinstance(device_id, str) for device_id in ids):
-            raise CoordinatorError("name at least one device")
-        return [self._run.device(device_id) for device_id in dict.fromkeys(ids)]
+        return [self._run.device(device_id) for device_id in _ids(arguments)]
+
+
+def _ids(arguments: Row) -> list[str]:
+    """The ids that ``arguments`` name, each once."""
+    ids = arguments.get("ids")
+    if not isinstance(ids, list) or not ids or not all(isinstance(device_id, str) for device_id in ids):
+        raise CoordinatorError("name at least one device")
+    return list(dict.fromkeys(ids))
 
 
 def _row(device: Device) -> Row:

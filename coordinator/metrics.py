@@ -27,7 +27,7 @@ EVENTS = (
     *("setting", "quarantine", "release", "forget", "rollback", "drift", "disagreement", "best", "flood"),
     "distrust",
 )
-DROPPED = ("flood", "incoming", "outgoing", "requests")
+DROPPED = ("flood", "retained", "incoming", "outgoing", "requests")
 ROLES = (messages.TRAIN, messages.EVALUATE)
 STATES = ("online", "unfit", "offline")
 MOMENTS = ("before", "after")

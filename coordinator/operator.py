@@ -40,7 +40,7 @@ async def ask(config: Config, command: str, arguments: dict[str, Any] | None = N
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_SECONDS):
                     async for message in session.messages:
-                        if request.takes(message):
+                        if request.takes(message) or message.retain:
                             continue
                         with contextlib.suppress(MessageError):
                             answer = messages.check(reports.ANSWER, unpack(message.payload))

@@ -27,7 +27,7 @@ from .journal import Journal
 from .mqtt import broker_error, check_files, client, denied, limit_of, pack, subscribe, unpack
 from .run import Run
 from .store import Store
-from .traffic import Flow, guarded_queue, kind_of
+from .traffic import RETAINED, Flow, guarded_queue, kind_of
 from .work import Refusal
 
 _log = logging.getLogger(__name__)
@@ -388,7 +388,7 @@ class Coordinator:
             await session.publish(topic, payload, qos=1, retain=retain, timeout=math.inf)
         finally:
             self._unanswered.pop(token, None)
-        self.sent.add(kind_of(self._topics, topic), len(payload))
+        self.sent.add(kind_of(self._topics, topic) if payload else "cleared", len(payload))
 
     async def _mind_answers(self) -> None:
         """End a session whose broker lives and does not acknowledge what is published."""
@@ -542,8 +542,16 @@ class Coordinator:
             else:
                 self._take(message.topic.value, message.payload)
 
-    def _admits(self, topic: str) -> bool:
-        """Whether a message on ``topic`` gets a place in the queue."""
+    def _admits(self, message: aiomqtt.Message) -> bool:
+        """Whether ``message`` gets a place in the queue."""
+        topic = message.topic.value
+        if message.retain and (kind := kind_of(self._topics, topic)) not in RETAINED:
+            # Somebody had it retained to be read by every coordinator. The flag is there only in answer to a
+            # subscription, so that nobody can have this done again and again.
+            self._drop("retained")
+            if kind != "control":
+                self._send(topic, None)
+            return False
         admission = self.run_state.admission
         admitted = admission.admits(topic)
         if not admitted:
@@ -560,9 +568,10 @@ class Coordinator:
             device_id, kind = reports.parse(self._topics, topic)
             if kind == "control":
                 self._take_request(messages.check(reports.REQUEST, unpack(payload)))
+            elif not payload:
+                pass  # what was retained there has been cleared
             elif kind == "status":
-                if payload:
-                    run.take_status(device_id, messages.check(reports.STATUS, unpack(payload)))
+                run.take_status(device_id, messages.check(reports.STATUS, unpack(payload)))
             else:
                 update = unpack(payload)
                 if isinstance(update, dict) and isinstance(update.get("work"), int):

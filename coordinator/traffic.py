@@ -7,15 +7,20 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import aiomqtt
+
 from tinyreptile.reports import CoordinatorTopics
 
 # What a coordinator hears of itself, and of others of its run, are the last three.
 RECEIVED = ("status", "update", "evaluation", "control", "coordinator", "init", "piece")
-SENT = ("init", "piece", "work", "answer", "coordinator", "status")  # the last: of devices that are forgotten
+SENT = ("init", "piece", "work", "answer", "coordinator", "cleared")  # the last: what devices have had retained
+
+
+RETAINED = frozenset(["status", "coordinator", "init", "piece"])  # kinds of messages that are meant to be retained
 
 
 def kind_of(topics: CoordinatorTopics, topic: str) -> str:
-    """What is said on ``topic`` of a run: one of `RECEIVED` or `SENT`, or "other"."""
+    """What is said on ``topic`` of a run: one of `RECEIVED` or `SENT` but "cleared", or "other"."""
     levels = topic[len(topics.root) + 1 :].split("/", 3)
     if levels[0] == "device":
         kind = levels[2] if len(levels) > 2 else ""
@@ -44,15 +49,15 @@ class Flow:
         self.bytes[kind] += size
 
 
-def guarded_queue(admits: Callable[[str], bool], dropped: Callable[[], None]) -> type[asyncio.Queue[Any]]:
-    """A kind of queue that takes messages on topics that ``admits``, and calls ``dropped`` where it has no place.
+def guarded_queue(admits: Callable[[aiomqtt.Message], bool], dropped: Callable[[], None]) -> type[asyncio.Queue[Any]]:
+    """A kind of queue that takes the messages that ``admits``, and calls ``dropped`` where it has no place.
 
     It raises nothing: aiomqtt would log a line for every message.
     """
 
     class GuardedQueue(asyncio.Queue[Any]):
         def put_nowait(self, item: Any) -> None:
-            if not admits(item.topic.value):
+            if not admits(item):
                 return
             if self.full():
                 dropped()

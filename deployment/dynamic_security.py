@@ -22,11 +22,14 @@ from .fleet import Fleet, Member
 
 _TOPIC = "$CONTROL/dynamic-security/v1"
 _BATCH = 10  # members at a time
+_AT_ONCE = 8  # messages under way; aiomqtt warns beyond 10
 _ANSWER_SECONDS = 10.0
 
 
 async def apply(fleet: Fleet, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Make the broker of ``fleet`` know exactly its members; who is revoked is disconnected at once.
+    """Make the broker of ``fleet`` know exactly its members.
+
+    Who is revoked is disconnected at once, and what the broker retains of it is cleared.
 
     ``progress`` is called with the members that are done and all there are. Raises `BrokerError` where there is no
     broker, `DeploymentError` where its plugin does not do as it is told.
@@ -38,9 +41,12 @@ async def apply(fleet: Fleet, progress: Callable[[int, int], None] = lambda done
         async with client(broker) as session:
             plugin = _Plugin(session)
             await subscribe(session, f"{_TOPIC}/response")
-            for name in fleet.description.revoked:
+            for name, account in fleet.description.revoked.items():
                 await plugin.tell([{"command": "deleteClient", "username": name}], but="Client not found")
                 await plugin.tell([{"command": "deleteRole", "rolename": name}], but="Role not found")
+                topics = vars(reports.CoordinatorTopics(account.run).device(name))
+                for kind in reports.DEVICE_WRITES:
+                    await session.publish(topics[kind], b"", qos=1, retain=True)
             for start in range(0, len(members), _BATCH):
                 await _introduce(plugin, members[start : start + _BATCH], fleet.description.passwords)
                 progress(min(start + _BATCH, len(members)), len(members))
@@ -83,7 +89,9 @@ class _Plugin:
     async def tell(self, commands: list[dict[str, Any]], but: str | None = None) -> list[dict[str, Any]]:
         """The answers to ``commands``; raises `DeploymentError` for one with an error that is not ``but``."""
         letters = _letters(commands)
-        await asyncio.gather(*(self._session.publish(_TOPIC, letter, qos=1) for letter in letters))
+        for start in range(0, len(letters), _AT_ONCE):
+            some = letters[start : start + _AT_ONCE]
+            await asyncio.gather(*(self._session.publish(_TOPIC, letter, qos=1) for letter in some))
         answers: list[dict[str, Any]] = []
         for _ in letters:
             try:

@@ -365,6 +365,8 @@ class Client:
     # What comes in; nothing here waits
 
     def _on_message(self, topic, payload, retained):
+        if retained and topic in (self._topics.work, self._topics.command, self._topics.label):
+            return  # it was meant for another time
         try:
             if topic == self._topics.work:
                 self._take_work(messages.check(messages.WORK, unpackb(payload)))
@@ -386,8 +388,7 @@ class Client:
                 except Exception as error:  # a stream's may be any
                     self._log("label %d was not taken: %s" % (label, self._reason(error)))
             elif topic == self._topics.command:
-                if not retained:
-                    self._obey(messages.check(messages.COMMAND, unpackb(payload))["command"])
+                self._obey(messages.check(messages.COMMAND, unpackb(payload))["command"])
             elif self._updates and topic.startswith(self._updates.topic):
                 self._updates.take(topic, payload, self._log)
         except ValueError as error:  # MessageError and MessagePackError among them

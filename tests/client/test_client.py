@@ -94,6 +94,35 @@ async def test_a_device_without_a_coordinator_says_so_and_hears_commands(
         await eventually(life.done, "the device has ended")
 
 
+async def test_what_was_retained_for_another_time_is_passed_over(peer: Peer) -> None:
+    class Labelled(SineStream):
+        labels: list[int]
+
+        def label(self, value: int) -> None:
+            self.labels.append(value)
+
+    stream = Labelled(1)
+    stream.labels = []
+    topics = peer.topics.device("d0")
+    await peer.put(0, DATA)
+    task = {"kind": "train", "steps": 4, "beta": 0.01, "seconds": 30, "bits": 8}
+    request = {"work": 7, "version": 0, "crc": crc32(DATA), "task": task, "data": DATA}
+    for topic, message in (
+        (topics.work, request),
+        (topics.label, {"label": 1}),
+        (topics.command, {"command": "restart"}),
+    ):
+        await peer.send(topic, message, retain=True)
+    async with living(make_device(peer, stream=stream, commands=True)) as life:
+        await peer.hello("d0")
+        await peer.ask("d0", 8, DATA)
+        await peer.send(topics.label, {"label": 2})
+        assert (await peer.update("d0"))["work"] == 8
+        await eventually(lambda: stream.labels == [2], "a label of now is taken")
+        assert len(peer.updates("d0")) == 1
+        assert not life.done()
+
+
 async def test_a_hello_says_all_that_the_coordinator_needs(peer: Peer) -> None:
     await peer.put(0, DATA)
     async with living(make_device(peer, role="evaluate", ram=50_000)):

@@ -143,7 +143,7 @@ async def test_devices_are_listed_put_in_quarantine_and_released(config: Config)
         (row,) = await ask(config, "devices", {"ids": [device]})
         assert "quarantine" not in row
         events = await ask(config, "events")
-        for command in ("forget", "quarantine", "release", "devices"):
+        for command in ("quarantine", "release", "devices"):
             with pytest.raises(CoordinatorError, match="no device nobody has ever joined"):
                 await ask(config, command, {"ids": [device, "nobody"]})
         with pytest.raises(CoordinatorError, match="is not in quarantine"):
@@ -159,20 +159,48 @@ async def test_devices_are_listed_put_in_quarantine_and_released(config: Config)
                 await ask(config, "forget", arguments)
 
 
-async def test_a_forgotten_device_leaves_nothing_at_the_broker(config: Config) -> None:
-    topic = reports.CoordinatorTopics(config.run.name).device("gone").status
+@pytest.mark.parametrize("joined", [True, False])
+async def test_a_forgotten_device_leaves_nothing_at_the_broker(config: Config, joined: bool) -> None:
+    topics = reports.CoordinatorTopics(config.run.name).device("gone")
+    everything = topics.status.removesuffix("status") + "+"
     status = {"protocol": messages.PROTOCOL, "state": "offline", "boot": "b1"}
+    async with client(config.broker) as session, serving(config, devices=0) as coordinator:
+        await session.publish(topics.status, pack(status) if joined else b"junk", qos=1, retain=True)
+        for topic in (topics.update, topics.evaluation, topics.prediction, topics.log):
+            await session.publish(topic, b"junk", qos=1, retain=True)
+        await eventually(lambda: coordinator.received.messages["evaluation"], "they have arrived")
+        assert ("gone" in coordinator.run_state.registry.devices) == joined
+        async with listening(config.broker, everything) as heard:
+            await eventually(lambda: len(heard) == 5, "all of it is retained")
+        await ask(config, "forget", {"ids": ["gone"]})
+        await eventually(lambda: coordinator.sent.messages["cleared"] >= 5, "it is cleared")
+        async with listening(config.broker, everything) as heard:
+            await asyncio.sleep(0.3)
+        assert heard == []
+        assert await ask(config, "devices") == []
+        with pytest.raises(CoordinatorError, match="a device id is made of letters"):
+            await ask(config, "forget", {"ids": ["+"]})
+
+
+async def test_what_is_retained_where_nothing_is_to_be_is_ignored_and_cleared(config: Config) -> None:
+    topics = reports.CoordinatorTopics(config.run.name)
+    there = [topics.device("d").update, topics.device("d").evaluation]
+    request = pack({"request": 1, "client": "x", "command": "pause"})
     async with client(config.broker) as session:
-        await session.publish(topic, pack(status), qos=1, retain=True)
+        for topic in there:
+            await session.publish(topic, pack({"work": 1, "error": "of another time"}), qos=1, retain=True)
+        await session.publish(topics.control, request, qos=1, retain=True)
         async with serving(config, devices=0) as coordinator:
-            await eventually(lambda: "gone" in coordinator.run_state.registry.devices, "it is known")
-            async with listening(config.broker, topic) as heard:
-                await eventually(lambda: heard, "its status is retained")
-            await ask(config, "forget", {"ids": ["gone"]})
-            async with listening(config.broker, topic) as heard:
-                await asyncio.sleep(0.3)
-            assert heard == []
-            assert await ask(config, "devices") == []
+            await eventually(lambda: coordinator.dropped["retained"] == 3, "they have been passed over")
+            await eventually(lambda: coordinator.sent.messages["cleared"] >= 2, "what devices have left is cleared")
+            await session.publish(there[0], pack({"work": 1, "error": "retained again"}), qos=1, retain=True)
+            await eventually(lambda: coordinator.run_state.refusals["unknown work"] == 1, "what is sent now is heard")
+            assert coordinator.dropped["retained"] == 3, "a sender can't have it clear again and again"
+            assert coordinator.malformed == 0
+            assert not coordinator.run_state.config.run.paused
+            async with listening(config.broker, *there) as heard:
+                await eventually(lambda: heard, "that is retained")
+                assert [message.topic.value for message in heard] == there[:1]
 
 
 async def test_a_long_answer_comes_in_several_messages(config: Config) -> None:

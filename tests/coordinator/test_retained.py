@@ -245,7 +245,7 @@ async def test_a_refused_subscription_is_told(broker: Mosquitto, tmp_path: Path)
     refuse = True
 
     def down(packet: bytearray) -> bytearray:
-        if refuse and packet[0] == 0x90 and len(packet) == 7:  # the SUBACK for three topics
+        if refuse and packet[0] == 0x90 and len(packet) == 8:  # the SUBACK for four topics
             packet[-1] = 0x80
         return packet
 

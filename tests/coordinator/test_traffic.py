@@ -29,7 +29,7 @@ def test_a_topic_has_a_kind(topic: str) -> None:
 
 
 def test_every_kind_has_a_topic() -> None:
-    assert set(KINDS.values()) == {*RECEIVED, *SENT}
+    assert {*KINDS.values(), "cleared"} == {*RECEIVED, *SENT}
 
 
 @pytest.mark.parametrize("rest", ["", "x", "device", "device/a", "device/a/secret", "software/rp2"])
@@ -53,7 +53,7 @@ def message(topic: str) -> aiomqtt.Message:
 
 def test_a_full_queue_counts_what_it_has_no_place_for() -> None:
     drops = []
-    queue = guarded_queue(lambda topic: True, lambda: drops.append(1))(maxsize=2)
+    queue = guarded_queue(lambda message: True, lambda: drops.append(1))(maxsize=2)
     for topic in "abcde":
         queue.put_nowait(message(topic))
     assert (queue.qsize(), len(drops)) == (2, 3)
@@ -61,7 +61,7 @@ def test_a_full_queue_counts_what_it_has_no_place_for() -> None:
 
 def test_what_is_not_admitted_takes_no_place() -> None:
     drops = []
-    queue = guarded_queue(lambda topic: topic != "a", lambda: drops.append(1))(maxsize=2)
+    queue = guarded_queue(lambda message: message.topic.value != "a", lambda: drops.append(1))(maxsize=2)
     for topic in "aaaabaa":
         queue.put_nowait(message(topic))
     assert (queue.get_nowait().topic.value, queue.qsize(), drops) == ("b", 0, [])

@@ -136,6 +136,9 @@ def test_the_commands_revoke_a_device_of_a_running_broker(fleet_broker: FleetBro
     done = tinyreptile("revoke", fleet_broker.folder, "kitchen-2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "revoked: kitchen-2" in done.stdout
+    operator = fleet_broker.folder / "runs" / RUN / "operator.toml"
+    for verb in ("quarantine", "forget"):
+        assert f"\n  tinyreptile devices {verb} kitchen-2 --config {operator}\n" in done.stdout
     again = tinyreptile("provision", fleet_broker.folder, "kitchen-2", cwd=tmp_path)
     assert "error: kitchen-2 was revoked" in again.stderr
     more = tinyreptile("provision", fleet_broker.folder, "kitchen-3", cwd=tmp_path)

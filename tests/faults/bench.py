@@ -100,7 +100,11 @@ class Bench:
         self.store = self.folder / "store" / "run.sqlite"
         self.store.parent.mkdir(exist_ok=True)
         self.coordinators_line = Proxy(
-            free_port(), self.broker.port, self.chance.getrandbits(32), up=self.witness.from_coordinator
+            free_port(),
+            self.broker.port,
+            self.chance.getrandbits(32),
+            up=self.witness.from_coordinator,
+            down=self.witness.to_coordinator,
         )
         self.devices_line = Proxy(
             free_port(), self.broker.port, self.chance.getrandbits(32), down=self.witness.to_device

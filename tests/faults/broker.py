@@ -28,6 +28,10 @@ class Broker(Mosquitto):
             self._process.wait()
             self._process = None
 
+    def remembered(self) -> int:
+        """Bytes of the memory on disk."""
+        return sum(path.stat().st_size for path in self._memory.iterdir())
+
     def forget(self) -> None:
         """Lose the memory on disk: retained messages, too."""
         for path in self._memory.iterdir():

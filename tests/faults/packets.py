@@ -46,6 +46,11 @@ def qos(packet: bytes) -> int:
     return packet[0] >> 1 & 3
 
 
+def retained(packet: bytes) -> bool:
+    """Whether a PUBLISH has the flag of a retained message."""
+    return bool(packet[0] & 1)
+
+
 def publication(packet: bytes) -> tuple[str, int, bytes]:
     """Topic, packet identifier (0 without) and payload of a PUBLISH."""
     at = 2

@@ -22,6 +22,7 @@ class Witness:
         heard: the same, of those whose word went to the device.
         problems: what the run's status said stood in its way.
         status: the run's newest status.
+        retained: bytes of packets with retained messages that have gone to coordinators.
         last: when the coordinator last sent work (``"work"``) and said that it runs (``"running"``), monotonic.
     """
 
@@ -30,6 +31,7 @@ class Witness:
         self.heard: dict[int, str] = {}
         self.problems: set[str] = set()
         self.status: dict[str, Any] = {}
+        self.retained = 0
         self.last = {"work": 0.0, "running": 0.0}
         self._kinds: dict[str, str] = {}  # of work, by device
         self._grown = asyncio.Event()
@@ -37,6 +39,11 @@ class Witness:
     def from_coordinator(self, packet: bytes) -> None:
         """A packet that has left the coordinator."""
         self._read(packet, self.acknowledged)
+
+    def to_coordinator(self, packet: bytes) -> None:
+        """A packet that goes to the coordinator."""
+        if packets.kind(packet) == packets.PUBLISH and packets.retained(packet):
+            self.retained += len(packet)
 
     def to_device(self, packet: bytes) -> None:
         """A packet that goes to a device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +97,20 @@ async def test_a_command_that_is_not_let_through_is_told(guarded: Callable[[str]
         await remote.restart(guarded("witness"), "board-1", seconds=1)
     with pytest.raises(BoardError, match=f"not online, or the broker does not let this client read {device.status};"):
         await remote.restart(guarded("writer"), "board-1", seconds=1)
+
+
+async def test_what_a_board_has_had_retained_is_neither_a_log_nor_a_prediction(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    config = run_config(broker, tmp_path)
+    device = messages.RunTopics(config.run.name).device("board-1")
+    async with client(config.broker) as session:
+        await session.publish(device.log, pack({"lines": ["a lie"], "left": 0}), qos=1, retain=True)
+        await session.publish(device.prediction, pack({"version": 1, "steps": 1, "label": 1}), qos=1, retain=True)
+        with pytest.raises(BoardError, match="board-1 does not answer"):
+            await remote.log_of(config, "board-1", seconds=0.5)
+        heard = remote.predictions(config, "board-1")
+        coming = asyncio.ensure_future(anext(heard))
+        await asyncio.sleep(0.5)
+        await session.publish(device.prediction, pack({"version": 2, "steps": 1, "label": 1}), qos=1)
+        assert (await asyncio.wait_for(coming, 5))["version"] == 2

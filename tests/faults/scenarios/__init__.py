@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..scenario import Scenario
+from .bombs import Bombs
 from .clock import ClockJumps
 from .flood import Flood
 from .fuzz import Fuzzing
@@ -22,6 +23,6 @@ SCENARIOS: dict[str, type[Scenario]] = {
         *(CoordinatorKills, BrokerKills, SwarmKills, NetworkFaults, Everything, Forgotten),
         *(SerialGhosts, BatchGhosts),
         *(FullDisk, SlowStore, ClockJumps, HostileDevices, Rivals),
-        *(Recovery, Fuzzing, Flood, Soak),
+        *(Recovery, Fuzzing, Flood, Bombs, Soak),
     )
 }
