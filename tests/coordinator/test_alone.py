@@ -115,7 +115,7 @@ async def test_a_coordinator_goes_on_where_another_one_has_stopped(broker: Mosqu
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"protocol": 9}, "it speaks protocol 9, this coordinator 3"),
+        ({"protocol": 9}, f"it speaks protocol 9, this coordinator {messages.PROTOCOL}"),
         ({"role": "spy"}, "its role is neither train nor evaluate"),
     ],
 )
