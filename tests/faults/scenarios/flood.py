@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, ClassVar
 
 from coordinator.config import BrokerConfig
@@ -16,7 +17,8 @@ from ..scenario import Scenario
 LOUD = "loud"
 SIZE = 300  # bytes
 LEAST_WHILE, LEAST_AFTER = 0.8, 0.9  # of the rate before; the second takes a window that other work may slow
-MOST_LINES = 50  # of the log
+MOST_LINES = 50  # of the log, beside
+PROGRESS = re.compile(r"\d+ updates: ")  # a line every five seconds
 
 
 class Flood(Scenario):
@@ -45,7 +47,7 @@ class Flood(Scenario):
             rates.append((before, during, await self._rate(bench, asyncio.sleep(self.calm[self.quick]))))
         during = min(while_ / before for before, while_, _ in rates)
         after = min(after / before for before, _, after in rates)
-        lines = bench.coordinator.log.read_text().count("\n")
+        lines = sum(PROGRESS.match(line) is None for line in bench.coordinator.log.read_text().splitlines())
         status = bench.witness.status
         self.figures |= {
             "rate during a flood / before, the worst": f"{during:.2f}",
