@@ -105,9 +105,11 @@ def offline(looks: tuple[int, ...], think: float = THINK, in_flight: int = IN_FL
     taus: list[int] = []
     move = algorithm.move
 
-    def noted(phi: Weights, deltas: Sequence[Weights | None], number: int, tau: int = 0) -> None:
+    def noted(
+        phi: Weights, deltas: Sequence[Weights | None], devices: Sequence[int], number: int, tau: int = 0
+    ) -> None:
         taus.append(tau)
-        move(phi, deltas, number, tau)
+        move(phi, deltas, devices, number, tau)
 
     algorithm.move = noted  # type: ignore[method-assign]
     phi = random_weights(model, SEED)

@@ -133,7 +133,12 @@ class Run:
         self.weights: Weights = state.weights
         self.version, self.updates = state.version, state.updates
         self.evaluations.restore(self._store.evaluations())
+        for known in self._store.devices():
+            self.registry.restore(known)
         for row in self._store.accepted_since(max(0, self.updates - RESTORED)):
+            self.registry.delivered(row.device)
+            if row.device not in self.registry.devices:  # it was forgotten
+                continue
             same = None
             if row.delta is not None:
                 same = fingerprint(row.delta, row.gains)
@@ -141,9 +146,6 @@ class Run:
                     delta = unpack(self.model, row.delta, row.bits, row.gains, row.kept)
                     self._guards.compare(row.device, delta, row.norm)
             self._guards.accepted(row.device, same, row.version, row.norm)
-            self.registry.delivered(row.device)
-        for known in self._store.devices():
-            self.registry.restore(known)
         self._first_work = self._store.last_work() + ID_GAP
         self.book = WorkBook(self._first_work)
         now, today = self._clock(), time.time()

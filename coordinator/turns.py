@@ -8,7 +8,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from statistics import median
 
-LATEST = 200  # updates that shares are taken of
+from .window import Window
+
+LATEST = 200  # updates that shares are taken of, and what is usual
 LEAST = 4  # of these any device may make
 SLOW = 4.0  # times what is usual for an update: the time beyond is paid from the purse
 PART = 1 / 8  # of the time of all others comes into it
@@ -77,7 +79,7 @@ class Fairness:
         self.purse = 0.0
         self._tags: dict[str, float] = {}
         self._took: dict[str, float] = {}  # seconds, of the latest update of each
-        self._latest: deque[float] = deque(maxlen=LATEST)  # seconds, of the latest updates of all
+        self._latest = Window(LATEST, LEAST)  # seconds, of the latest updates: who answers most is not alone in them
         self._usual: float | None = None  # half of these were quicker; None: not computed since there are more
         self._begun = 0.0  # highest tag of those that were given work
 
@@ -96,7 +98,7 @@ class Fairness:
         self.purse = max(self.purse, -DEBTS * PURSE)
         if delivered:
             self._took[device_id] = seconds
-            self._latest.append(seconds)
+            self._latest.add(device_id, seconds)
             self._usual = None
         self._tags[device_id] = self.tag(device_id) + seconds
 
@@ -106,13 +108,15 @@ class Fairness:
         return took is None or took > SLOW * self.usual()
 
     def usual(self) -> float:
-        """Return the seconds within which half of the latest updates came; 0 before the first."""
+        """Return the seconds within which half of the latest updates came, few of each device; 0 before the first."""
         if self._usual is None:
-            self._usual = median(self._latest) if self._latest else 0.0
+            self._usual = median(seconds for _, seconds in self._latest) if self._latest else 0.0
         return self._usual
 
     def forget(self, device_id: str) -> None:
         """Nothing is known of it any more."""
+        self._latest.forget(device_id)
+        self._usual = None
         self._tags.pop(device_id, None)
         self._took.pop(device_id, None)
 

@@ -96,28 +96,30 @@ class Algorithm(ABC):
     def round(self, phi: Weights, number: int) -> float:
         """Move ``phi``, float64 (parameters,), in place by round ``number``, from 1; returns the mean training loss."""
 
-    def move(self, phi: Weights, deltas: Sequence[Weights | None], number: int, tau: int = 0) -> None:
+    def move(
+        self, phi: Weights, deltas: Sequence[Weights | None], devices: Sequence[int], number: int, tau: int = 0
+    ) -> None:
         """Do phi <- phi + alpha s(tau) * mean of ``deltas``, by the coordinator's own rule; nothing without any.
 
-        The coordinator's guard scales down what is unusually large, and drops what is far too large. None stands for
-        what a device did not send.
+        Each is of the one of ``devices`` at its place; None stands for what a device did not send. The coordinator's
+        guard scales down what is unusually large, and drops what is far too large.
         """
         decision = self.meta.weigh((number - 1) / self.rounds, tau)
-        came = [delta for delta in deltas if delta is not None]
-        taken = [(delta, scale) for delta in came if (scale := self._guarded(phi, delta))]
+        came = [(delta, device) for delta, device in zip(deltas, devices, strict=True) if delta is not None]
+        taken = [(delta, scale) for delta, device in came if (scale := self._guarded(phi, delta, str(device)))]
         for i, (delta, scale) in enumerate(taken, start=1):
             self.meta.fold(phi, delta, replace(decision, moves=i == len(taken), scale=scale * decision.scale))
         self.fleet.counts.updates += len(taken)
         self.fleet.counts.refused += len(came) - len(taken)
 
-    def _guarded(self, phi: Weights, delta: Weights) -> float:
-        """Return what the guard multiplies ``delta`` by, 0.0 if it refuses it."""
+    def _guarded(self, phi: Weights, delta: Weights, device: str) -> float:
+        """Return what the guard multiplies ``delta`` of ``device`` by, 0.0 if it refuses it."""
         norm = norm_of(delta)
         try:
-            scale = self.guard.scale(norm, phi)
+            scale = self.guard.scale(device, norm, phi)
         except Refusal:
             return 0.0
-        self.guard.norms.append(norm)
+        self.guard.add(device, norm)
         return scale
 
     def state(self) -> State:

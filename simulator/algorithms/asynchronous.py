@@ -21,6 +21,7 @@ class Flight:
     Attributes:
         at: seconds on the simulated clock, when its update arrives or its deadline is over.
         work: its number.
+        device: its index.
         version: the number of rounds that the initialization had seen when the device took it.
         loss: mean over its training.
         delta: what will arrive, float64 (parameters,); None if nothing will.
@@ -28,6 +29,7 @@ class Flight:
 
     at: float
     work: int
+    device: int
     version: int
     loss: float
     delta: Weights | None
@@ -56,7 +58,7 @@ class Asynchronous(Algorithm):
                 heapq.heappush(self._flights, self._ask(phi, number - 1))
             flight = heapq.heappop(self._flights)
             self.fleet.counts.seconds = flight.at
-        self.move(phi, [flight.delta], number, tau=number - 1 - flight.version)
+        self.move(phi, [flight.delta], [flight.device], number, tau=number - 1 - flight.version)
         return flight.loss
 
     def _ask(self, phi: Weights, version: int) -> Flight:
@@ -66,17 +68,17 @@ class Asynchronous(Algorithm):
         at = self.fleet.counts.seconds + work.seconds
         if not work.comes_back:
             self.fleet.counts.bytes_down += self.fleet.device.received
-            return Flight(at, self._asked, version, 0.0, None)
+            return Flight(at, self._asked, work.index, version, 0.0, None)
         work.load(phi)
         loss = work.train(self.settings.steps)
-        return Flight(at, self._asked, version, loss, work.delta())
+        return Flight(at, self._asked, work.index, version, loss, work.delta())
 
     def state(self) -> State:
         """The flights, a row each, and the number of works asked for."""
         flights = sorted(self._flights)
         returning = [flight.delta for flight in flights if flight.delta is not None]
         return {
-            "flights": np.array([(f.at, f.work, f.version, f.loss, f.delta is not None) for f in flights]),
+            "flights": np.array([(f.at, f.work, f.device, f.version, f.loss, f.delta is not None) for f in flights]),
             "deltas": np.array(returning),
             "asked": np.array(self._asked),
         }
@@ -85,7 +87,7 @@ class Asynchronous(Algorithm):
         """The same flights; a sorted list is a heap."""
         deltas = iter(state["deltas"])
         self._flights = [
-            Flight(at, int(work), int(version), loss, next(deltas) if returns else None)
-            for at, work, version, loss, returns in state["flights"].tolist()
+            Flight(at, int(work), int(device), int(version), loss, next(deltas) if returns else None)
+            for at, work, device, version, loss, returns in state["flights"].tolist()
         ]
         self._asked = int(state["asked"])

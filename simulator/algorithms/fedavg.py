@@ -38,11 +38,12 @@ class FedAvg(Algorithm):
 
     def round(self, phi: Weights, number: int) -> float:
         """Each client k: w_k <- ClientUpdate(k, phi); then phi <- mean of the w_k."""
-        deltas, losses = [], []
+        deltas, devices, losses = [], [], []
         for work in self.fleet.together(number, self.settings.clients):
             work.load(phi)
             work.store(self.settings.steps)
             losses.append(work.train_stored(self.settings.batch, self.settings.epochs))
             deltas.append(work.delta())
-        self.move(phi, deltas, number)
+            devices.append(work.index)
+        self.move(phi, deltas, devices, number)
         return fmean(losses)

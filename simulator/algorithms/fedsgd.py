@@ -32,11 +32,12 @@ class FedSGD(Algorithm):
 
     def round(self, phi: Weights, number: int) -> float:
         """Each client k: g_k <- gradient of its loss at phi; then phi <- phi - beta * mean of the g_k."""
-        deltas, losses = [], []
+        deltas, devices, losses = [], [], []
         for work in self.fleet.together(number, self.settings.clients):
             work.load(phi)
             work.store(self.settings.steps)
             losses.append(work.train_stored(batch=self.settings.steps, epochs=1))
             deltas.append(work.delta())
-        self.move(phi, deltas, number)
+            devices.append(work.index)
+        self.move(phi, deltas, devices, number)
         return fmean(losses)

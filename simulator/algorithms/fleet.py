@@ -72,6 +72,7 @@ class Work:
     """One piece of work on one device: load, train, delta, each counted.
 
     Attributes:
+        index: of the device, among those of the task.
         seconds: that it takes; the deadline if it never comes back.
         comes_back: whether it does.
     """
@@ -80,7 +81,7 @@ class Work:
         self._fleet = fleet
         self._counts = fleet.counts
         self._device = fleet.device
-        self._index = rng.randrange(fleet.task.devices or ANY)
+        self.index = rng.randrange(fleet.task.devices or ANY)
         self._seed = rng.getrandbits(31)
         delays = fleet.delays
         self.seconds = delays.median * math.exp(rng.gauss(0.0, delays.sigma))
@@ -150,7 +151,7 @@ class Work:
         return delta
 
     def _stream(self) -> Stream:
-        return self._fleet.task.train_stream(self._index, self._seed)
+        return self._fleet.task.train_stream(self.index, self._seed)
 
 
 class Fleet:

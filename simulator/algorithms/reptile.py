@@ -31,11 +31,12 @@ class Reptile(Algorithm):
 
     def round(self, phi: Weights, number: int) -> float:
         """For each of the meta-batch w <- phi, k steps of SGD; phi <- phi + alpha mean(w - phi)."""
-        deltas, losses = [], []
+        deltas, devices, losses = [], [], []
         for work in self.fleet.together(number, self.settings.meta_batch):
             work.load(phi)
             work.store(self.settings.steps)
             losses.append(work.train_stored(self.settings.batch, self.settings.epochs))
             deltas.append(work.delta())
-        self.move(phi, deltas, number)
+            devices.append(work.index)
+        self.move(phi, deltas, devices, number)
         return fmean(losses)

@@ -26,10 +26,11 @@ class Synchronous(Algorithm):
 
     def round(self, phi: Weights, number: int) -> float:
         """For each of the meta-batch w <- phi, learn online; phi <- phi + alpha mean(w - phi)."""
-        deltas, losses = [], []
+        deltas, devices, losses = [], [], []
         for work in self.fleet.together(number, self.settings.meta_batch):
             work.load(phi)
             losses.append(work.train(self.settings.steps))
             deltas.append(work.delta())
-        self.move(phi, deltas, number)
+            devices.append(work.index)
+        self.move(phi, deltas, devices, number)
         return fmean(losses)

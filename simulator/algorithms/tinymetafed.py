@@ -42,7 +42,7 @@ class TinyMetaFed(Algorithm):
 
         loss = work.train(self.settings.steps, rest)
         weights[local_part] = first_local
-        self.move(phi, [work.delta()], number)
+        self.move(phi, [work.delta()], [work.index], number)
         return loss
 
     def _parts(self, learner: Any) -> tuple[slice, slice]:

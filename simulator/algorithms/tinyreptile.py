@@ -18,5 +18,5 @@ class TinyReptile(Algorithm):
         work = self.fleet.one(number)
         work.load(phi)
         loss = work.train(self.settings.steps)
-        self.move(phi, [work.delta()], number)
+        self.move(phi, [work.delta()], [work.index], number)
         return loss

@@ -26,7 +26,7 @@ class Transfer(Algorithm):
         loss = 0.0
         for i in range(self.settings.steps):
             loss += self.fleet.work(number, i).train(1)
-        self.move(phi, [joint.delta()], number)
+        self.move(phi, [joint.delta()], [number], number)  # each time of other devices
         model = joint.learner.model
         counts.bytes_up += self.settings.steps * 2 * (model.inputs + model.target_cells())
         return loss / int(self.settings.steps)

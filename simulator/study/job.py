@@ -242,9 +242,8 @@ class _Run:
             "curve": self.curve,
             "cpu_seconds": self.fleet.cpu_seconds,
         }
-        checkpoint.save(
-            path, record, {"phi": self.phi, "norms": np.array(self.algorithm.guard.norms), **self.algorithm.state()}
-        )
+        norms = np.array([(int(device), norm) for device, norm in self.algorithm.guard.norms])
+        checkpoint.save(path, record, {"phi": self.phi, "norms": norms, **self.algorithm.state()})
 
     def _restore(self, path: Path) -> None:
         found = saved_state(self.job, path)
@@ -252,7 +251,8 @@ class _Run:
             return
         record, arrays = found
         self.phi = arrays.pop("phi")
-        self.algorithm.guard.norms.extend(arrays.pop("norms").tolist())
+        for device, norm in arrays.pop("norms").tolist():
+            self.algorithm.guard.add(str(int(device)), norm)
         self.algorithm.resume(arrays)
         self.number = record["number"]
         for name, value in asdict(Counts(**record["counts"])).items():

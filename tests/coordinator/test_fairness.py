@@ -155,10 +155,17 @@ def test_all_have_equal_times() -> None:
 def test_who_takes_longer_than_others_or_is_unknown_is_costly() -> None:
     fairness = Fairness()
     assert fairness.is_costly("a")
-    turns(fairness, {"a": 1.0, "b": 3.9, "c": 1.0, "d": 4.1}, 100)
-    assert [fairness.is_costly(name) for name in "abcde"] == [False, False, False, True, True]
+    turns(fairness, {"a": 1.0, "b": 3.9, "c": 1.0, "d": 4.1, "e": 1.0}, 100)
+    assert [fairness.is_costly(name) for name in "abcdef"] == [False, False, False, True, False, True]
     fairness.forget("a")
     assert fairness.is_costly("a")
+
+
+def test_who_answers_most_does_not_make_the_others_costly() -> None:
+    fairness = Fairness()
+    turns(fairness, {"hostile": 1.0, "a": 10.0, "b": 11.0, "c": 12.0}, 1000)
+    assert not any(fairness.is_costly(name) for name in "abc")
+    assert len(fairness._latest) < 1000 / 4
 
 
 def test_the_time_beyond_what_is_usual_is_paid_from_the_purse() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coordinator.errors import ConfigError, CoordinatorError, StoreError
-from coordinator.guards import FEWEST
+from coordinator.guards import FEWEST, OF_EACH
 from coordinator.replay import check
 from simulator.hostile import Forged
 
@@ -313,11 +313,12 @@ def test_no_more_devices_are_taken_in_than_are_wanted(start: StartRun) -> None:
 
 
 def test_a_delta_out_of_all_proportion_is_scaled_down_and_the_journal_says_so(start: StartRun) -> None:
-    driver = start(devices=1, guards={"clip": 0.5})
+    driver = start(devices=3, guards={"clip": 0.5})
     train(driver, 25)
     rows = list(driver.store.accepted_since(0))
     for count, row in enumerate(rows[FEWEST:], start=FEWEST):
-        usual = np.median([earlier.norm for earlier in rows[:count]])
+        of = {name: [earlier.norm for earlier in rows[:count] if earlier.device == name] for name in ("d0", "d1", "d2")}
+        usual = np.median([np.median(norms[-OF_EACH:]) for norms in of.values()])
         assert row.scale == pytest.approx(min(1.0, 0.5 * usual / row.norm))
     assert {row.scale for row in rows[FEWEST:]} != {1.0}
     weights = driver.run.weights.tobytes()
@@ -325,12 +326,23 @@ def test_a_delta_out_of_all_proportion_is_scaled_down_and_the_journal_says_so(st
 
 
 def test_what_is_usual_outlives_a_crash(start: StartRun) -> None:
-    driver = start(devices=1)
+    driver = start(devices=3)
     train(driver, 30)
-    again = start(devices=1)
-    assert again.run._guards._norms.norms == driver.run._guards._norms.norms
+    again = start(devices=3)
+    assert list(again.run._guards._norms.norms) == list(driver.run._guards._norms.norms)
     assert again.run._guards._deltas == driver.run._guards._deltas
     assert len(again.run._guards._norms.norms) == 30
+
+
+def test_a_crash_brings_nothing_back_of_a_forgotten_device(start: StartRun) -> None:
+    driver = start(devices=3)
+    train(driver, 30)
+    driver.hello("d0", state="offline")
+    driver.run.forget("d0")
+    driver.commit()
+    again = start()
+    assert list(again.run._guards._norms.norms) == list(driver.run._guards._norms.norms)
+    assert {device for device, _ in again.run._guards._norms.norms} == again.run._guards._deltas.keys() == {"d1", "d2"}
 
 
 def test_a_repeated_delta_is_refused(start: StartRun) -> None:

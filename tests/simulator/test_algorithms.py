@@ -91,8 +91,8 @@ def test_a_synchronous_meta_batch_of_one_is_serial_bit_for_bit() -> None:
 def test_a_stale_update_moves_less() -> None:
     algorithm = make(Asynchronous, {"alpha": 1.0, "schedule": "constant"})
     fresh, stale = start(), start()
-    algorithm.move(fresh, [np.ones(MODEL.parameters)], 1)
-    algorithm.move(stale, [np.ones(MODEL.parameters)], 1, tau=3)
+    algorithm.move(fresh, [np.ones(MODEL.parameters)], [0], 1)
+    algorithm.move(stale, [np.ones(MODEL.parameters)], [0], 1, tau=3)
     np.testing.assert_allclose(stale - start(), (fresh - start()) / 2)
 
 
@@ -101,16 +101,16 @@ def test_a_delta_far_larger_than_the_latest_moves_no_further_than_the_guard_lets
     phi = start()
     usual = np.full(MODEL.parameters, 0.01)
     for number in range(1, 31):
-        algorithm.move(phi, [usual], number)
+        algorithm.move(phi, [usual], [number], number)
     before = phi.copy()
-    algorithm.move(phi, [50 * usual], 31)
+    algorithm.move(phi, [50 * usual], [31], 31)
     np.testing.assert_allclose(phi - before, GuardsConfig().clip * usual)
 
 
 def test_a_delta_that_the_guard_refuses_is_counted_and_moves_nothing() -> None:
     algorithm = make(TinyReptile)
     phi = start()
-    algorithm.move(phi, [np.full(MODEL.parameters, 1e4)], 1)
+    algorithm.move(phi, [np.full(MODEL.parameters, 1e4)], [0], 1)
     assert np.array_equal(phi, start())
     assert (algorithm.fleet.counts.updates, algorithm.fleet.counts.refused) == (0, 1)
 

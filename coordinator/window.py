@@ -1,0 +1,55 @@
+"""The latest of what devices have sent, in which none has more than its part, however much it sends."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+
+class Window:
+    """At most ``size`` values, the latest, of no device more than a quarter of them all, or than ``few``.
+
+    A further one of a device that has as many takes the place of its own oldest, any other that of the oldest of all.
+    """
+
+    def __init__(self, size: int, few: int) -> None:
+        self._size = size
+        self._few = few
+        self._entries: deque[tuple[str, float]] = deque()
+        self._of: dict[str, deque[float]] = {}  # the same by device
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        """(device, value), the oldest first."""
+        return iter(self._entries)
+
+    def of(self, device: str) -> Sequence[float]:
+        """Return the values of ``device``, the oldest first."""
+        return self._of.get(device, ())
+
+    def add(self, device: str, value: float) -> str | None:
+        """Add a ``value`` of ``device``; return whose has made room for it, None if there was room."""
+        loser = None
+        if len(self.of(device)) >= max(self._few, len(self) // 4):
+            loser = self._drop(next(place for place, (of, _) in enumerate(self._entries) if of == device))
+        elif len(self._entries) == self._size:
+            loser = self._drop(0)
+        self._entries.append((device, value))
+        self._of.setdefault(device, deque()).append(value)
+        return loser
+
+    def forget(self, device: str) -> None:
+        """``device`` is gone."""
+        if self._of.pop(device, None):
+            self._entries = deque(entry for entry in self._entries if entry[0] != device)
+
+    def _drop(self, place: int) -> str:
+        """Forget the value at ``place``, the oldest of its device; return whose it was."""
+        device, _ = self._entries[place]
+        del self._entries[place]
+        self._of[device].popleft()
+        if not self._of[device]:
+            del self._of[device]
+        return device
