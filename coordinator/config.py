@@ -21,6 +21,7 @@ from .errors import ConfigError
 
 _PREFIX = "TINYREPTILE_"
 _SHOWN = 200  # characters of a value in a message
+_FILES = {"broker": ("password_file", "tls_ca", "tls_cert", "tls_key"), "guards": ("administrator",)}  # by table
 
 
 class _Table(BaseModel):
@@ -152,6 +153,9 @@ class GuardsConfig(_Table):
     strikes: int = Field(10, ge=0, description="refused updates until a device is quarantined; 0: never")
     reputation: bool = Field(False, description="devices that pull elsewhere than the others count less, or nothing")
     trusted: list[str] = Field([], description="ids of devices in the operator's own hands: they always count")
+    administrator: Path | None = Field(
+        None, description="TOML file of the administrator of the broker's plugin: who floods is deleted there"
+    )
     combine: Literal["mean", "median", "trimmed"] = Field("mean", description="how a batch of deltas becomes one")
     buffer: int = Field(1, ge=1, le=1000, description="asynchronous: updates combined into one version")
     drift: float = Field(3.0, ge=0, description="an evaluation so many times worse than the best of ten: alarm; 0: off")
@@ -252,7 +256,7 @@ class Config(_Table):
 
 # What may change while a run is going on.
 CHANGEABLE = ("run.rounds", "run.paused", "learning.", "evaluation.", "guards.")
-_FIXED = ("learning.mode",)
+_FIXED = ("learning.mode", "guards.administrator")
 
 
 def changed(config: Config, values: dict[str, Any], asked: Iterable[str] = ()) -> Config:
@@ -313,6 +317,11 @@ def load_config(
     return config
 
 
+def broker_in(path: Path) -> BrokerConfig:
+    """Return the broker in the TOML file ``path``, whatever the environment names for others; raises `ConfigError`."""
+    return _validate(str(path), _read(path)).broker
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The tables of the TOML file ``path``."""
     try:
@@ -336,11 +345,10 @@ def _fault(error: Exception) -> str:
 
 def _locate(tables: dict[str, Any], folder: Path) -> None:
     """Have the credentials that a file's ``tables`` name lie in its ``folder``: they are moved about together."""
-    broker = tables.get("broker")
-    if isinstance(broker, dict):
-        for key in ("password_file", "tls_ca", "tls_cert", "tls_key"):
-            if isinstance(broker.get(key), str):
-                broker[key] = folder / broker[key]
+    for name, keys in _FILES.items():
+        table = tables.get(name)
+        if isinstance(table, dict):
+            table |= {key: folder / table[key] for key in keys if isinstance(table.get(key), str)}
 
 
 def _environment() -> dict[str, dict[str, Any]]:

@@ -19,6 +19,10 @@ class DeniedError(BrokerError):
     """The broker does not let this client read or write a topic."""
 
 
+class PluginError(CoordinatorError):
+    """The broker's dynamic-security plugin does not answer, or not do what it is asked for."""
+
+
 class StoreError(CoordinatorError):
     """A store that can't be opened, is damaged, or belongs to another run."""
 

@@ -299,9 +299,11 @@ class Run:
             device = self.registry.devices.get(name)
             if device is not None and not device.quarantine:
                 self.quarantine(name, "it floods the coordinator with messages")
-            elif device is None:
-                self._note("flood", f"of messages from {name}, which is no device of this run")
         return names
+
+    def flooded(self, text: str) -> None:
+        """Put on record who floods, and what is done about it; ``text`` says so."""
+        self._note("flood", text)
 
     def release(self, device_id: str) -> None:
         """Let a device that was quarantined learn again."""

@@ -18,7 +18,8 @@ import aiomqtt
 from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 
-from .config import Config
+from .administrator import plugin_of
+from .config import Config, broker_in
 from .control import Control
 from .echo import ECHO_SECONDS, not_retained
 from .errors import BrokerError, CoordinatorError, cut, failure_text
@@ -45,6 +46,7 @@ QUIET_SECONDS = 0.3  # a retained message comes sooner after its subscription
 SIEGE_SECONDS = 15.0  # that a sender who floods is not heard, at first; then twice as long each time
 MAX_SIEGE = 300.0
 CALM_SECONDS = 5.0  # without a flood after these: all are heard again
+ADMINISTRATOR_SECONDS = 10.0  # for the broker's plugin to shut out who floods
 FILTERS_AT_ONCE = 16  # of one subscription, so that it fits a packet
 LAST_SECONDS = 10.0  # for what is still to be said at the end
 LEAVE_SECONDS = 2.0  # for a word at the end of a run that failed
@@ -62,6 +64,8 @@ class Coordinator:
         self.config = config
         kept = config.journal
         check_files(config.broker)  # before there is a store
+        if config.guards.administrator is not None:
+            check_files(broker_in(config.guards.administrator))
         self._store = Store(config.store_location(), config.run.name, history=kept.history, rows=kept.rows)
         try:
             self._journal = Journal(self._store)
@@ -95,6 +99,7 @@ class Coordinator:
         topics = self._topics
         self._from_all = (topics.all_status, topics.all_updates, topics.all_evaluations)
         self._flooded = asyncio.Event()
+        self._powerless = ""  # why nobody was shut out at the broker last, in a sentence
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._reported = False  # whether the broker has the run's last status
@@ -479,11 +484,13 @@ class Coordinator:
         seconds = SIEGE_SECONDS
         while True:
             await self._flooded.wait()
-            others = self._filters(self.run_state.shut_out())
+            names = self.run_state.shut_out()
+            others = self._filters(names)
             groups = [others[at : at + FILTERS_AT_ONCE] for at in range(0, len(others), FILTERS_AT_ONCE)]
             subscriptions = [subscribe(session, *group) for group in groups]
             # All at once, in this order: the broker's answers come behind what is there of the flood already.
-            await asyncio.gather(*subscriptions, session.unsubscribe(list(self._from_all), timeout=math.inf))
+            unsubscribed = session.unsubscribe(list(self._from_all), timeout=math.inf)
+            await asyncio.gather(*subscriptions, unsubscribed, self._end_sessions(names))
             _log.warning("only the %d devices that are known are heard for %g s", len(others) // 3, seconds)
             await asyncio.sleep(seconds)
             self.run_state.admission.flooding.clear()
@@ -498,6 +505,29 @@ class Coordinator:
                 seconds = SIEGE_SECONDS
             else:
                 seconds = min(MAX_SIEGE, 2 * seconds)
+
+    async def _end_sessions(self, names: set[str]) -> None:
+        """Have the broker's plugin delete the accounts of ``names`` if this run may, else say what shuts them out."""
+        clients = sorted(name for name in names if _is_id(name))
+        if len(clients) < len(names):
+            self.run_state.flooded("of messages from senders that are no devices of this run")
+        if not clients:
+            return
+        who = ", ".join(clients)
+        done = f"tinyreptile revoke FOLDER {' '.join(clients)} shuts out who floods, for ever"
+        administrator = self.config.guards.administrator
+        if administrator is not None:
+            try:
+                async with asyncio.timeout(ADMINISTRATOR_SECONDS), plugin_of(broker_in(administrator)) as plugin:
+                    await plugin.delete_clients(clients)
+                done = "it has no account at the broker any more, and no rights, until tinyreptile provision makes one"
+                self._powerless = ""
+            except Exception as error:  # noqa: BLE001 - a help that fails is no reason for a run to end
+                why = "it does not answer" if isinstance(error, TimeoutError) else failure_text(error)
+                if why != self._powerless:
+                    _log.warning("the broker's administrator in %s can't shut out %s: %s", administrator, who, why)
+                self._powerless = why
+        self.run_state.flooded(f"of messages from {who}; {done}")
 
     def _filters(self, without: set[str]) -> list[str]:
         """Return the topics of each known device but those ``without``, who has work first, and of this client."""
@@ -632,6 +662,15 @@ class Coordinator:
 
     def _status(self) -> dict[str, Any]:
         return self._status_message("finished" if self.run_state.finished else "stopped")
+
+
+def _is_id(name: str) -> bool:
+    """Whether a device can have that ``name``."""
+    try:
+        messages.check_id(name, "a device id")
+    except MessageError:
+        return False
+    return True
 
 
 def _first(error: BaseException) -> BaseException:

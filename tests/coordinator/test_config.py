@@ -31,6 +31,7 @@ EXAMPLES = {
     ("broker", "tls_key"): None,
     ("broker", "client_id"): None,
     ("evaluation", "beta"): None,
+    ("guards", "administrator"): None,
 }
 
 
@@ -86,6 +87,7 @@ def test_the_documented_example_loads(tmp_path: Path) -> None:
     config = load_config(file(tmp_path, EXAMPLE))
     assert config.run.name == "kitchen"
     assert config.broker.password_file == tmp_path / "password.txt"
+    assert config.guards.administrator == tmp_path / "administrator.toml"
 
 
 def test_the_documented_example_names_every_key_and_no_other() -> None:

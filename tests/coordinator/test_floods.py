@@ -39,7 +39,9 @@ async def say_hello(config: Config, device: str) -> None:
         await session.publish(topic, pack(status), qos=1, retain=True)
 
 
-async def test_who_floods_is_cut_off_and_quarantined_and_the_others_learn_on(config: Config) -> None:
+async def test_who_floods_is_cut_off_and_quarantined_and_the_others_learn_on(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
     coordinator = Coordinator(config)
     run = coordinator.run_state
     loud = coordinator._topics.device("loud")
@@ -56,6 +58,7 @@ async def test_who_floods_is_cut_off_and_quarantined_and_the_others_learn_on(con
         assert heard - run.updates < 10_000, "the broker has dropped most of it"
         await asyncio.sleep(0.5)
         assert not [d.id for d in run.registry.devices.values() if d.quarantine and d.id != "loud"]
+        assert "flood: of messages from loud; tinyreptile revoke FOLDER loud shuts out who floods" in caplog.text
         coordinator.stop()
         await life
 

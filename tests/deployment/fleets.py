@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from coordinator.administrator import Plugin
 from coordinator.config import BrokerConfig, load_config
 from coordinator.mqtt import client
 from deployment import dynamic_security, passwords
 from deployment.authority import Authority
 from deployment.broker import find_plugin
-from deployment.dynamic_security import _Plugin
 from deployment.errors import DeploymentError
 from deployment.fleet import FILE, Fleet, load
 from deployment.provision import Wish, provision
@@ -134,7 +134,7 @@ class FleetBroker(Mosquitto):
         ]
         path = self.folder / "authority" / "administrator.toml"
         async with client(load_config(path).broker) as session:
-            plugin = _Plugin(session)
+            plugin = Plugin(session)
             await session.subscribe("$CONTROL/dynamic-security/v1/response")
             await plugin.tell(
                 [

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from coordinator import administrator
+from coordinator.administrator import Plugin
 from coordinator.config import load_config
-from coordinator.errors import DeniedError
+from coordinator.errors import DeniedError, PluginError
 from coordinator.mqtt import client
 from deployment import dynamic_security
-from deployment.dynamic_security import _Plugin
-from deployment.errors import DeploymentError
 from tinyreptile import messages
 
 from ..commands import tinyreptile
@@ -52,11 +52,11 @@ async def test_rights_that_someone_changed_are_put_right(provisioned: Callable[.
     broker = await asyncio.to_thread(provisioned, MODE)
     stolen = "tinyreptile/kitchen/init"
     async with client(load_config(broker.folder / "authority" / "administrator.toml").broker) as session:
-        plugin = _Plugin(session)
+        plugin = Plugin(session)
         await session.subscribe("$CONTROL/dynamic-security/v1/response")
         right = {"acltype": "publishClientSend", "topic": stolen, "allow": True, "priority": 1}
         await plugin.tell([{"command": "addRoleACL", "rolename": "kitchen-1"} | right])
-        with pytest.raises(DeploymentError, match="the dynamic-security plugin refused deleteRole: Role not found"):
+        with pytest.raises(PluginError, match="the dynamic-security plugin refused deleteRole: Role not found"):
             await plugin.tell([{"command": "deleteRole", "rolename": "nobody"}])
     async with listening(broker.role("observer"), stolen) as seen:
 
@@ -85,11 +85,11 @@ async def test_telling_a_broker_what_it_knows_disconnects_nobody(provisioned: Ca
 async def test_a_plugin_that_does_not_answer_is_told(
     provisioned: Callable[..., FleetBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dynamic_security, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(administrator, "ANSWER_SECONDS", 0.5)
     broker = await asyncio.to_thread(provisioned, MODE)
     async with client(broker.role("operator")) as session:
-        with pytest.raises(DeploymentError, match=r"does it let this client write \$CONTROL/dynamic-security/v1 and"):
-            await _Plugin(session).tell([{"command": "listClients"}])
+        with pytest.raises(PluginError, match=r"does it let this client write \$CONTROL/dynamic-security/v1 and"):
+            await Plugin(session).tell([{"command": "listClients"}])
 
 
 async def test_a_subscription_that_the_plugin_refuses_is_told(
@@ -97,7 +97,7 @@ async def test_a_subscription_that_the_plugin_refuses_is_told(
 ) -> None:
     broker = await asyncio.to_thread(provisioned, MODE)
     folder = broker.fleet.run_folder("kitchen")
-    monkeypatch.setattr(dynamic_security, "load_config", lambda _: load_config(folder / "operator.toml"))
+    monkeypatch.setattr(dynamic_security, "broker_in", lambda _: load_config(folder / "operator.toml").broker)
     with pytest.raises(DeniedError, match=r"does not let this client read \$CONTROL/dynamic-security/v1/response"):
         await dynamic_security.apply(broker.fleet)
 
