@@ -34,10 +34,14 @@ def list_devices(connection: Connection) -> None:
     rows = _ask(connection, "devices")
     table = Table(title=f"{len(rows)} devices of the run")
     table.add_column("id", overflow="fold")  # an id that is cut is of no use
-    for column in ("state", "role", "accepted", "refused", "expired", "last heard of", "note"):
+    judged = any("standing" in row for row in rows)  # the run has guards.reputation
+    standing = ("standing",) if judged else ()
+    for column in ("state", "role", "accepted", "refused", "expired", *standing, "last heard of", "note"):
         table.add_column(column)
     for row in rows:
-        counts = (str(row.get(name, 0)) for name in ("accepted", "refused", "expired"))
+        counts = [str(row.get(name, 0)) for name in ("accepted", "refused", "expired")]
+        if judged:
+            counts.append(f"{row['standing']:.2f}" if "standing" in row else "")
         quarantine = f"in quarantine: {row['quarantine']}" if "quarantine" in row else ""
         note = quarantine or row.get("error") or row.get("notice") or row.get("trouble", "")
         table.add_row(row["device"], row["state"], row.get("role", ""), *counts, _when(row), escape(note))

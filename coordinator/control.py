@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tinyreptile import reports
+from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 
 from .errors import CoordinatorError, cut
@@ -116,7 +116,12 @@ class Control:
         devices = self._run.registry.devices
         if arguments:
             devices = {device.id: device for device in self._named(arguments)}
-        return [_row(device) for _, device in sorted(devices.items())]
+        return [_row(device) | self._standing(device) for _, device in sorted(devices.items())]
+
+    def _standing(self, device: Device) -> Row:
+        """What the deltas of ``device`` count, where that is found."""
+        judged = self._run.config.guards.reputation and device.role == messages.TRAIN
+        return {"standing": round(self._run.standing(device.id), 2)} if judged else {}
 
     async def _forget(self, arguments: Row) -> list[Row]:
         known, ids = self._run.registry.devices, _ids(arguments)
@@ -183,14 +188,14 @@ def _fitting(row: Row) -> tuple[Row, int]:
 
 def _messages(number: int, rows: list[Row]) -> list[dict[str, Any]]:
     """``rows`` in messages of a size that the protocol allows, each with the number of rows that are still to come."""
-    messages: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
     part: list[Row] = []
     size = 0
     for index, row in enumerate(rows):
         row, more = _fitting(row)
         if part and size + more > ANSWER_BYTES:
-            messages.append({"request": number, "rows": part, "left": len(rows) - index})
+            answers.append({"request": number, "rows": part, "left": len(rows) - index})
             part, size = [], 0
         part.append(row)
         size += more
-    return [*messages, {"request": number, "rows": part, "left": 0}]
+    return [*answers, {"request": number, "rows": part, "left": 0}]

@@ -84,6 +84,11 @@ def test_a_run_is_steered_while_it_goes_on(kitchen: list[object], tmp_path: Path
     shown = said("devices", "show", "sine-3", *kitchen, cwd=tmp_path)
     assert "quarantine" not in shown
     assert "│ role │ train" in shown
+    assert "standing" not in said("devices", "list", *kitchen, cwd=tmp_path) + shown
+    said("runs", "set", "guards.reputation=true", *kitchen, cwd=tmp_path)
+    assert "expired │ standing" in said("devices", "list", *kitchen, cwd=tmp_path).replace("┃", "│")
+    assert "│ 1.00 │" in said("devices", "list", *kitchen, cwd=tmp_path)
+    assert "│ standing │ 1.0" in said("devices", "show", "sine-3", *kitchen, cwd=tmp_path)
     refused = tinyreptile("devices", "forget", "sine-3", *kitchen, cwd=tmp_path)
     assert "device sine-3 is online; it would be back at once" in refused.stderr
     assert "ends when its work is back" in said("runs", "drain", *kitchen, cwd=tmp_path)

@@ -203,6 +203,20 @@ async def test_what_is_retained_where_nothing_is_to_be_is_ignored_and_cleared(co
                 assert [message.topic.value for message in heard] == there[:1]
 
 
+async def test_the_standing_of_devices_that_train_is_told_where_it_is_found(config: Config) -> None:
+    async with serving(config, devices=0) as coordinator:
+        run = coordinator.run_state
+        for name, role in (("bad", "train"), ("good", "train"), ("held-out", "evaluate")):
+            run.take_status(name, {"protocol": messages.PROTOCOL, "state": "online", "boot": "b", "role": role})
+        run._guards._reputation._standings["bad"] = 0.0
+        assert not any("standing" in row for row in await ask(config, "devices"))
+        await ask(config, "set", {"guards.reputation": True})
+        rows = {row["device"]: row.get("standing") for row in await ask(config, "devices")}
+        assert rows == {"bad": 0.0, "good": 1.0, "held-out": None}
+        (row,) = await ask(config, "devices", {"ids": ["bad"]})
+        assert row["standing"] == 0.0
+
+
 async def test_a_long_answer_comes_in_several_messages(config: Config) -> None:
     topics = reports.CoordinatorTopics(config.run.name)
     async with serving(config, devices=0) as coordinator:
