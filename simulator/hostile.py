@@ -81,6 +81,10 @@ class Attacker:
         self._first = self._first or (packed, gains)
         return self._first
 
+    def _nothing(self, packed: bytes, gains: list[int]) -> Sent:
+        """That nothing was learned."""
+        return bytes(len(packed)), gains
+
 
 ATTACKS: dict[str, Callable[[Attacker, bytes, list[int]], Sent]] = {
     "random": Attacker._noise,
@@ -88,6 +92,7 @@ ATTACKS: dict[str, Callable[[Attacker, bytes, list[int]], Sent]] = {
     "flipped": Attacker._flipped,
     "constant": Attacker._constant,
     "replayed": Attacker._replayed,
+    "zero": Attacker._nothing,
 }
 
 

@@ -1,8 +1,8 @@
-"""Devices that mean harm, in a process of their own: python -m tests.faults.hostile HOST:PORT RUN COUNT SEED.
+"""Devices that mean harm, in a process of their own: python -m tests.faults.hostile HOST:PORT RUN COUNT SEED [ATTACK].
 
-They join and take work as others do, send what `simulator.hostile` makes of it, and forge whatever a device can:
-answers to the work of others, updates that they have overheard, statuses of devices that are none, requests of an
-operator.
+They join and take work as others do, send what `simulator.hostile` makes of it, and, unless one ATTACK is named, forge
+whatever a device can: answers to the work of others, updates that they have overheard, statuses of devices that are
+none, requests of an operator.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ FORGED_PER_SECOND = 20
 class HostileDevice(Client):
     """A device that sends something else in the place of what it learned."""
 
-    def __init__(self, index: int, run: str, stream: Any, broker: BrokerConfig) -> None:
+    def __init__(self, index: int, run: str, stream: Any, broker: BrokerConfig, attack: str) -> None:
         super().__init__(
             f"{PREFIX}-{index}", run, stream, host=broker.host, port=broker.port, keepalive=broker.keepalive
         )
-        self._attacker = Attacker(list(ATTACKS)[index % len(ATTACKS)], index)
+        self._attacker = Attacker(attack or list(ATTACKS)[index % len(ATTACKS)], index)
 
     async def _train(self, work: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         chunks, report = await super()._train(work)
@@ -77,7 +77,7 @@ async def forge(broker: BrokerConfig, run: str, seed: int) -> None:
             await asyncio.sleep(chance.expovariate(FORGED_PER_SECOND))
 
 
-async def main(address: str, run: str, count: str, seed: str) -> None:
+async def main(address: str, run: str, count: str, seed: str, attack: str = "") -> None:
     host, port = split_address(address)
     broker = BrokerConfig(host=host, port=port or 1883, keepalive=5)
     task = make_task("sine")
@@ -87,9 +87,11 @@ async def main(address: str, run: str, count: str, seed: str) -> None:
         if status["state"] == "finished":
             finished.set()
 
-    devices = [HostileDevice(i, run, task.train_stream(i, int(seed)), broker) for i in range(int(count))]
+    devices = [HostileDevice(i, run, task.train_stream(i, int(seed)), broker, attack) for i in range(int(count))]
     lives = [asyncio.create_task(device.run()) for device in devices]
-    lives += [asyncio.create_task(forge(broker, run, int(seed))), asyncio.create_task(watch(run, broker, show))]
+    lives.append(asyncio.create_task(watch(run, broker, show)))
+    if not attack:
+        lives.append(asyncio.create_task(forge(broker, run, int(seed))))
     await finished.wait()
     for life in lives:
         life.cancel()

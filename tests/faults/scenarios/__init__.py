@@ -16,6 +16,7 @@ from .retained import Forgotten
 from .rivals import Rivals
 from .soak import Soak
 from .store import FullDisk, SlowStore
+from .zero import ZeroDeltas
 
 SCENARIOS: dict[str, type[Scenario]] = {
     scenario.name: scenario
@@ -23,6 +24,6 @@ SCENARIOS: dict[str, type[Scenario]] = {
         *(CoordinatorKills, BrokerKills, SwarmKills, NetworkFaults, Everything, Forgotten),
         *(SerialGhosts, BatchGhosts),
         *(FullDisk, SlowStore, ClockJumps, HostileDevices, Rivals),
-        *(Recovery, Fuzzing, Flood, Bombs, Soak),
+        *(Recovery, Fuzzing, Flood, Bombs, ZeroDeltas, Soak),
     )
 }
