@@ -8,13 +8,14 @@ stands out along the direction in which averages differ most. That is the spectr
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from .rules import Weights
+from .turns import Shares
+from .window import Window
 
 CELLS = 64  # of a delta's sketch
 WINDOW = 256  # deltas after which what they say of the directions in which deltas vary has faded to a third
@@ -22,6 +23,7 @@ EVERY = 50  # deltas after which standings are found again, or as many as there 
 FEWEST = 100  # deltas until they are found first
 FEWEST_OF_DEVICE = 2.0  # of a device's deltas, the older ones counted less, until it has a standing of its own
 FEWEST_DEVICES = 8  # that have some, until one can stand out
+PART = 1 / 4  # of what is known of directions that one device has at most, however much it sends
 FADE = 0.9  # of what a device sent before, with each delta
 RIDGE = 0.003  # variance, of a delta of norm 1, that any direction is taken to have
 PASSES = 8  # directions that are looked along, one after the other
@@ -73,7 +75,8 @@ class Reputation:
         self._due = FEWEST  # deltas until standings are found again
         self._sums: dict[str, _Sum] = {}
         self._standings: dict[str, float] = {}
-        self._whitened: deque[float] = deque(maxlen=NORMS)
+        self._whitened = Window(NORMS, FEWEST_NORMS // FEWEST_DEVICES + 1)
+        self._shares = Shares()
 
     def standing(self, device: str) -> float:
         """What deltas of ``device`` count, from 0 to 1."""
@@ -85,7 +88,7 @@ class Reputation:
         if norm == 0.0 or len(self._whitened) < FEWEST_NORMS:
             return standing
         whitened = self._whitened_norm(self._sketch(delta, norm))
-        return standing * min(1.0, STRANGE * float(np.median(self._whitened)) / whitened)
+        return standing * min(1.0, STRANGE * float(np.median([value for _, value in self._whitened])) / whitened)
 
     def accepted(self, device: str, delta: Weights, norm: float) -> list[str]:
         """Remember a delta that was taken; returns who has lost more than half of its standing by it, if anybody."""
@@ -93,11 +96,12 @@ class Reputation:
             return []
         sketch = self._sketch(delta, norm)
         if len(self._whitening):
-            self._whitened.append(self._whitened_norm(sketch))
-        standing = self.standing(device)
+            self._whitened.add(device, self._whitened_norm(sketch))
+        self._shares.add(device)
+        counts = self.standing(device) * min(1.0, PART / self._shares.part(device))
         self._squares *= 1 - 1 / WINDOW
-        self._squares += standing * sketch * sketch[:, None]
-        self._weight = (1 - 1 / WINDOW) * self._weight + standing
+        self._squares += counts * sketch * sketch[:, None]
+        self._weight = (1 - 1 / WINDOW) * self._weight + counts
         self._sums.setdefault(device, _Sum()).add(sketch)
         self._due -= 1
         if self._due > 0:
@@ -110,6 +114,7 @@ class Reputation:
         """``device`` is gone."""
         self._sums.pop(device, None)
         self._standings.pop(device, None)
+        self._whitened.forget(device)
 
     def _sketch(self, delta: Weights, norm: float) -> Weights:
         """The direction of ``delta`` in `CELLS` numbers: sums with random signs (Charikar et al., count sketch)."""

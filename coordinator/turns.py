@@ -146,6 +146,10 @@ class Shares:
         """Return who made them."""
         return list(self._counts)
 
+    def part(self, device_id: str) -> float:
+        """Return which part of the latest updates it has made; there must be one."""
+        return self._counts[device_id] / len(self._latest)
+
     def allow(self, device_id: str, limit: float, makers: int) -> bool:
         """Whether one more is at most ``limit`` times what each of ``makers`` devices would make; 0: there is none."""
         most = max(LEAST, limit * len(self._latest) / max(1, makers))

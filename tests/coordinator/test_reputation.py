@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from coordinator.reputation import Reputation, direction_of, usual, whitening
+from coordinator.reputation import FEWEST_DEVICES, Reputation, direction_of, usual, whitening
 from coordinator.rules import Weights
 
 PARAMETERS, DEVICES, EACH = 300, 30, 25
@@ -16,26 +16,44 @@ Hostile = Callable[[np.random.Generator, Weights], Weights]
 
 
 class Fleet:
-    """Devices whose deltas have a small common part, a large one of each task along a few directions, and noise."""
+    """Devices whose deltas have a small common part, a large one of each task along a few directions, and noise.
 
-    def __init__(self, hostile: int, attack: Hostile, *, trusted: int = 0, own_tasks: bool = False) -> None:
+    Those that are ``hostile`` send theirs ``often`` times.
+    """
+
+    def __init__(
+        self,
+        hostile: int,
+        attack: Hostile,
+        *,
+        trusted: int = 0,
+        own_tasks: bool = False,
+        devices: int = DEVICES,
+        often: int = 1,
+    ) -> None:
         chance = np.random.default_rng(3)
         self.reputation = Reputation(np.random.default_rng(5))
-        self.reputation.trusted = frozenset(f"d{DEVICES - 1 - i}" for i in range(trusted))
+        self.reputation.trusted = frozenset(f"d{devices - 1 - i}" for i in range(trusted))
         directions = chance.normal(size=(4, PARAMETERS)) / PARAMETERS**0.5
         common = chance.normal(size=PARAMETERS) / PARAMETERS**0.5
-        tasks = chance.normal(size=(DEVICES, 4))
+        tasks = chance.normal(size=(devices, 4))
         self.fallen: list[str] = []
+        counted: list[float] = []
+        senders = [i for i in range(devices) for _ in range(often if i < hostile else 1)]
         for _ in range(EACH):
-            for i in range(DEVICES):
+            for i in senders:
                 task = tasks[i] if own_tasks else chance.normal(size=4)
                 delta = 0.2 * common + task @ directions + chance.normal(size=PARAMETERS) * 0.1 / PARAMETERS**0.5
                 if i < hostile:
                     delta = attack(chance, -common)
-                self.fallen += self.reputation.accepted(f"d{i}", delta, float(np.linalg.norm(delta)))
+                norm = float(np.linalg.norm(delta))
+                if i >= hostile:
+                    counted.append(self.reputation.weight(f"d{i}", delta, norm))
+                self.fallen += self.reputation.accepted(f"d{i}", delta, norm)
         self.common = common
-        standings = np.array([self.reputation.standing(f"d{i}") for i in range(DEVICES)])
+        standings = np.array([self.reputation.standing(f"d{i}") for i in range(devices)])
         self.hostile, self.honest = standings[:hostile], standings[hostile:]
+        self.counted = np.mean(counted[-5 * devices :])  # the latest of honest devices
 
 
 def against(chance: np.random.Generator, direction: Weights) -> Weights:
@@ -57,6 +75,22 @@ def test_who_pulls_against_the_others_comes_to_count_nothing(attack: Hostile) ->
 def test_a_single_one_is_found() -> None:
     fleet = Fleet(1, against)
     assert fleet.hostile[0] < 0.1
+
+
+@pytest.mark.parametrize("devices", [4, 10])
+def test_who_sends_most_does_not_say_what_is_strange(devices: int) -> None:
+    fleet = Fleet(1, against, devices=devices, often=30)
+    assert fleet.counted > 0.9
+    if devices >= FEWEST_DEVICES:
+        assert fleet.hostile[0] < 0.1
+
+
+def test_nothing_is_kept_of_who_is_forgotten() -> None:
+    fleet = Fleet(1, against, devices=10)
+    for i in range(10):
+        fleet.reputation.forget(f"d{i}")
+    kept = fleet.reputation
+    assert [len(part) for part in (kept._sums, kept._standings, kept._whitened)] == [0, 0, 0]
 
 
 def test_honest_devices_count() -> None:
