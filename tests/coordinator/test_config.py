@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from coordinator.config import Config, load_config
+from coordinator.config import Config, broker_in, load_config
 from coordinator.errors import ConfigError
 from tests.environment import ROOT
 
@@ -93,6 +93,17 @@ def test_the_documented_example_loads(tmp_path: Path) -> None:
 def test_the_documented_example_names_every_key_and_no_other() -> None:
     documented = {(table, key) for table, keys in tomllib.loads(EXAMPLE).items() for key in keys}
     assert documented == {(table, key) for table, key, _ in fields()}
+
+
+def test_the_broker_of_a_file_alone_is_not_the_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file(tmp_path, '[broker]\nhost = "other.example"\nuser = "administrator@broker"\ntls_ca = "ca.pem"')
+    monkeypatch.setenv("TINYREPTILE_BROKER__HOST", "broker.example")
+    monkeypatch.setenv("TINYREPTILE_BROKER__USER", "coordinator@kitchen")
+    assert load_config(path).broker.user == "coordinator@kitchen"
+    broker = broker_in(path)
+    assert (broker.host, broker.user, broker.tls_ca) == ("other.example", "administrator@broker", tmp_path / "ca.pem")
+    with pytest.raises(ConfigError, match=r"no\.toml: No such file"):
+        broker_in(tmp_path / "no.toml")
 
 
 @pytest.mark.parametrize(("table", "key", "field"), list(fields()))
