@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -88,6 +89,9 @@ def command(
         float | None,
         typer.Option(help="Standard deviation of their noise, in units of --privacy-clip.", show_default=False),
     ] = None,
+    privacy_ledgers: Annotated[
+        Path, typer.Option(help="Folder where each counts them, also for the next swarm of the same devices.")
+    ] = Path("privacy"),
     stay: Annotated[bool, typer.Option(help="Stay when the run has finished.")] = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -123,6 +127,7 @@ def command(
         client_id=device_client_id(device_client_ids),
         fleet=fleet,
         privacy=_privacy(privacy_clip, privacy_noise),
+        ledgers=privacy_ledgers,
         weights=settings.run.weights,
         conditions=Conditions(think=think, latency=latency, drop_out=drop_out),
     )
@@ -133,7 +138,7 @@ def command(
 
 
 def _privacy(clip: float | None, noise: float | None) -> tuple[float, float] | None:
-    from tinyreptile.privacy import check
+    from tinyreptile.budget import check
 
     if clip is None and noise is None:
         return None

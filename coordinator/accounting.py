@@ -11,17 +11,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tinyreptile.budget import cost_of
+from tinyreptile.privacy import UNIT
+
 from .errors import CoordinatorError
 
 DELTA = 1e-5  # that epsilon is told for, if no other is asked for
 
 
 def rho_of(noise: float) -> float:
-    """What one update costs whose noise has a standard deviation of ``noise`` bounds.
+    """What one update costs whose noise has a standard deviation of ``noise`` bounds: 2 / noise^2, as devices count it.
 
     All samples of the update may be replaced by others: then a change within the bound moves by at most two of them.
     """
-    return 2.0 / noise**2
+    return float(cost_of(noise) / UNIT)
 
 
 def epsilon_of(rho: float, delta: float = DELTA) -> float:

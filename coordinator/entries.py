@@ -91,7 +91,7 @@ class Known:
     strikes: int
     quarantine: str  # why it gets no work; empty if it does
     seen: float  # seconds since 1970
-    private: int = 0  # private updates that it was asked for
+    private: int = 0  # private updates that it may have made
     rho: float = 0.0  # and what they have cost it, see `accounting`
 
 

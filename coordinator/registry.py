@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tinyreptile import messages
+from tinyreptile import messages, reports
 
+from .accounting import rho_of
 from .entries import Known
 from .turns import Fairness, Queue, Shares
 
@@ -48,8 +49,29 @@ class Device:
     seen: float = 0.0  # its last status or update, seconds since 1970
     clip: float = 0.0  # largest norm of its changes, 0 if its updates are not private
     noise: float = 0.0  # standard deviation of the noise on them, in units of ``clip``
-    private: int = 0  # private updates that it was asked for
+    private: int = 0  # its private updates, and one more while it may be making one; never less than it has made
     rho: float = 0.0  # and what they have cost it, see `accounting`
+    told: int = 0  # private updates that it is known to have made, by its own ledger
+    told_rho: float = 0.0  # and their cost
+
+    def take_ledger(self, private: int, rho: float) -> None:
+        """Take what the device has on its ledger; its word can only raise what is known."""
+        self.told = max(self.told, private)
+        self.told_rho = max(self.told_rho, float(rho))
+        self._account(self.told, self.told_rho)
+
+    def reserve(self) -> tuple[int, float]:
+        """Account for one more private update; returns what the device may go by: `told`, and its noise."""
+        self._account(self.told + 1, self.told_rho + rho_of(self.noise))
+        return self.told, self.noise
+
+    def add_private(self, noise: float) -> None:
+        """Account for one more private update with ``noise``, which is on no ledger."""
+        self._account(self.private + 1, self.rho + rho_of(noise))
+
+    def _account(self, private: int, rho: float) -> None:
+        self.private = max(self.private, min(private, reports.COUNT))
+        self.rho = max(self.rho, min(rho, reports.RHO))
 
     def known(self) -> Known:
         """What is kept of it."""
@@ -99,7 +121,7 @@ class Registry:
         """Take up a device of an earlier start; it is away until it says otherwise."""
         fields = asdict(known)
         device_id = fields.pop("device")
-        self.devices[device_id] = Device(device_id, **fields)
+        self.devices[device_id] = Device(device_id, **fields, told=max(0, known.private - 1))
 
     def take_status(self, device_id: str, status: dict[str, Any]) -> Device:
         """Update a device from its status message (checked against `reports.STATUS`)."""
@@ -120,6 +142,7 @@ class Registry:
             device.notice = status.get("notice", "")
             device.clip = status.get("clip", 0.0)
             device.noise = status.get("noise", 0.0)
+            device.take_ledger(status.get("private", 0), status.get("rho", 0.0))
             device.holds, device.task = status.get("version"), None
         self.settle(device)
         return device

@@ -20,7 +20,6 @@ from tinyreptile import messages, reports
 from tinyreptile.delta import DeltaError
 from tinyreptile.model import Model
 
-from .accounting import rho_of
 from .admission import Admission
 from .config import Config, changed, setting
 from .deltas import kept_of, most_chunks, unpack
@@ -430,6 +429,7 @@ class Run:
 
     def take_update(self, device_id: str, update: dict[str, Any]) -> None:
         """One chunk of an update, or why there is none; ``update`` has been checked against `reports.UPDATE`."""
+        self._take_ledger(device_id, update)
         self._take(device_id, messages.TRAIN, update, self._take_chunk)
 
     def take_evaluation(self, device_id: str, found: dict[str, Any]) -> None:
@@ -476,6 +476,15 @@ class Run:
         self._forget(work)
         self._remember(work, True, "")
         self._acknowledge(work.device, work.id, True, "")
+
+    def _take_ledger(self, device_id: str, update: dict[str, Any]) -> None:
+        """Note what ``update`` says of the ledger of its device, whatever becomes of it."""
+        device = self.registry.devices.get(device_id)
+        if device is not None and "private" in update:
+            before = device.private, device.rho
+            device.take_ledger(update["private"], update.get("rho", 0.0))
+            if before != (device.private, device.rho):
+                self._keep(device)
 
     def _confirm(self, work: Work, version: int) -> None:
         """The device of ``work`` has begun from ``version``, and knows what it is asked to do."""
@@ -578,6 +587,8 @@ class Run:
         device.trouble = ""
         device.failures = 0
         device.strikes = max(0, device.strikes - 1)
+        if work.accounted and device.told <= work.accounted[0]:
+            device.add_private(work.accounted[1])  # it does not know of all, as with a ledger that was taken away
         self._keep(device)
 
         def durable() -> None:
@@ -716,7 +727,9 @@ class Run:
         )
         work.task = self._task(work)
         self.registry.assign(device, work.id)
-        self._spend(device, kind)
+        if device.noise and kind == messages.TRAIN:
+            work.accounted = device.reserve()
+            self._keep(device)
 
         def durable() -> None:
             if work.id in self.book.open:
@@ -743,13 +756,6 @@ class Run:
             "queries": evaluation.queries,
         }
 
-    def _spend(self, device: Device, kind: str) -> None:
-        """A private device may answer each request with an update, whether that arrives or not: count what it costs."""
-        if device.noise and kind == messages.TRAIN:
-            device.private += 1
-            device.rho += rho_of(device.noise)
-            self._keep(device)
-
     def _repeat(self, work: Work) -> None:
         """The device of ``work`` could not put the initialization together; raises `Refusal` where it never can."""
         if work.repeats == REPEATS:
@@ -764,9 +770,16 @@ class Run:
         """Send ``work`` with the newest durable version, or what makes it of the one that the device holds."""
         work.chunks.clear()  # of an earlier attempt, which a device need not repeat
         device, version = self.registry.devices[work.device], self._durable
-        if work.versions:
-            self._spend(device, work.kind)
         message: dict[str, Any] = {"work": work.id, "version": version.number, "crc": version.crc}
+        if device.noise and work.kind == messages.TRAIN:
+            # What was accounted before this start of the coordinator: the last was one more than `told`.
+            told, message["noise"] = work.accounted or (max(0, device.private - 1), device.noise)
+            message["private"] = told
+            if device.told > told:  # it would not do what does not account for all of its updates
+                self._close(work, device, "lost", "the device has made other private updates since")
+                if device.owed:
+                    self._pay(device)
+                return
         pieces = self._versions.changes(version, device.holds)
         if pieces is not None:
             message["from"] = device.holds

@@ -42,6 +42,7 @@ class Work:
     task: dict[str, Any] = field(default_factory=dict)  # what was asked for, see `messages.TASK`
     versions: set[int] = field(default_factory=set)  # that its device was sent to begin from
     trial: bool = False  # whether it holds no place, for its device may be gone
+    accounted: tuple[int, float] | None = None  # what `Device.reserve` gave for it
     repeats: int = 0  # times the initialization was wanted again
     count: int = 1  # of the delta's chunks
     chunks: dict[int, bytes] = field(default_factory=dict)

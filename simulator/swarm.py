@@ -45,6 +45,7 @@ class SwarmSpec:
     client_id: str = messages.CLIENT_ID  # as in a device's configuration
     fleet: Path | None = None  # folder of credentials: the devices are those that it has for the run
     privacy: tuple[float, float] | None = None  # clip and noise of `tinyreptile.privacy.Privacy`, for those that train
+    ledgers: Path | None = None  # folder of the files that count their private updates; None: each start begins anew
     weights: str = "int16"  # that the run is expected to have: their kernels are compiled before anything connects
     conditions: Conditions = field(default_factory=Conditions)
 
@@ -143,7 +144,7 @@ class Swarm:
             role=role,
             ram=spec.ram,
             client_id=spec.client_id,
-            privacy=Privacy(*spec.privacy) if spec.privacy and training else None,
+            privacy=self._privacy(name) if training else None,
             log=lambda text: _log.info("device %s: %s", name, text),
             host=broker.host,
             port=broker.port,
@@ -153,6 +154,18 @@ class Swarm:
             tls=context,
             open_connection=network.open,
         )
+
+    def _privacy(self, name: str) -> Privacy | None:
+        """Return what makes the updates of the device ``name`` private; raises `TaskError` for a damaged ledger."""
+        spec = self.spec
+        if not spec.privacy:
+            return None
+        if spec.ledgers:
+            spec.ledgers.mkdir(parents=True, exist_ok=True)
+        try:
+            return Privacy(*spec.privacy, path=str(spec.ledgers / f"privacy-{name}.json") if spec.ledgers else None)
+        except ValueError as error:
+            raise TaskError(str(error)) from None
 
     @property
     def problem(self) -> str | None:

@@ -60,8 +60,11 @@ def make_stream(options):
     return stream
 
 
-def make_client(config, log=None, notice=None):
-    """The device that ``config`` describes; ``notice`` is what its status is to say. Raises `ConfigError`."""
+def make_client(config, log=None, notice=None, folder=""):
+    """The device that ``config`` describes; ``notice`` is what its status is to say. Raises `ConfigError`.
+
+    ``folder``, empty or with a slash at its end, is where the device keeps what it has to.
+    """
     tls = wifi = None
     if config["tls_ca"]:
         from .tls import tls_context
@@ -89,7 +92,7 @@ def make_client(config, log=None, notice=None):
     if tls and _SLOW_CHIP in getattr(sys.implementation, "_machine", ""):
         options["timeout"] = _SLOW_SECONDS
     if config["privacy"]:
-        options["privacy"] = _privacy(config["privacy"], config["id"])
+        options["privacy"] = _privacy(config["privacy"], folder + "privacy-%s.json" % config["id"])
     if config["predict"]:
         from .predictions import PredictingClient as Client
 
@@ -122,12 +125,12 @@ def make_client(config, log=None, notice=None):
     return client
 
 
-def _privacy(given, device_id):
-    """What makes the updates private; the count of those that a budget allows lies in the present folder."""
+def _privacy(given, ledger):
+    """What makes the updates private, and counts them in the file ``ledger``."""
     from .privacy import Privacy
 
     try:
-        return Privacy(path="privacy-%s.json" % device_id, **given)
+        return Privacy(path=ledger, **given)
     except AttributeError:
         raise ConfigError("privacy: this MicroPython has no os.urandom to make the noise of")
     except ValueError as error:

@@ -69,7 +69,8 @@ def _make(path, board, notice):
         compile_kernels(config["weights"], log)
     from .build import make_client
 
-    client = make_client(config, log, notice)
+    # What it keeps lies beside its configuration, from whatever folder it is started.
+    client = make_client(config, log, notice, path[: path.rfind("/") + 1])
 
     def joined():
         _collect_at(-1)

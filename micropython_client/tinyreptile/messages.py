@@ -106,6 +106,8 @@ WORK = (
     ("seconds", "number", 0, 1000000, False),  # until the deadline, where they are not the task's
     ("at", int, 1, _COUNT, False),  # where `data` belongs; absent: at the beginning
     ("data", bytes, 0, PIECE_BYTES, False),
+    ("private", int, 0, _COUNT, False),  # of a device whose updates are private: those that are accounted before this,
+    ("noise", "number", 0, 1e6, False),  # and the noise of this one, which is accounted as well
     ("done", int, 1, _COUNT, False),  # the request that is answered: its update is durable, or
     ("refused", str, 0, _TEXT, False),  # why it is not taken
 )

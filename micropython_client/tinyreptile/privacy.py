@@ -10,23 +10,35 @@ import os
 from array import array
 
 from .model import FRACTION, WEIGHT_BITS
-from .portable import const, view8, view16, view32
+from .portable import RUNNER, const, forget, view8, view16, view32
 
-MOST_WIDTH = 8192  # of the noise's law, in cells: the sampler's exponents have 31 bits
+if RUNNER != "micropython":
+    from .cpython_ledger import lock, sync
+else:
+    lock = None
+
+    def sync(path):
+        """Return once what was closed would survive a power cut."""
+        if hasattr(os, "sync"):
+            os.sync()
+
+
 MOST_UPDATES = (1 << 31) - 1
+MOST_WIDTH = 8192  # of the noise's law, in cells: the sampler's exponents have 31 bits
+UNIT = 1 << 40  # of costs on a ledger, see `budget.cost_of`
 
-_ENOENT = const(2)
-_COUNT_LENGTH = const(100)  # of the text that counts, at most
+_COMPUTER = hasattr(os, "getenv")  # where other processes may count on the same ledger
+_MOST_RHO = 1e18  # in a message
 _PIECE = const(512)  # cells until others get their turn
 _RANDOM_BYTES = const(768)  # at once: more than the longest trial takes, see `noise.add_noise`
-_WIDTH_OF = 1.1775  # k over sigma: sqrt(2 ln 2) and a little more, for a board's floats are short
+WIDTH_OF = 1.1775  # k over sigma: sqrt(2 ln 2) and a little more, for a board's floats are short
 _LN_2 = 0xB17217F7D1CF79ABC9E3B39803F2F6AF40F343267298B62D  # times 2^192
 _X_ROWS = const(12)  # of the table of chances
 _EXPONENT_ROWS = const(31)
 
 
 class BudgetSpent(ValueError):
-    """The device has sent as many private updates as its owner allows."""
+    """The device has made as many private updates as its owner allows."""
 
 
 class Privacy:
@@ -35,22 +47,30 @@ class Privacy:
     Arguments:
         clip: the largest Euclidean norm that a change may have, in units of weights.
         noise: standard deviation of the noise, in units of ``clip``.
-        updates: how many updates may ever be sent, 0: any number.
-        path: a file that counts them, also across restarts; needed if there are ``updates``.
+        updates: how many updates may ever be made, 0: any number.
+        path: the ledger, a file that counts them across restarts; None: they are counted in memory, which is enough
+            where nothing leaves the process.
         source: gives as many random bytes as it is asked for; a device has that of its system, a simulation may have
             one that can be repeated.
+
+    Attributes:
+        made: updates on the ledger, when it was last looked at.
 
     Raises ValueError for values that can't be used, or a damaged file.
     """
 
     def __init__(self, clip, noise, updates=0, path=None, source=None):
+        from .budget import check
+
         check(clip, noise, updates)
+        del check
         self._bound = int(clip * (1 << FRACTION))
         self.clip = clip
         self.noise = noise
         self._updates = updates
         self._path = path
-        self._used = _used(path, noise) if updates else 0
+        self.made = self._spent = self._cost = 0
+        self._look()
         self._source = source or os.urandom
         self._chances = bytearray(16 * (_X_ROWS + _EXPONENT_ROWS))
         self._width = 0  # that the chances are for
@@ -61,22 +81,28 @@ class Privacy:
         """Put what it does into the ``status`` of its device."""
         status["clip"] = self.clip
         status["noise"] = self.noise
+        self.tell(status)
+
+    def tell(self, message):
+        """Put what is on the ledger into ``message``."""
+        message["private"] = self.made
+        message["rho"] = min(self._spent / UNIT, _MOST_RHO)
 
     def load(self, weights):
         """Load the arithmetic for "int16" or "int8" ``weights`` before a model fills the memory."""
         noise_for(weights)
 
     def end(self):
-        """Why no more updates can be sent, in a sentence; None if they can."""
-        if self._updates and self._used >= self._updates:
-            return "its privacy budget of %d updates is used up" % self._updates
+        """Why no more updates can be made, in a sentence; None if they can."""
+        if self.made >= MOST_UPDATES or self._updates and self._spent + self._cost > self._updates * self._cost:
+            return "its privacy budget of %d updates is used up" % (self._updates or MOST_UPDATES)
         return None
 
     async def protect(self, learner, pause):
         """Do w <- phi + clip(w - phi) + noise in place: afterwards the learner's weights may be seen.
 
-        ``pause`` is awaited now and then. One more update counts as sent, whatever comes of it. Raises `BudgetSpent`,
-        and OSError if the count can't be written.
+        ``pause`` is awaited now and then. One more update is on the ledger before the first change, whatever comes of
+        it. Raises `BudgetSpent`, and OSError or ValueError if it can't be counted.
         """
         self._count()
         await self._clip(learner, pause)
@@ -109,13 +135,32 @@ class Privacy:
                 self._refill()
             await pause()
 
+    def _look(self):
+        """Take over what is on the ledger; the module that reads it is needed for no longer."""
+        from . import budget
+
+        self._cost = budget.cost_of(self.noise)
+        made, spent = budget.read(self._path)
+        self.made = max(self.made, made)
+        self._spent = max(self._spent, spent)
+        del budget
+        forget("budget")
+
     def _count(self):
-        if not self._updates:
-            return
-        if self._used >= self._updates:
-            raise BudgetSpent(self.end())
-        _write(self._path, json.dumps({"noise": self.noise, "updates": self._used + 1}))
-        self._used += 1
+        """Write one more update on the ledger."""
+        held = lock and lock(self._path)
+        try:
+            if _COMPUTER:
+                self._look()
+            if self.end():
+                raise BudgetSpent(self.end())
+            if self._path:
+                _write(self._path, json.dumps({"updates": self.made + 1, "cost": self._spent + self._cost}))
+            self.made += 1
+            self._spent += self._cost
+        finally:
+            if held:
+                held.close()
 
     def _widen(self, k):
         """Make the noise's law the one of width ``k``."""
@@ -134,28 +179,12 @@ class Privacy:
         self._state[0] = 0
 
 
-def check(clip, noise, updates=0):
-    """Raises ValueError for what a `Privacy` can't be made of."""
-    for name, value in (("clip", clip), ("noise", noise)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-6 <= value <= 1e6:
-            raise ValueError("%s is a number from 0.000001 to 1000000, not %r" % (name, value))
-    if isinstance(updates, bool) or not isinstance(updates, int) or not 0 <= updates <= MOST_UPDATES:
-        raise ValueError("updates is how many may be sent, 0 for any number, not %r" % (updates,))
-    if int(clip * (1 << FRACTION)) == 0:
-        raise ValueError("clip is at least %g, the distance of two weights, not %r" % (1 / (1 << FRACTION), clip))
-    if int(clip * (1 << FRACTION)) >= 32767:  # beyond it, changes would be saturated that were not clipped
-        raise ValueError("clip is below 8, the largest weight, not %r" % clip)
-    if width(clip * noise, FRACTION) > MOST_WIDTH:
-        most = (MOST_WIDTH - 1) / _WIDTH_OF / (1 << FRACTION)
-        raise ValueError("clip times noise is at most %.3f, not %r" % (most, clip * noise))
-
-
 def width(sigma, fraction):
     """Number k of the law P(z) ~ 2^-(z/k)^2 of integers z, the discrete Gaussian of the deviation k / sqrt(2 ln 2).
 
     In units of 2^-``fraction`` that deviation is at least ``sigma``.
     """
-    return int(sigma * (1 << fraction) * _WIDTH_OF) + 1
+    return int(sigma * (1 << fraction) * WIDTH_OF) + 1
 
 
 def write_chances(chances, k):
@@ -234,48 +263,15 @@ def _pieces(model):
             start += _PIECE
 
 
-def _used(path, noise):
-    """How many updates with ``noise`` those that the file ``path`` has counted amount to.
-
-    What an update costs goes with 1 / noise^2 (zero-concentrated differential privacy adds up).
-    """
-    counted = _read(path) or _read(path + ".new")  # see `_write`
-    if counted is None:
-        return 0  # none was ever sent
-    before, count = counted
-    share = noise / before
-    return count if share == 1 else int(count * share * share) + 1
-
-
-def _read(path):
-    """Return (noise, updates) of what the file ``path`` has counted, None if it is not there.
-
-    Raises ValueError for every other reason why it can't be read, or if no `_write` has left it so.
-    """
-    try:
-        with open(path) as file:
-            text = file.read(_COUNT_LENGTH + 1)
-        if len(text) <= _COUNT_LENGTH:  # which bounds its nesting, too
-            counted = json.loads(text)
-            noise, updates = counted["noise"], counted["updates"]
-            if type(noise) in (int, float) and type(updates) is int:
-                if 1e-6 <= noise <= 1e6 and 1 <= updates <= MOST_UPDATES:
-                    return noise, updates
-    except OSError as error:
-        if error.errno == _ENOENT:
-            return None
-        raise ValueError("%s, the count of private updates, can't be read: %s" % (path, error))
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise ValueError("%s does not say how many private updates were sent; only its owner can tell" % path)
-
-
 def _write(path, text):
     """Replace the file ``path`` by renaming, so that whenever the power fails there is a whole one."""
-    with open(path + ".new", "w") as file:
+    new = path + ".new"
+    with open(new, "w") as file:
         file.write(text)
+    sync(new)
     try:
-        os.rename(path + ".new", path)
+        os.rename(new, path)
     except OSError:
         os.remove(path)  # a file system that does not rename on to a file
-        os.rename(path + ".new", path)
+        os.rename(new, path)
+    sync(path)

@@ -7,6 +7,7 @@ PACKET_BYTES = MESSAGE_BYTES + 128  # the longest packet: it has a topic of 95 b
 COUNT = (1 << 31) - 1
 TEXT = 200
 LONG_TEXT = 1000
+RHO = 1e18  # the largest cost of private updates that is told
 
 
 ALL_COORDINATORS = "tinyreptile/+/coordinator"
@@ -47,6 +48,8 @@ STATUS = PRESENCE + (
     ("failed", int, 1, COUNT, False),  # number of a version that it tried in vain, higher than the one that it runs
     ("clip", "number", 1e-6, 1e6, False),  # largest norm of its changes, of a device whose updates are private
     ("noise", "number", 1e-6, 1e6, False),  # standard deviation of the noise on them, in units of it
+    ("private", int, 0, COUNT, False),  # private updates that it ever made, by its own ledger
+    ("rho", "number", 0, RHO, False),  # and what they cost it
     ("error", str, 0, TEXT, False),  # why it is unfit
     ("notice", str, 0, TEXT, False),  # what its owner should see to
 )
@@ -73,13 +76,7 @@ RUN_STATUS = (
     ("round_trip_p50", "number", 0, 1e9, True),
     ("round_trip_p99", "number", 0, 1e9, True),
     ("refusals", dict, 0, 64, True),
-    (
-        "rho",
-        "number",
-        0,
-        1e18,
-        False,
-    ),  # what private updates have cost the device that they cost most, see docs/privacy.md
+    ("rho", "number", 0, RHO, False),  # what private updates have cost the device that they cost most
     ("dropped", dict, 0, 64, False),  # messages that were not looked at or not sent, by why
     ("evaluation", dict, 0, 32, True),
 )
@@ -113,6 +110,8 @@ UPDATE = _NOTHING + (
     ("chunks", int, 1, 65535, False),  # absent: one
     ("part", int, 0, 65534, False),  # which of them; absent: the first
     ("data", bytes, 1, DELTA_BYTES, False),
+    ("private", int, 0, COUNT, False),  # with a private delta's first chunk: the ledger, this update on it
+    ("rho", "number", 0, RHO, False),
 )
 FOUND = _NOTHING + (("evaluation", dict, 0, 32, False),)
 
@@ -170,7 +169,7 @@ ROWS = {
         ("refused", int, 0, COUNT, False),
         ("expired", int, 0, COUNT, False),
         ("seen", "number", 0, 1e11, False),  # seconds since 1970
-        ("rho", "number", 0, 1e18, False),
+        ("rho", "number", 0, RHO, False),
         ("quarantine", str, 0, LONG_TEXT, False),
         ("error", str, 0, LONG_TEXT, False),
         ("notice", str, 0, LONG_TEXT, False),

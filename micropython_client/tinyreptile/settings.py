@@ -114,12 +114,12 @@ def check_client_id(text):
 
 
 def _check_privacy(path, config):
-    from . import privacy
+    from . import budget
 
     if config["role"] != TRAIN:
         raise ConfigError("%s: privacy: a held-out device tells what its samples say; its role must be train" % path)
     try:
-        privacy.check(**config["privacy"])
+        budget.check(**config["privacy"])
     except TypeError:
         raise ConfigError("%s: privacy has clip and noise, and updates where there is a budget" % path)
     except ValueError as error:

@@ -76,10 +76,11 @@ class Peer:
         ``only`` some pieces of ``data`` are sent; ``fields`` change task or request.
         """
         task = {"kind": "train", "steps": 4, "beta": 0.01, "seconds": 30, "bits": 8}
-        other = ("version", "crc", "from", "done", "refused", "task")
+        other = ("version", "crc", "from", "done", "refused", "task", "private", "noise")
         task |= {name: value for name, value in fields.items() if name not in other}
         request = {"work": work, "version": 0, "task": task}
         request |= {"crc": crc32(data)} if data is not None else {"crc": 0, "from": 0}
+        request |= self._accounted(device)
         request |= {name: value for name, value in fields.items() if name in other}
         size = messages.PIECE_BYTES
         pieces = [] if data is None else [{"data": data[at : at + size]} for at in range(0, len(data), size)]
@@ -88,6 +89,12 @@ class Peer:
             if only is None or index in only:
                 await self.send(self.topics.device(device).work, message | piece)
         return request
+
+    def _accounted(self, device: str) -> dict[str, Any]:
+        """What a request says of the ledger of ``device``, as far as its updates are private."""
+        said = [value for value in (*self.statuses(device), *self.updates(device)) if "private" in value]
+        noise = [value["noise"] for value in said if "noise" in value]
+        return {"private": max(value["private"] for value in said), "noise": noise[-1]} if noise else {}
 
     async def acknowledge(self, device: str, work: int, **fields: Any) -> None:
         await self.send(self.topics.device(device).work, {"done": work} | fields)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from command_line.console import epsilon_text
 from coordinator.control import Control
 from coordinator.entries import Known
 from coordinator.errors import ConfigError
@@ -40,11 +41,19 @@ def hello(driver: Driver, device: str, role: str = "train", **privacy: float) ->
     driver.run.take_status(device, messages.check(reports.STATUS, status))
 
 
-def answer(driver: Driver, device: str, seed: int = 1) -> None:
-    """``device`` does its work, and keeps its loss to itself."""
+def answer(driver: Driver, device: str, seed: int = 1, **ledger: float) -> None:
+    """``device`` does its work, keeps its loss to itself, and tells its ``ledger``."""
     update = driver.learn(device, seed)
     del update.report["loss"]
+    update.report |= ledger
     driver.send(device, *update.messages())
+
+
+def accounted(driver: Driver, device: str = "d0") -> tuple[int, float]:
+    """What is known, durably, of the updates of ``device`` and of their cost."""
+    driver.commit()
+    (known,) = (known for known in driver.store.devices() if known.device == device)
+    return known.private, known.rho
 
 
 @pytest.mark.parametrize(
@@ -92,29 +101,144 @@ def test_an_update_without_its_loss_is_taken(start: Start) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
-def test_each_request_counts_and_the_count_survives_a_restart(start: Start) -> None:
+def test_what_may_be_made_is_accounted_before_it_is_asked_for_and_survives_a_restart(start: Start) -> None:
     driver = start()
-    hello(driver, "d0", clip=0.5, noise=2.0)
-    for seed in (1, 2):
+    hello(driver, "d0", clip=0.5, noise=2.0, private=0, rho=0.0)
+    for count in (1, 2):
         driver.advance()
-        answer(driver, "d0", seed)
+        answer(driver, "d0", count, private=count, rho=count * 0.5)
     driver.advance()  # a third, which is never answered
-    device = driver.run.registry.devices["d0"]
-    assert (device.private, device.rho) == (3, 3 * 2 / 2.0**2)
-    assert driver.run.status("running")["rho"] == device.rho
+    assert [(request["private"], request["noise"]) for request in driver.requests("d0")] == [
+        (0, 2.0),
+        (1, 2.0),
+        (2, 2.0),
+    ]
+    assert accounted(driver) == (3, 3 * 2 / 2.0**2)
+    assert driver.run.status("running")["rho"] == 1.5
     driver.close()
-    again = start().run.registry.devices["d0"]
-    assert (again.private, again.rho) == (3, 1.5)
+    again = start()
+    device = again.run.registry.devices["d0"]
+    assert (device.private, device.rho) == (3, 1.5)
+    hello(again, "d0", clip=0.5, noise=2.0, private=0, rho=0.0)  # retained, of its start
+    again.advance()
+    assert again.requests("d0")[-1]["private"] == 2  # the third once more: it is accounted
+    assert accounted(again) == (3, 1.5)
+
+
+def test_a_request_leaves_when_its_update_is_accounted(start: Start) -> None:
+    driver = start()
+    hello(driver, "d0", clip=0.5, noise=2.0, private=7, rho=3.5)
+    driver.publish()
+    assert driver.run.next_work()
+    assert driver.requests("d0") == []  # not before the store has it
+    assert accounted(driver) == (8, 4.0)
+    assert driver.requests("d0")[-1]["private"] == 7
+
+
+@pytest.mark.usefixtures("compiled")
+def test_the_ledger_of_the_device_counts_if_it_is_higher(start: Start) -> None:
+    driver = start()
+    hello(driver, "d0", clip=0.5, noise=2.0, private=40, rho=90.0)
+    assert accounted(driver) == (40, 90.0)
+    driver.advance()
+    answer(driver, "d0", private=50, rho=100.0)  # another run has some of them
+    assert accounted(driver) == (50, 100.0)
+    hello(driver, "d0", clip=0.5, noise=2.0, private=1, rho=0.5)  # an old status: it only grows
+    assert accounted(driver) == (50, 100.0)
+
+
+def test_what_a_forgotten_device_has_spent_comes_back_with_its_hello(start: Start) -> None:
+    driver = start()
+    hello(driver, "d0", clip=0.5, noise=2.0, private=9, rho=4.5)
+    driver.commit()
+    driver.run.forget("d0")
+    driver.commit()
+    assert driver.store.devices() == []
+    hello(driver, "d0", clip=0.5, noise=2.0, private=9, rho=4.5)
+    assert accounted(driver) == (9, 4.5)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_the_ledger_of_an_update_that_is_not_taken_counts_all_the_same(start: Start) -> None:
+    driver = start()
+    hello(driver, "d0", clip=0.5, noise=2.0, private=0, rho=0.0)
+    driver.advance()
+    driver.now += 61
+    driver.run.expire()
+    answer(driver, "d0", private=3, rho=1.5)
+    assert driver.run.updates == 0
+    assert accounted(driver) == (3, 1.5)
+
+
+def test_a_request_that_does_not_account_for_all_is_replaced_once_the_device_tells(start: Start) -> None:
+    driver = start()
+    hello(driver, "d0", clip=0.5, noise=2.0, private=0, rho=0.0)
+    driver.advance()
+    (first,) = driver.requests("d0")
+    hello(driver, "d0", clip=0.5, noise=2.0, private=1, rho=0.5)  # the update got lost, and the answer of another run
+    driver.advance()
+    _, second = driver.requests("d0")
+    assert (second["work"] > first["work"], second["private"]) == (True, 1)
+    assert accounted(driver) == (2, 1.0)
+    assert driver.run.registry.devices["d0"].failures == 0
+
+
+def test_a_request_that_is_sent_again_costs_nothing_more(start: Start) -> None:
+    driver = start()
+    hello(driver, "d0", clip=0.5, noise=2.0, private=0, rho=0.0)
+    driver.advance()
+    work = driver.requests("d0")[-1]["work"]
+    for _ in range(2):
+        driver.run.take_update("d0", 0, {"work": work, "whole": True})
+    assert [request["private"] for request in driver.requests("d0")] == [0, 0, 0]
+    assert accounted(driver) == (1, 0.5)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_updates_of_a_device_without_its_ledger_add_up(start: Start) -> None:
+    driver = start()
+    hello(driver, "d0", clip=0.5, noise=2.0, private=9, rho=4.5)
+    for count in (1, 2, 3):  # it begins anew
+        driver.advance()
+        answer(driver, "d0", count, private=count, rho=count * 0.5)
+    assert accounted(driver) >= (12, 6.0)
 
 
 @pytest.mark.usefixtures("compiled")
 def test_noise_of_another_strength_costs_what_it_costs(start: Start) -> None:
     driver = start()
-    for noise in (2.0, 1.0):
-        hello(driver, "d0", clip=0.5, noise=noise)
+    rho = 0.0
+    for count, noise in enumerate((2.0, 1.0)):
+        hello(driver, "d0", clip=0.5, noise=noise, private=count, rho=rho)
         driver.advance()
-        answer(driver, "d0")
-    assert driver.run.registry.devices["d0"].rho == 2 / 2.0**2 + 2 / 1.0**2
+        rho += 2 / noise**2
+        answer(driver, "d0", private=count + 1, rho=rho)
+    assert accounted(driver) == (2, 2 / 2.0**2 + 2 / 1.0**2)
+
+
+CLAIMS = {"private": (-1, 1 << 31, 1.5, "9", True, None), "rho": (-1, 1.1e18, float("nan"), float("inf"), "9", True)}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in CLAIMS for value in CLAIMS[name]])
+@pytest.mark.parametrize("fields", [reports.STATUS, reports.UPDATE], ids=["status", "update"])
+def test_a_ledger_that_is_no_count_is_refused(fields: Any, name: str, value: Any) -> None:
+    message = {"protocol": messages.PROTOCOL, "state": "online", "boot": "b1", "work": 1}
+    with pytest.raises(messages.MessageError, match=name):
+        messages.check(fields, message | {name: value})
+
+
+@pytest.mark.usefixtures("compiled")
+def test_the_largest_claim_harms_nobody_else(start: Start) -> None:
+    driver = start()
+    hello(driver, "liar", clip=0.5, noise=2.0, private=reports.COUNT, rho=reports.RHO)
+    for seed in (1, 2):
+        driver.advance()
+        answer(driver, "liar", seed, private=reports.COUNT, rho=reports.RHO)
+    assert accounted(driver, "liar") == (reports.COUNT, reports.RHO)
+    messages.check(messages.WORK, driver.requests("liar")[-1])
+    status = driver.run.status("running") | {"rate": 0.0, "boot": "b"}
+    messages.check(reports.RUN_STATUS, status)
+    assert "at delta" in epsilon_text(status["rho"]) or "rho" in epsilon_text(status["rho"])
 
 
 @pytest.mark.usefixtures("compiled")

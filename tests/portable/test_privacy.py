@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from simulator.offline import run_now
+from tinyreptile.budget import cost_of
 from tinyreptile.episodes import no_pause
 from tinyreptile.learner import Learner
 from tinyreptile.model import FRACTION, Model
@@ -236,41 +237,43 @@ def test_what_was_sent_with_less_noise_counts_for_more(tmp_path: Path) -> None:
     privacy = counting(tmp_path, noise=1.0)
     for _ in range(2):
         run_now(privacy.protect(made(), no_pause))
-    assert counting(tmp_path, noise=2.0, updates=9).end() is not None  # 2 (2 / 1)^2 of them, and one for rounding
-    assert counting(tmp_path, noise=2.0, updates=10).end() is None
+    assert counting(tmp_path, noise=2.0, updates=8).end() is not None  # 2 (2 / 1)^2 of them
+    assert counting(tmp_path, noise=2.0, updates=9).end() is None
     assert counting(tmp_path, noise=0.5, updates=2).end() is None
 
 
 def test_a_count_that_was_being_replaced_is_found(tmp_path: Path) -> None:
-    (tmp_path / "count.json.new").write_text(json.dumps({"noise": 2.0, "updates": 3}))
+    (tmp_path / "count.json.new").write_text(json.dumps({"updates": 3, "cost": 3 * cost_of(2.0)}))
     assert counting(tmp_path).end() is not None
 
 
 DAMAGED = {
     "empty": b"",
-    "cut off": b'{"noise": 2.0, "updates": 3',
-    "more than one": b'{"noise": 2.0, "updates": 3}{"noise": 2.0, "updates": 1}',
-    "no text": b'{"noise": 2.0, "updates": 3, "\xff\xfe": 1}',
+    "cut off": b'{"updates": 3, "cost": 300',
+    "more than one": b'{"updates": 3, "cost": 300}{"updates": 1, "cost": 100}',
+    "no text": b'{"updates": 3, "cost": 300, "\xff\xfe": 1}',
     "zeros": bytes(4096),
     "a list": b"[1]",
     "nested": b"[" * 100_000,
-    "nested maps": b'{"noise":' * 50_000,
-    "nested in a field": b'{"noise": 2.0, "updates": ' + b"[" * 30 + b"]" * 30 + b"}",
-    "long": b'{"noise": 2.0, "updates": 1' + b" " * 1000 + b"}",
-    "without a count": b'{"noise": 2.0}',
-    "a count before any": b'{"noise": 2.0, "updates": 0}',
-    "a count below none": b'{"noise": 2.0, "updates": -1000}',
-    "too large a count": b'{"noise": 2.0, "updates": 4294967296}',
-    "a fraction": b'{"noise": 2.0, "updates": 0.5}',
-    "a text for a count": b'{"noise": 2.0, "updates": "1"}',
-    "a truth for a count": b'{"noise": 2.0, "updates": true}',
-    "no noise": b'{"noise": 0, "updates": 1}',
-    "noise of another sign": b'{"noise": -2.0, "updates": 1}',
-    "so much noise that nothing counts": b'{"noise": 1e30, "updates": 3}',
-    "noise without an end": b'{"noise": 1e999, "updates": 3}',
-    "noise that is no number": b'{"noise": NaN, "updates": 3}',
-    "a truth for noise": b'{"noise": true, "updates": 3}',
-    "a text for noise": b'{"noise": "x", "updates": 3}',
+    "nested maps": b'{"updates":' * 50_000,
+    "nested in a field": b'{"cost": 300, "updates": ' + b"[" * 30 + b"]" * 30 + b"}",
+    "long": b'{"updates": 1, "cost": 300' + b" " * 1000 + b"}",
+    "without a count": b'{"cost": 300}',
+    "a count before any": b'{"updates": 0, "cost": 300}',
+    "a count below none": b'{"updates": -1000, "cost": 300}',
+    "too large a count": b'{"updates": 4294967296, "cost": 300}',
+    "a fraction": b'{"updates": 0.5, "cost": 300}',
+    "a text for a count": b'{"updates": "1", "cost": 300}',
+    "a truth for a count": b'{"updates": true, "cost": 300}',
+    "without a cost": b'{"updates": 1}',
+    "of the time before costs": b'{"noise": 2.0, "updates": 3}',
+    "no cost": b'{"updates": 1, "cost": 0}',
+    "a cost below none": b'{"updates": 1, "cost": -300}',
+    "a cost beyond all": b'{"updates": 1, "cost": 1' + b"0" * 40 + b"}",
+    "a cost without an end": b'{"updates": 3, "cost": 1e999}',
+    "a cost that is no number": b'{"updates": 3, "cost": NaN}',
+    "a truth for a cost": b'{"updates": 3, "cost": true}',
+    "a text for a cost": b'{"updates": 3, "cost": "x"}',
 }
 
 
@@ -278,7 +281,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", ["count.json", "count.json.new"])
 def test_a_damaged_count_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="does not say how many private updates were sent; only its owner can tell"):
+    with pytest.raises(ValueError, match="does not say how many private updates were made; only its owner can tell"):
         counting(tmp_path)
     assert (tmp_path / name).read_bytes() == content
 
@@ -292,7 +295,7 @@ def test_a_count_that_can_not_be_read_is_not_taken_for_none(tmp_path: Path) -> N
 def test_micropython_makes_the_same_of_every_count(tmp_path: Path) -> None:
     paths = []
     for index, content in enumerate(
-        [*DAMAGED.values(), b'{"noise": 2.0, "updates": 3}', b'{"noise": 2, "updates": 2}']
+        [*DAMAGED.values(), *(b'{"updates": %d, "cost": %d}' % (n, n * cost_of(2.0)) for n in (3, 2))]
     ):
         paths.append(tmp_path / f"{index}.json")
         paths[-1].write_bytes(content)
@@ -303,7 +306,7 @@ def test_micropython_makes_the_same_of_every_count(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     *damaged, spent, left, absent, folder = json.loads(done.stdout)
     assert damaged == [
-        f"{path} does not say how many private updates were sent; only its owner can tell" for path in paths[:-2]
+        f"{path} does not say how many private updates were made; only its owner can tell" for path in paths[:-2]
     ]
     assert (spent, left, absent) == ("its privacy budget of 3 updates is used up", None, None)
     assert folder.startswith(f"{tmp_path / 'folder'}, the count of private updates, can't be read: ")
@@ -334,8 +337,8 @@ def test_nothing_is_made_of_an_update_that_can_not_be_counted(tmp_path: Path) ->
         ({"clip": 0.0001, "noise": 1.0}, "train", "clip is at least 0.000244141"),
         ({"clip": 8.0, "noise": 0.1}, "train", "clip is below 8, the largest weight, not 8.0"),
         ({"clip": 1.0, "noise": 1.7}, "train", "clip times noise is at most 1.698, not 1.7"),
-        ({"clip": 0.5, "noise": 1.0, "updates": -1}, "train", "updates is how many may be sent"),
-        ({"clip": 0.5, "noise": 1.0, "updates": 2.5}, "train", "updates is how many may be sent"),
+        ({"clip": 0.5, "noise": 1.0, "updates": -1}, "train", "updates is how many may be made"),
+        ({"clip": 0.5, "noise": 1.0, "updates": 2.5}, "train", "updates is how many may be made"),
         ({"clip": 0.5, "noise": 1.0}, "evaluate", "a held-out device tells what its samples say"),
         ([0.5, 1.0], "train", "privacy is a dict"),
     ],
