@@ -4,6 +4,7 @@ The ledger is a file that `privacy` writes, before anything of an update leaves 
 """
 
 import json
+import os
 
 from .model import FRACTION
 from .portable import const
@@ -47,7 +48,15 @@ def read(path):
     """
     if not path:
         return 0, 0
-    return _read(path) or _read(path + ".new") or (0, 0)  # see `privacy._write`; none was ever made
+    found = _read(path)
+    if found is None:
+        found = _read(path + ".new")
+        if found:  # `privacy._write` was interrupted; it may not write where this is all that there is
+            try:
+                os.rename(path + ".new", path)
+            except OSError as error:
+                raise ValueError("%s.new, the count of private updates, can't be renamed: %s" % (path, error))
+    return found or (0, 0)  # none was ever made
 
 
 def _read(path):

@@ -154,9 +154,17 @@ class Driver:
 
     # A device's side
 
-    def hello(self, device: str, boot: str = "b1", role: str = "train", state: str = "online", work: int = 0) -> None:
-        """A device's status message."""
-        status = {"protocol": messages.PROTOCOL, "state": state, "boot": boot, "role": role, "work": work}
+    def hello(
+        self,
+        device: str,
+        boot: str = "b1",
+        role: str = "train",
+        state: str = "online",
+        work: int = 0,
+        **fields: float,
+    ) -> None:
+        """A device's status message, with further ``fields``."""
+        status = {"protocol": messages.PROTOCOL, "state": state, "boot": boot, "role": role, "work": work} | fields
         self.run.take_status(device, messages.check(reports.STATUS, status))
 
     def requests(self, device: str) -> list[dict[str, Any]]:
