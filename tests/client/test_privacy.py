@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from array import array
+from binascii import crc32
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
@@ -91,6 +92,75 @@ async def test_an_update_is_sent_again_with_the_same_noise(peer: Peer, monkeypat
         await peer.hello("d0")
         await peer.ask("d0", 1, DATA)
         await peer.update("d0", 3)
+    assert len({update["data"] for update in peer.updates("d0")}) == 1
+
+
+async def test_work_that_is_asked_for_twice_gives_the_same_bits(peer: Peer, tmp_path: Path) -> None:
+    secret = Privacy(0.05, 2.0, path=str(tmp_path / "ledger.json"))
+    async with living(make_device(peer, privacy=secret)):
+        await peer.hello("d0")
+        request = await peer.ask("d0", 1, DATA, seconds=0.5)
+        await peer.update("d0")
+        await asyncio.sleep(0.7)  # its time is over, and no answer has come
+        topic = peer.topics.device("d0").work
+        await peer.send(topic, request | {"data": DATA[: messages.PIECE_BYTES]})
+        await peer.update("d0", 2)
+        await asyncio.sleep(0.7)
+        await peer.ask("d0", 1, bytes(len(DATA)), version=3)  # from another version, even
+        await peer.update("d0", 3)
+    assert len({(update["data"], update["version"], *update["gains"]) for update in peer.updates("d0")}) == 1
+    assert secret.made == 1
+
+
+async def test_work_whose_update_is_gone_is_not_done_again_but_by_who_knows_of_it(peer: Peer) -> None:
+    secret = Privacy(0.05, 2.0)
+    async with living(make_device(peer, privacy=secret)):
+        hello = await peer.hello("d0")
+        assert (hello["private"], hello["rho"]) == (0, 0.0)
+        await peer.ask("d0", 1, DATA, private=0)
+        await peer.update("d0")
+        await peer.acknowledge("d0", 1)
+        await peer.ask("d0", 1, DATA, private=0)  # delivered again
+        hello = await peer.hello("d0", 2)
+        assert (hello["state"], hello["work"], hello["private"], hello["rho"]) == ("online", 0, 1, 0.5)
+        await peer.ask("d0", 2, DATA, private=0)  # nor is other work, before its coordinator knows
+        await peer.hello("d0", 3)
+        await peer.ask("d0", 3, DATA, private=1)
+        update = await peer.update("d0", 2)
+    assert (update["work"], update["private"], update["rho"]) == (3, 2, 1.0)
+    assert [update["work"] for update in peer.updates("d0")] == [1, 3]
+    assert secret.made == 2
+
+
+@pytest.mark.parametrize("fields", [{"private": 0, "noise": 1.0}, {"private": 0, "noise": 4.0}])
+async def test_a_request_that_accounts_for_other_noise_is_refused(peer: Peer, fields: dict[str, Any]) -> None:
+    secret = Privacy(0.05, 2.0)
+    async with living(make_device(peer, privacy=secret)):
+        await peer.hello("d0")
+        await peer.ask("d0", 1, DATA, **fields)
+        assert "does not account" in (await peer.update("d0"))["error"]
+    assert secret.made == 0
+
+
+async def test_a_request_that_accounts_for_nothing_is_refused(peer: Peer) -> None:
+    async with living(make_device(peer, privacy=Privacy(0.05, 2.0))):
+        await peer.hello("d0")
+        task = {"kind": "train", "steps": 4, "beta": 0.01, "seconds": 30, "bits": 8}
+        request = {"work": 1, "version": 0, "crc": crc32(DATA), "task": task, "data": DATA}
+        await peer.send(peer.topics.device("d0").work, request)
+        assert "does not account" in (await peer.update("d0"))["error"]
+
+
+async def test_a_prediction_in_between_does_not_get_into_what_is_sent_again(peer: Peer, tmp_path: Path) -> None:
+    secret = Privacy(0.05, 2.0)
+    async with living(make_device(peer, privacy=secret, predict=0.05)):
+        await peer.hello("d0")
+        for _ in range(2):
+            await peer.ask("d0", 1, DATA, seconds=0.3, private=0)
+            await peer.update("d0")
+            await asyncio.sleep(1)  # many turns of its own model
+        hello = await peer.hello("d0", 2)
+        assert (hello["work"], hello["private"]) == (0, 1)
     assert len({update["data"] for update in peer.updates("d0")}) == 1
 
 

@@ -8,6 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal, getcontext
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from scipy.stats import chisquare
 
 from simulator.offline import run_now
 from tinyreptile.budget import cost_of
+from tinyreptile.build import make_client
 from tinyreptile.episodes import no_pause
 from tinyreptile.learner import Learner
 from tinyreptile.model import FRACTION, Model
 from tinyreptile.portable import view8, view16, view32
-from tinyreptile.privacy import MOST_WIDTH, BudgetSpent, Privacy, noise_for, ratio, width, write_chances
+from tinyreptile.privacy import MOST_WIDTH, UNIT, BudgetSpent, Privacy, noise_for, ratio, width, write_chances
 from tinyreptile.settings import check_config
 
 from ..environment import run_micropython
@@ -231,6 +233,51 @@ def test_a_budget_holds_across_restarts(tmp_path: Path) -> None:
     with pytest.raises(BudgetSpent):
         run_now(counting(tmp_path).protect(learner, no_pause))
     assert bytes(learner.weights) == before
+
+
+def test_updates_count_before_there_is_a_budget(tmp_path: Path) -> None:
+    free = counting(tmp_path, updates=0)
+    for _ in range(2):
+        run_now(free.protect(made(), no_pause))
+    assert free.end() is None
+    assert counting(tmp_path, updates=2).end() == "its privacy budget of 2 updates is used up"
+    assert counting(tmp_path, updates=3).end() is None
+
+
+def test_an_update_is_on_the_ledger_before_anything_is_done(tmp_path: Path) -> None:
+    life = counting(tmp_path).protect(made(), no_pause)
+
+    async def end() -> None:
+        raise KeyboardInterrupt
+
+    life.close()  # never begun
+    assert counting(tmp_path).made == 0
+    with pytest.raises(KeyboardInterrupt):
+        run_now(counting(tmp_path).protect(made(), end))
+    assert counting(tmp_path).made == 1
+
+
+def test_a_ledger_tells_updates_and_what_they_cost_together(tmp_path: Path) -> None:
+    for noise in (2.0, 2.0, 1.0):
+        run_now(counting(tmp_path, noise).protect(made(), no_pause))
+    status: dict[str, Any] = {}
+    counting(tmp_path, 4.0).describe(status)
+    assert status == {"clip": 0.1, "noise": 4.0, "private": 3, "rho": 2 / 4 + 2 / 4 + 2}
+
+
+@given(st.floats(1e-6, 1e6))
+def test_no_cost_is_less_than_it_is(noise: float) -> None:
+    exact = Fraction(2) / Fraction(noise) ** 2
+    assert 0 <= Fraction(cost_of(noise), UNIT) - exact <= Fraction(1, UNIT) + exact / 10**6
+
+
+def test_a_ledger_lies_beside_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = DEVICE | {"stream": {"kind": "sine", "seed": 1}, "privacy": {"clip": 0.1, "noise": 2.0}}
+    config = check_config(given, "board.json")
+    (tmp_path / "elsewhere").mkdir()
+    run_now(make_client(config, folder="elsewhere/")._privacy.protect(made(), no_pause))
+    assert make_client(config, folder=f"{tmp_path}/elsewhere/")._privacy.made == 1
 
 
 def test_what_was_sent_with_less_noise_counts_for_more(tmp_path: Path) -> None:
