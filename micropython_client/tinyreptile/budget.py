@@ -51,7 +51,9 @@ def read(path):
     found = _read(path)
     if found is None:
         found = _read(path + ".new")
-        if found:  # `privacy._write` was interrupted; it may not write where this is all that there is
+        # On a board `privacy._write` was interrupted, and may not write where this is all that there is. On a computer
+        # it renames at once, and somebody else may be about to.
+        if found and not hasattr(os, "getenv"):
             try:
                 os.rename(path + ".new", path)
             except OSError as error:

@@ -99,7 +99,6 @@ class Client:
         self._greeted = None  # boot of the coordinator that was there when it last said hello
         self._work = None  # the newest work message
         self._serving = None  # the work at hand, maybe older
-        self._protected = None  # (number of a work, its private update), until it is answered or replaced
         self._task = None  # what the newest work asks for; later work may ask for the same without a word
         self._answer = None  # to the work at hand: why it was refused, empty if it was accepted
         self._probed = False
@@ -158,7 +157,6 @@ class Client:
                     await self._serve(self._work)
                 elif due is not None:
                     turned = True
-                    self._protected = None  # the turn may take the weights for something else
                     await self._take_turn()
                 elif self.rest:
                     await self._leave(session)
@@ -311,7 +309,9 @@ class Client:
         if self._learner and self._prepared == _description(manifest):
             return
         self._prepared = _description(manifest)
-        self._learner = self._assembly = self._protected = None
+        self._learner = self._assembly = None
+        if self._privacy:
+            self._privacy.kept = None
         try:
             from .preparation import prepare
 
@@ -428,10 +428,8 @@ class Client:
         self._work["asked"] = ticks_ms()  # its seconds count from here
         if not assembly:
             return
-        if self._protected:
-            if self._protected[0] == work["work"]:
-                return  # its update is there, and holds for as long as the initialization stays as it is
-            self._protected = None
+        if self._privacy and self._privacy.update_of(work):
+            return  # which holds for as long as the initialization stays as it is
         if self._task is None:
             assembly.end()
         elif "from" not in work:
@@ -522,15 +520,33 @@ class Client:
         self._serving = work
         self._answer = None
         was_slow = self._slow
-        if self._protected and self._protected[0] == work["work"]:
-            report = self._protected[1]
-        elif self._privacy and "private" in work and work["private"] < self._privacy.made:
-            # It is sent again, or its coordinator has missed an update: it must know of all before there is another.
-            self._work = None
-            await self._repeat_hello()
-            return
-        else:
-            report = await self._do(work)
+        report = self._privacy and self._privacy.update_of(work)
+        try:
+            if not report:
+                if self._privacy and self._privacy.is_ahead(work):
+                    self._work = None
+                    await self._repeat_hello()
+                    return
+                await self._receive(work)
+                self._learner.load()
+                self._learner.seed(work["work"])
+                task = work["task"]
+                self._learner.set_rate(task["beta"])
+                self._to_come = task["steps"] + 2 * task.get("queries", 0)
+                self._since = 0
+                self._quickest = None
+                self._yielded = ticks_ms()
+                if task["kind"] == messages.TRAIN:
+                    report = await self._train(work)
+                else:
+                    report = await self._evaluate(work)
+                self._slow = None
+        except Exception as error:  # a stream's may be any
+            collect()
+            report = self._reason(error)[:200]
+            self._log("work %d came to nothing: %s" % (work["work"], report))
+            if self._privacy and not isinstance(error, Lost):
+                report = "the work came to nothing"  # what its samples have to do with it is not told
         if self._slow != was_slow:
             await self._repeat_hello()
         if self._privacy and not self.unfit:
@@ -538,31 +554,6 @@ class Client:
         await self._deliver(work, report)
         if self._work is work:
             self._work = None
-
-    async def _do(self, work):
-        """Do ``work``; returns what is to be delivered: an update, an evaluation, or why there is none."""
-        try:
-            await self._receive(work)
-            self._learner.load()
-            self._learner.seed(work["work"])
-            task = work["task"]
-            self._learner.set_rate(task["beta"])
-            self._to_come = task["steps"] + 2 * task.get("queries", 0)
-            self._since = 0
-            self._quickest = None
-            self._yielded = ticks_ms()
-            if task["kind"] == messages.TRAIN:
-                report = await self._train(work)
-            else:
-                report = await self._evaluate(work)
-            self._slow = None
-        except Exception as error:  # a stream's may be any
-            collect()
-            report = self._reason(error)[:200]
-            self._log("work %d came to nothing: %s" % (work["work"], report))
-            if self._privacy and not isinstance(error, Lost):
-                report = "the work came to nothing"  # what its samples have to do with it is not told
-        return report
 
     def _reason(self, error):
         """Return ``error`` in words; with the name of the stream if its kind is one that only a stream raises."""
@@ -622,17 +613,15 @@ class Client:
         learner = self._learner
         task = work["task"]
         privacy = self._privacy
-        if privacy and ("private" not in work or work.get("noise") != privacy.noise):
-            raise Lost("the request does not account for a private update with the noise of this device")
+        if privacy and not privacy.is_accounted(work):
+            raise Lost("the request does not account for a private update")
         loss = await episodes.train(learner, self._stream, task["steps"], self._pause)
         if privacy:
             await privacy.protect(learner, self._pause)
         delta = learner.delta(task["bits"], task.get("kept"))
         report = {"version": work["version"], "gains": delta.gains}
         if privacy:
-            privacy.tell(report)
-            self._protected = work["work"], (Coded(delta), report)
-            return self._protected[1]
+            return privacy.keep(work, Coded(delta), report)
         report["loss"] = loss
         if learner.saturated():
             report["saturated"] = learner.saturated()
@@ -710,7 +699,6 @@ class Client:
             except MessagePackError:
                 report = "what came of the work is longer than a message"
         if self._answer is not None:
-            self._protected = None
             self._count(work, self._answer)
 
     def _count(self, work, error):

@@ -56,6 +56,8 @@ class PredictingClient(Client):
     async def _take_turn(self):
         """One prediction for its owner, one step of adaptation if there is a sample."""
         now = self._predicted_at = ticks_ms()
+        if self._privacy:
+            self._privacy.kept = None  # the own model is compared by the weights that its update is made of
         try:
             if self._assembly.version is None or ticks_diff(now, self._renewed_at) > 1000 * _RENEW_SECONDS:
                 await self._renew()

@@ -27,6 +27,7 @@ MOST_UPDATES = (1 << 31) - 1
 MOST_WIDTH = 8192  # of the noise's law, in cells: the sampler's exponents have 31 bits
 UNIT = 1 << 40  # of costs on a ledger, see `budget.cost_of`
 
+_EEXIST = const(17)
 _COMPUTER = hasattr(os, "getenv")  # where other processes may count on the same ledger
 _MOST_RHO = 1e18  # in a message
 _PIECE = const(512)  # cells until others get their turn
@@ -55,6 +56,7 @@ class Privacy:
 
     Attributes:
         made: updates on the ledger, when it was last looked at.
+        kept: (number of a work, its update), for as long as initialization and weights are what it is made of; or None.
 
     Raises ValueError for values that can't be used, or a damaged file.
     """
@@ -69,6 +71,7 @@ class Privacy:
         self.noise = noise
         self._updates = updates
         self._path = path
+        self.kept = None
         self.made = self._spent = self._cost = 0
         self._look()
         self._source = source or os.urandom
@@ -91,6 +94,29 @@ class Privacy:
     def load(self, weights):
         """Load the arithmetic for "int16" or "int8" ``weights`` before a model fills the memory."""
         noise_for(weights)
+
+    def is_accounted(self, work):
+        """Whether the request ``work`` accounts for an update with this noise."""
+        return "private" in work and work.get("noise") == self.noise
+
+    def is_ahead(self, work):
+        """Whether more updates were made than ``work`` accounts for: it is late, or its coordinator has missed one.
+
+        There is no other before that knows of all, so that it never accounts for less than has left the device.
+        """
+        return work.get("private", self.made) < self.made
+
+    def keep(self, work, chunks, report):
+        """Return the update of ``work`` as it is sent, each time that it is: ``chunks`` and their ``report``."""
+        self.tell(report)
+        self.kept = work["work"], (chunks, report)
+        return self.kept[1]
+
+    def update_of(self, work):
+        """Return the update of ``work`` if it is kept, else None; then another takes its place."""
+        if self.kept and self.kept[0] != work["work"]:
+            self.kept = None
+        return self.kept and self.kept[1]
 
     def end(self):
         """Why no more updates can be made, in a sentence; None if they can."""
@@ -271,7 +297,9 @@ def _write(path, text):
     sync(new)
     try:
         os.rename(new, path)
-    except OSError:
+    except OSError as error:
+        if error.errno != _EEXIST:
+            raise
         os.remove(path)  # a file system that does not rename on to a file
         os.rename(new, path)
     sync(path)

@@ -322,7 +322,7 @@ async def live(world: World, monkeypatch: pytest.MonkeyPatch, updates: int) -> N
     monkeypatch.setattr(client, "MQTTClient", lambda **options: Session(world, **options))
     monkeypatch.setattr(client, "_RESEND_SECONDS", 0.05)
     monkeypatch.setattr(client, "_PROBE_SECONDS", 0.01)
-    files = SimpleNamespace(rename=world.disk.rename, remove=world.disk.remove, getenv=None, urandom=privacy.os.urandom)
+    files = SimpleNamespace(rename=world.disk.rename, remove=world.disk.remove, urandom=privacy.os.urandom)
     for module in (privacy, budget):
         monkeypatch.setattr(module, "open", world.disk.open, raising=False)
         monkeypatch.setattr(module, "os", files)

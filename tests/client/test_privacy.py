@@ -112,7 +112,7 @@ async def test_work_that_is_asked_for_twice_gives_the_same_bits(peer: Peer, tmp_
     assert secret.made == 1
 
 
-async def test_work_whose_update_is_gone_is_not_done_again_but_by_who_knows_of_it(peer: Peer) -> None:
+async def test_an_update_that_its_coordinator_does_not_know_of_is_followed_by_no_other(peer: Peer) -> None:
     secret = Privacy(0.05, 2.0)
     async with living(make_device(peer, privacy=secret)):
         hello = await peer.hello("d0")
@@ -120,10 +120,10 @@ async def test_work_whose_update_is_gone_is_not_done_again_but_by_who_knows_of_i
         await peer.ask("d0", 1, DATA, private=0)
         await peer.update("d0")
         await peer.acknowledge("d0", 1)
-        await peer.ask("d0", 1, DATA, private=0)  # delivered again
+        await peer.ask("d0", 2, DATA, private=0)
         hello = await peer.hello("d0", 2)
         assert (hello["state"], hello["work"], hello["private"], hello["rho"]) == ("online", 0, 1, 0.5)
-        await peer.ask("d0", 2, DATA, private=0)  # nor is other work, before its coordinator knows
+        await peer.ask("d0", 1, DATA, private=0)  # delivered again, and what it came to is gone
         await peer.hello("d0", 3)
         await peer.ask("d0", 3, DATA, private=1)
         update = await peer.update("d0", 2)
