@@ -18,8 +18,10 @@ from coordinator.deltas import decode
 from coordinator.service import Coordinator
 from simulator.micropython import micropython_device
 from simulator.offline import run_now
+from simulator.swarm import Swarm
+from simulator.tasks import TaskError
 from tests.environment import Mosquitto, need_program
-from tests.fleet import SMALL, eventually, finish, run_config, running_swarm, swarm_spec
+from tests.fleet import SMALL, eventually, finish, new_run, run_config, running_swarm, swarm_spec
 from tinyreptile import episodes, messages, reports
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
@@ -211,6 +213,27 @@ async def test_a_count_that_can_not_be_written_ends_the_work(peer: Peer, tmp_pat
 
 
 # Whole runs
+
+
+async def test_a_swarm_that_is_started_again_has_spent_what_it_had(broker: Mosquitto, tmp_path: Path) -> None:
+    ledgers = tmp_path / "ledgers"
+
+    def made() -> dict[str, int]:
+        return {path.name: json.loads(path.read_text())["updates"] for path in sorted(ledgers.glob("*.json"))}
+
+    for expected in (20, 40):  # two runs, whose coordinators know nothing of each other
+        config = run_config(broker, tmp_path, run={"name": new_run(), "rounds": 20}, evaluation={"every": 0})
+        coordinator = Coordinator(config)
+        async with running_swarm(swarm_spec(config, 2, privacy=(0.1, 1.5), ledgers=ledgers)):
+            await finish(coordinator)
+        devices = coordinator.run_state.registry.devices
+        assert list(made()) == ["privacy-sine-0.json", "privacy-sine-1.json"]
+        assert sum(made().values()) >= expected
+        for name, count in made().items():
+            assert count <= devices[name[len("privacy-") : -len(".json")]].private <= count + 1
+    (ledgers / "privacy-sine-1.json").write_text("nothing")
+    with pytest.raises(TaskError, match=r"privacy-sine-1\.json does not say how many private updates were made"):
+        Swarm(swarm_spec(config, 2, privacy=(0.1, 1.5), ledgers=ledgers))
 
 
 async def test_a_private_swarm_and_a_micropython_device_finish_a_run_that_asks_for_privacy(

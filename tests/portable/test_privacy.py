@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from array import array
 from collections import Counter
@@ -11,6 +12,7 @@ from decimal import Decimal, getcontext
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from simulator.offline import run_now
+from tinyreptile import budget
 from tinyreptile.budget import cost_of
 from tinyreptile.build import make_client
 from tinyreptile.episodes import no_pause
@@ -292,6 +295,14 @@ def test_what_was_sent_with_less_noise_counts_for_more(tmp_path: Path) -> None:
 def test_a_count_that_was_being_replaced_is_found(tmp_path: Path) -> None:
     (tmp_path / "count.json.new").write_text(json.dumps({"updates": 3, "cost": 3 * cost_of(2.0)}))
     assert counting(tmp_path).end() is not None
+
+
+def test_a_board_ends_a_replacement_before_it_begins_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = json.dumps({"updates": 3, "cost": 3 * cost_of(2.0)})
+    (tmp_path / "count.json.new").write_text(content)
+    monkeypatch.setattr(budget, "os", SimpleNamespace(rename=os.rename))  # as a board's, which knows no environment
+    assert counting(tmp_path).made == 3
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("count.json", content)]
 
 
 DAMAGED = {
