@@ -1,12 +1,16 @@
 """What a ledger of private updates needs of a computer, where there are other processes and caches of disks."""
 
 import os
-from fcntl import LOCK_EX, flock
+
+try:
+    from fcntl import LOCK_EX, flock
+except ImportError:  # Windows: several processes may not count on the same ledger
+    flock = None
 
 
 def lock(path):
     """Return a file that, until it is closed, lets no other process count on the ledger ``path``; None without one."""
-    if not path:
+    if not path or flock is None:
         return None
     file = open(path + ".lock", "w")
     flock(file, LOCK_EX)
@@ -15,9 +19,14 @@ def lock(path):
 
 def sync(path):
     """Return once the file ``path``, and its name in its folder, would survive a power cut."""
-    for name in (path, os.path.dirname(path) or "."):
-        number = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+    _flush(path, os.O_RDWR)
+    if hasattr(os, "O_DIRECTORY"):  # where a folder can be opened
+        _flush(os.path.dirname(path) or ".", os.O_RDONLY)
+
+
+def _flush(path, mode):
+    number = os.open(path, mode)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -29,7 +29,7 @@ UNIT = 1 << 40  # of costs on a ledger, see `budget.cost_of`
 
 _EEXIST = const(17)
 _COMPUTER = hasattr(os, "getenv")  # where other processes may count on the same ledger
-_MOST_RHO = 1e18  # in a message
+_MOST_RHO = 1e15  # in a message
 _PIECE = const(512)  # cells until others get their turn
 _RANDOM_BYTES = const(768)  # at once: more than the longest trial takes, see `noise.add_noise`
 WIDTH_OF = 1.1775  # k over sigma: sqrt(2 ln 2) and a little more, for a board's floats are short

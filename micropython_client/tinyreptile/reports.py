@@ -7,7 +7,7 @@ PACKET_BYTES = MESSAGE_BYTES + 128  # the longest packet: it has a topic of 95 b
 COUNT = (1 << 31) - 1
 TEXT = 200
 LONG_TEXT = 1000
-RHO = 1e18  # the largest cost of private updates that is told
+RHO = 1e15  # the largest cost of private updates that is told; nothing is private long before
 
 
 ALL_COORDINATORS = "tinyreptile/+/coordinator"

@@ -216,7 +216,7 @@ def test_noise_of_another_strength_costs_what_it_costs(start: Start) -> None:
     assert accounted(driver) == (2, 2 / 2.0**2 + 2 / 1.0**2)
 
 
-CLAIMS = {"private": (-1, 1 << 31, 1.5, "9", True, None), "rho": (-1, 1.1e18, float("nan"), float("inf"), "9", True)}
+CLAIMS = {"private": (-1, 1 << 31, 1.5, "9", True, None), "rho": (-1, 1.1e15, float("nan"), float("inf"), "9", True)}
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in CLAIMS for value in CLAIMS[name]])
