@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 SUBSCRIBE_SECONDS = 10.0
 _PROBE_SECONDS = 3.0
+_CALLS = 1000  # at once, of which aiomqtt warns beyond: in a siege each device's topics are subscribed to
 _REFUSED = 0x80  # of a subscription, and all codes above
 
 
@@ -36,7 +37,7 @@ def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
     """An aiomqtt client for ``broker``; raises `CoordinatorError` if its files can't be used."""
     identifier = _client_id(broker)
     _log.info("connecting to %s:%d with the client id %s", broker.host, broker.port, identifier)
-    return aiomqtt.Client(
+    made = aiomqtt.Client(
         broker.host,
         broker.port,
         username=broker.user,
@@ -47,6 +48,8 @@ def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # else delayed acknowledgements cost 40 ms each
         **options,
     )
+    made.pending_calls_threshold = _CALLS
+    return made
 
 
 def _client_id(broker: BrokerConfig) -> str:
