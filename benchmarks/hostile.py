@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+import time
 import tempfile
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -47,6 +48,7 @@ from tinyreptile import episodes, messages, reports
 
 from .report import make_console
 
+LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 OUT = Path("out/attacks.json")
 DEVICES, HOSTILE, TRUSTED, IN_FLIGHT = 50, 10, 3, 10
 BITS = 8
@@ -243,9 +245,13 @@ def measure(kinds: list[Kind], jobs: int, console: Console) -> dict[Kind, float]
     ):
         bar = progress.add_task("runs", total=len(kinds))
         waiting = {pool.submit(study, kind): kind for kind in kinds}
+        said = time.monotonic()
         for done in as_completed(waiting):
             errors[waiting[done]] = done.result()
             progress.advance(bar)
+            if not console.is_terminal and time.monotonic() > said + LINE_SECONDS:
+                said = time.monotonic()
+                console.print(f"{len(errors)} of {len(kinds)} runs")
     return errors
 
 
