@@ -19,8 +19,8 @@ import multiprocessing
 import os
 import statistics
 import sys
-import time
 import tempfile
+import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
