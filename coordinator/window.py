@@ -33,9 +33,9 @@ class Window:
         """Add a ``value`` of ``device``; return whose has made room for it, None if there was room."""
         loser = None
         if len(self.of(device)) >= max(self._few, len(self) // 4):
-            loser = self._drop(next(place for place, (of, _) in enumerate(self._entries) if of == device))
+            loser = self._take_out(next(place for place, (of, _) in enumerate(self._entries) if of == device))
         elif len(self._entries) == self._size:
-            loser = self._drop(0)
+            loser = self._take_out(0)
         self._entries.append((device, value))
         self._of.setdefault(device, deque()).append(value)
         return loser
@@ -45,7 +45,7 @@ class Window:
         if self._of.pop(device, None):
             self._entries = deque(entry for entry in self._entries if entry[0] != device)
 
-    def _drop(self, place: int) -> str:
+    def _take_out(self, place: int) -> str:
         """Forget the value at ``place``, the oldest of its device; return whose it was."""
         device, _ = self._entries[place]
         del self._entries[place]
