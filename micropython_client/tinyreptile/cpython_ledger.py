@@ -9,10 +9,16 @@ except ImportError:  # Windows: several processes may not count on the same ledg
 
 
 def lock(path):
-    """Return a file that, until it is closed, lets no other process count on the ledger ``path``; None without one."""
+    """Return a file that, until it is closed, lets no other process use the ledger ``path``; None if there is none.
+
+    Who can't make one can't write the ledger either.
+    """
     if not path or flock is None:
         return None
-    file = open(path + ".lock", "w")
+    try:
+        file = open(path + ".lock", "w")
+    except OSError:
+        return None
     flock(file, LOCK_EX)
     return file
 

@@ -73,7 +73,7 @@ class Privacy:
         self._path = path
         self.kept = None
         self.made = self._spent = self._cost = 0
-        self._look()
+        self._alone(self._look)
         self._source = source or os.urandom
         self._chances = bytearray(16 * (_X_ROWS + _EXPONENT_ROWS))
         self._width = 0  # that the chances are for
@@ -130,7 +130,7 @@ class Privacy:
         ``pause`` is awaited now and then. One more update is on the ledger before the first change, whatever comes of
         it. Raises `BudgetSpent`, and OSError or ValueError if it can't be counted.
         """
-        self._count()
+        self._alone(self._count)
         await self._clip(learner, pause)
         await self._add_noise(learner, pause)
 
@@ -172,21 +172,25 @@ class Privacy:
         del budget
         forget("budget")
 
-    def _count(self):
-        """Write one more update on the ledger."""
+    def _alone(self, do):
+        """Call ``do`` while no other process reads or writes the ledger."""
         held = lock and lock(self._path)
         try:
-            if _COMPUTER:
-                self._look()
-            if self.end():
-                raise BudgetSpent(self.end())
-            if self._path:
-                _write(self._path, json.dumps({"updates": self.made + 1, "cost": self._spent + self._cost}))
-            self.made += 1
-            self._spent += self._cost
+            do()
         finally:
             if held:
                 held.close()
+
+    def _count(self):
+        """Write one more update on the ledger."""
+        if _COMPUTER:
+            self._look()
+        if self.end():
+            raise BudgetSpent(self.end())
+        if self._path:
+            _write(self._path, json.dumps({"updates": self.made + 1, "cost": self._spent + self._cost}))
+        self.made += 1
+        self._spent += self._cost
 
     def _widen(self, k):
         """Make the noise's law the one of width ``k``."""

@@ -206,7 +206,7 @@ class Broker:
     def from_device(self, session: Session, topic: str, payload: bytes, retain: bool) -> None:
         if retain:
             self.retained[topic] = payload
-        if "/update/" in topic:
+        if topic.endswith("/update"):
             self._world.saw(session.boot, msgpack.unpackb(payload))
         self.inbox.append((topic, payload))
         if topic in session.topics:
@@ -294,12 +294,12 @@ class Coordinator(Driver):
         inbox, world.broker.inbox = world.broker.inbox, []
         for topic, payload in inbox:
             world.point("coordinator")
-            device, kind, index = reports.parse(self.run.topics, topic)
+            device, kind = reports.parse(self.run.topics, topic)
             message = msgpack.unpackb(payload)
             if kind == "status":
                 self.run.take_status(device, messages.check(reports.STATUS, message))
             else:
-                self.run.take_update(device, index, messages.check(reports.UPDATE, message))
+                self.run.take_update(device, messages.check(reports.UPDATE, message))
         if self.run.publish_at() is not None:
             manifest = msgpack.packb(self.publish() | {"boot": self._boot})
             world.broker.retained[self.run.topics.init] = manifest

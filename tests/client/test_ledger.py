@@ -86,7 +86,7 @@ async def test_processes_that_are_killed_leave_nothing_uncounted(seed: int, brok
     lines = ["[run]", f"name = {json.dumps(run)}", f"model = {json.dumps(SMALL)}", "rounds = 0"]
     lines += ["[broker]", f"port = {broker.port}", "[learning]", "steps = 4", "bits = 16", "[evaluation]", "every = 0"]
     (tmp_path / "run.toml").write_text("\n".join(lines) + "\n")
-    updates = f"tinyreptile/{run}/device/board/update/0"
+    updates = f"tinyreptile/{run}/device/board/update"
 
     async def serve() -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -140,7 +140,7 @@ async def test_processes_that_are_killed_leave_nothing_uncounted(seed: int, brok
 async def test_processes_that_count_on_one_ledger_count_all(tmp_path: Path) -> None:
     program = (
         "import sys; from tinyreptile.privacy import Privacy; p = Privacy(0.5, 2.0, path=sys.argv[1])\n"
-        "for _ in range(25): p._count()"
+        "for _ in range(25): p._alone(p._count)"
     )
     ledger = tmp_path / "ledger.json"
     processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(ledger)) for _ in range(3)]

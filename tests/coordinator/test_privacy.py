@@ -189,7 +189,7 @@ def test_a_request_that_is_sent_again_costs_nothing_more(start: Start) -> None:
     driver.advance()
     work = driver.requests("d0")[-1]["work"]
     for _ in range(2):
-        driver.run.take_update("d0", 0, {"work": work, "whole": True})
+        driver.run.take_update("d0", {"work": work, "whole": True})
     assert [request["private"] for request in driver.requests("d0")] == [0, 0, 0]
     assert accounted(driver) == (1, 0.5)
 

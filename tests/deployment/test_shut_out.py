@@ -51,10 +51,10 @@ async def flood(broker: BrokerConfig, count: int = 20_000) -> bool:
             await session.publish(TOPICS.status, pack(status), qos=1, retain=True)
             await asyncio.sleep(0.5)
             for i in range(count):
-                await session.publish(TOPICS.update(0), bytes(300), qos=0)
+                await session.publish(TOPICS.update, bytes(300), qos=0)
                 if i % 100 == 0:
                     await asyncio.sleep(0.02)
-            await session.publish(TOPICS.update(0), b"", qos=1)
+            await session.publish(TOPICS.update, b"", qos=1)
     except aiomqtt.MqttError:
         return False
     return True

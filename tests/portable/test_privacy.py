@@ -301,6 +301,7 @@ def test_a_board_ends_a_replacement_before_it_begins_another(tmp_path: Path, mon
     content = json.dumps({"updates": 3, "cost": 3 * cost_of(2.0)})
     (tmp_path / "count.json.new").write_text(content)
     monkeypatch.setattr(budget, "os", SimpleNamespace(rename=os.rename))  # as a board's, which knows no environment
+    monkeypatch.setattr("tinyreptile.privacy.lock", None)  # nor other processes
     assert counting(tmp_path).made == 3
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("count.json", content)]
 
