@@ -19,6 +19,9 @@ from .errors import CoordinatorError
 DELTA = 1e-5  # that epsilon is told for, if no other is asked for
 
 
+_LEAST_RHO = 1e-100  # that the accountant's numbers have room for; its epsilon is 0
+
+
 def rho_of(noise: float) -> float:
     """What one update costs whose noise has a standard deviation of ``noise`` bounds: 2 / noise^2, as devices count it.
 
@@ -36,7 +39,7 @@ def epsilon_of(rho: float, delta: float = DELTA) -> float:
         return 0.0
     dp = _dp_accounting()
     accountant = dp.rdp.RdpAccountant()
-    accountant.compose(dp.GaussianDpEvent(1 / math.sqrt(2 * rho)))
+    accountant.compose(dp.GaussianDpEvent(1 / math.sqrt(2 * max(rho, _LEAST_RHO))))
     return float(accountant.get_epsilon(delta))
 
 

@@ -207,7 +207,7 @@ class Evaluations:
             self._round.waiting.discard(work.id)
 
     def missed(self, work: Work) -> None:
-        """The deadline of ``work`` has passed."""
+        """Nothing came of ``work``: it was late, refused, or lost with a start of its device."""
         if work.kind == messages.EVALUATE:
             self._mute.add(work.device)
 

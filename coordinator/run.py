@@ -815,6 +815,8 @@ class Run:
 
     def _close(self, work: Work, device: Device, kind: str, reason: str) -> None:
         """End ``work`` without an update."""
+        if kind != "late":  # an answer that came too late shows that its device may answer
+            self.evaluations.missed(work)
         self.refusals[kind] += 1
         self._forget(work)
         self._remember(work, False, reason)

@@ -12,7 +12,7 @@ import pytest
 
 from ..environment import ARITHMETIC, CLIENT, PACKAGE, require
 
-CPYTHON = ("cpython", "cpython_cache", "cpython_compile")
+CPYTHON = ("cpython", "cpython_cache", "cpython_compile", "cpython_ledger")
 # Viper's functions, whose annotations are machine types; assembly; what only computers run.
 UNTYPED = ("kernels", *ARITHMETIC, *(f"{name}8" for name in ARITHMETIC), "mel", "coding", *CPYTHON)
 ASSEMBLY = ("thumb", "thumb8", "thumb_taps", "thumb_taps8")

@@ -44,6 +44,13 @@ def test_epsilon_is_within_what_zcdp_alone_says() -> None:
         assert epsilon_of(rho, DELTA) <= rho + 2 * math.sqrt(rho * math.log(1 / DELTA))
 
 
+def test_any_cost_that_a_device_may_tell_has_an_epsilon() -> None:
+    costs = (5e-324, 1e-300, 1e-12, 1e-3, 1e15)
+    epsilons = [epsilon_of(rho) for rho in costs]
+    assert epsilons == sorted(epsilons)
+    assert epsilons[0] == 0.0
+
+
 def test_without_updates_nothing_is_lost() -> None:
     assert epsilon_of(0.0) == 0.0
 

@@ -594,6 +594,22 @@ def test_a_device_that_may_not_report_is_waited_for_once(start: StartRun) -> Non
     assert len(driver.requests("mute")) == 4
 
 
+def test_a_device_that_starts_again_instead_of_an_answer_is_waited_for_once(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 5}, learning={"deadline": 30})
+    for name in ("e0", "restless"):
+        driver.hello(name, role="evaluate")
+    for number in range(4):
+        train(driver, 5)
+        driver.advance()
+        report(driver, "e0", 0.5)
+        driver.advance()
+        assert len(driver.run.evaluations.summaries) == number + (number > 0)
+        driver.now += 29
+        driver.hello("restless", boot=f"b{number}", role="evaluate")
+        driver.advance()
+    assert [summary["devices"] for summary in driver.run.evaluations.summaries] == [1] * 4
+
+
 def test_a_device_that_was_late_is_waited_for_again_once_it_has_reported(start: StartRun) -> None:
     driver = start(devices=1, evaluation={"every": 5}, learning={"deadline": 30})
     for name in ("e0", "slow"):
