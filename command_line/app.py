@@ -101,6 +101,8 @@ def run() -> str | int | None:
     except Unwritable as error:
         unwritable = error
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:  # a path that was given
+            error = CoordinatorError(f"{error.filename}: {error.strerror}")
         if not isinstance(error, _mistakes()):
             raise
         tell_error(error)

@@ -72,12 +72,15 @@ class RunConfig(_Table):
         return value
 
 
+MAX_CREDENTIAL = 16_383  # characters of a user's name or a password: at most 65,535 bytes, which MQTT has room for
+
+
 class BrokerConfig(_Table):
     """The MQTT broker."""
 
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(1883, ge=1, le=65535)
-    user: str | None = None
+    user: str | None = Field(None, max_length=MAX_CREDENTIAL, description="who this client is at the broker")
     password_file: Path | None = Field(None, description="a file whose first line is the password")
     tls_ca: Path | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
     tls_cert: Path | None = Field(None, description="PEM file of the certificate that this client shows")
@@ -101,11 +104,17 @@ class BrokerConfig(_Table):
         if self.password_file is None:
             return None
         try:
-            return self.password_file.read_text(encoding="utf-8-sig").splitlines()[0]
+            with self.password_file.open(encoding="utf-8-sig") as file:
+                password = file.read(MAX_CREDENTIAL + 1).splitlines()[0]
         except (OSError, UnicodeDecodeError, IndexError):
             raise ConfigError(
                 f"broker.password_file: {self.password_file} can't be read; its first line must be the password"
             ) from None
+        if len(password) > MAX_CREDENTIAL:
+            raise ConfigError(
+                f"broker.password_file: the first line of {self.password_file} has over {MAX_CREDENTIAL} characters"
+            )
+        return password
 
 
 class LearningConfig(_Table):

@@ -208,7 +208,8 @@ class Store:
             row = connection.execute(query).first()
         if row is None:
             return None
-        if row.crc != schema.checksum(row.version, row.updates, row.weights):
+        whole = isinstance(row.weights, bytes) and row.crc == schema.checksum(row.version, row.updates, row.weights)
+        if not whole:
             raise StoreError(
                 f"the store {self.location} is damaged: the checkpoint of version {row.version} is not what was "
                 "written; tinyreptile runs restore puts a back-up in its place"

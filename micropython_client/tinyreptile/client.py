@@ -387,7 +387,7 @@ class Client:
                 label = messages.check(messages.LABEL, unpackb(payload))["label"]
                 try:
                     self._stream.label(label)
-                except Exception as error:  # a stream's may be any
+                except (Exception, SystemExit) as error:  # a stream's may be any
                     self._log("label %d was not taken: %s" % (label, self._reason(error)))
             elif topic == self._topics.command:
                 self._obey(messages.check(messages.COMMAND, unpackb(payload))["command"])
@@ -541,7 +541,7 @@ class Client:
                 else:
                     report = await self._evaluate(work)
                 self._slow = None
-        except Exception as error:  # a stream's may be any
+        except (Exception, SystemExit) as error:  # a stream's may be any
             collect()
             report = self._reason(error)[:200]
             self._log("work %d came to nothing: %s" % (work["work"], report))
@@ -557,9 +557,14 @@ class Client:
 
     def _reason(self, error):
         """Return ``error`` in words; with the name of the stream if its kind is one that only a stream raises."""
+        name = type(error).__name__
+        try:
+            text = str(error)
+        except Exception:  # a stream's own kind may have no words
+            text = ""
         if isinstance(error, (Lost, ValueError, OSError, MemoryError)):
-            return str(error) or type(error).__name__
-        return "%s with the stream %s: %s" % (type(error).__name__, type(self._stream).__name__, error)
+            return text or name
+        return "%s with the stream %s: %s" % (name, type(self._stream).__name__, text)
 
     async def _mind_budget(self):
         """Say so if the update at hand is the last that may be sent: no more work is wanted then."""

@@ -18,6 +18,10 @@ class Log:
     def __call__(self, text):
         """Add the line ``text``."""
         try:
+            text.encode()
+        except ValueError:  # CPython has texts that UTF-8 has not
+            text = repr(text)
+        try:
             print("%s: %s" % (self._name, text))
         except (OSError, ValueError):
             pass  # a disk that is full, a terminal that is gone or has no such character: no reason to stop

@@ -75,7 +75,7 @@ class PredictingClient(Client):
                 outputs = personal.predict()
             if outputs is not None and learner is self._learner:  # else the run has another model by now
                 await self._publish(self._topics.prediction, self._prediction(outputs))
-        except Exception as error:  # a stream's may be any
+        except (Exception, SystemExit) as error:  # a stream's may be any
             self._log("no prediction: %s" % self._reason(error))
 
     async def _renew(self):
@@ -150,7 +150,7 @@ class PredictingClient(Client):
             stream = self._stream
             await draw(stream, Cells(personal.x, stream, "input"), Cells(personal.y, stream, "target"))
             personal.sampled = True
-        except Exception as error:  # `_next_sample` raises it
+        except (Exception, SystemExit) as error:  # `_next_sample` raises it
             personal.sampled = error
         self._changed.set()
 

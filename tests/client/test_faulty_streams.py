@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 
+from coordinator.config import BrokerConfig
 from coordinator.initialization import encode, random_weights
 from coordinator.service import Coordinator
 from simulator.micropython import micropython_device
 from tests.environment import Mosquitto, need_program
-from tests.fleet import SMALL, eventually, finish, run_config
+from tests.fleet import SMALL, decoded, eventually, finish, listening, run_config
 from tinyreptile.build import make_stream
 from tinyreptile.client import Client
 from tinyreptile.device import ConfigError, DeviceError
+from tinyreptile.log import Log
 from tinyreptile.model import Model
 from tinyreptile.streams import Stream
 
@@ -144,6 +146,43 @@ async def test_every_fault_of_a_stream_is_reported_and_the_device_goes_on(
     assert "stream Faulty: 40000 is no input;" in errors[6]
     assert errors[-3:] == [""] * 3
     assert "label 0 was not taken: ZeroDivisionError with the stream Faulty: integer division or modulo by zero" in said
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (SystemExit("bye"), "SystemExit with the stream Odd: bye"),
+        (Wordless(), "Wordless with the stream Odd: "),
+        (ValueError("bad \ud800 text"), "'work 1 came to nothing: bad \\ud800 text'"),
+    ],
+)
+async def test_whatever_a_stream_raises_is_told_and_kept_for_who_asks(
+    peer: Peer, error: BaseException, sentence: str
+) -> None:
+    class Odd(Stream):
+        async def sample(self, x: Any, y: Any) -> None:
+            raise error
+
+    model = Model(SMALL)
+    data = encode(model, random_weights(model, 1))
+    await peer.put(0, data)
+    topics = peer.topics.device("d0")
+    async with (
+        listening(BrokerConfig(host=peer.broker.host, port=peer.broker.port), topics.log) as logged,
+        living(make_device(peer, "d0", Odd(), commands=True, log=Log("d0"))) as life,
+    ):
+        await peer.hello("d0")
+        await peer.ask("d0", 1, data)
+        assert "error" in await peer.update("d0", count=1)
+        await peer.send(topics.command, {"command": "log"})
+        await eventually(lambda: logged, "its log has come")
+        assert sentence in "\n".join(decoded(logged[0])["lines"])
+        assert not life.done()
 
 
 async def test_a_stream_that_fails_is_tried_later_each_time(broker: Mosquitto, tmp_path: Path) -> None:

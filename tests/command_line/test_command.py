@@ -56,6 +56,10 @@ MISTAKES = {
     "bad suffix": (["export", "a.txt"], "a.txt: the file's name must end in .npz or .json"),
     "no data": (["swarm", "--task", "presence", "--data", "nowhere", "--broker", NOWHERE], "nowhere"),
     "unwritable store": (["serve", "--store", "nowhere/a.sqlite"], "nowhere/a.sqlite can't be used"),
+    "a long path": (["runs", "check", "a" * 300 + ".sqlite"], "aaa.sqlite: File name too long"),
+    "a long path to back up to": (["runs", "backup", "bad.toml", "b" * 300], "bbb: File name too long"),
+    "a long folder": (["revoke", "c" * 300, "d0"], "ccc/fleet.json: File name too long"),
+    "a user that is no text": (["status", "--user", "a\udcff"], "broker.user: must be a valid string"),
     "no store": (["serve", "--store", "bad.toml"], "the store bad.toml is damaged or no store at all"),
 }
 

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from coordinator.config import Config, broker_in, load_config
+from coordinator.config import MAX_CREDENTIAL, Config, broker_in, load_config
 from coordinator.errors import ConfigError
 from tests.environment import ROOT
 
@@ -148,6 +148,7 @@ RANGES: list[tuple[str, str, list[Any], list[Any]]] = [
     ("run", "rounds", [0, 2**31 - 1], [-1, 2**31, 1.5, "many"]),
     ("run", "seed", [0, 2**40], [-1]),
     ("broker", "port", [1, 65535], [0, 65536]),
+    ("broker", "user", ["u", "é", "x" * 16_383], ["x" * 16_384, "a\udcff"]),
     ("broker", "keepalive", [5, 3600], [4, 3601]),
     ("learning", "mode", ["serial", "asynchronous", "batch"], ["", "Serial", "parallel", 1]),
     ("learning", "in_flight", [1, 1000], [0, 1001]),
@@ -353,6 +354,15 @@ def test_without_a_password_file_there_is_no_password() -> None:
 def test_the_password_is_the_first_line_of_its_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "password").write_text(content)
     assert password(tmp_path / "password") == "s3cret"
+
+
+def test_a_password_that_mqtt_has_no_room_for_is_told(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("x" * MAX_CREDENTIAL + "\nmore")
+    assert password(tmp_path / "password") == "x" * MAX_CREDENTIAL
+    (tmp_path / "password").write_text("x" * (MAX_CREDENTIAL + 1))
+    for path in (tmp_path / "password", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match=f"first line of {path} has over 16383 characters"):
+            password(path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00"], ids=["absent", "empty", "no text"])

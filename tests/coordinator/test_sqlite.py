@@ -365,7 +365,9 @@ def test_what_an_interrupted_back_up_has_left_goes_with_the_next(path: Path, sto
     assert newest(copy) == 3
 
 
-@pytest.mark.parametrize("change", [{"weights": np.array([1, 1, 1, 1.0000001]).tobytes()}, {"updates": 4}])
+@pytest.mark.parametrize(
+    "change", [{"weights": np.array([1, 1, 1, 1.0000001]).tobytes()}, {"weights": "text"}, {"updates": 4}]
+)
 def test_a_checkpoint_that_has_changed_on_the_disk_is_found_when_it_is_read(
     path: Path, store: Store, change: dict[str, Any]
 ) -> None:
