@@ -42,6 +42,7 @@ CHECKPOINT_EVERY = 500  # updates
 PATIENCE = 5.0  # seconds that any device may take for its work, however quick the others are
 LAST_PATIENCE = 0.2  # seconds, for the last updates of a run
 OVERDUE = 3  # times in_flight pieces of work may be overdue before they hold a place again
+HELLOS = 10  # after which a request is sent again, for a device that has not begun with it
 REPEATS = 3  # times that the initialization of a piece of work is sent again
 REMEMBERED = 10_000  # outcomes of closed work kept in memory, to answer what is sent again
 _PENDING = "pending"
@@ -250,8 +251,12 @@ class Run:
             at = status.get("work", 0)
             if at and at not in self.book.open:
                 self._answer_again(device_id, at)  # the acknowledgement was lost with the device's last connection
-            if work is not None and at != work.id and work.versions:
-                self._request(work)  # and so was the request
+            if work is not None and at != work.id and work.versions:  # and so was the request
+                if work.hellos == HELLOS:
+                    self.refuse(device_id, work.id, Refusal("lost", "its device says hello again and again"))
+                else:
+                    work.hellos += 1
+                    self._request(work)
 
     def _privacy_problem(self, status: dict[str, Any]) -> str:
         """Why the updates of a device with this ``status`` are not private enough; empty if they are."""

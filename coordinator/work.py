@@ -44,6 +44,7 @@ class Work:
     trial: bool = False  # whether it holds no place, for its device may be gone
     accounted: tuple[int, float] | None = None  # what `Device.reserve` gave for it
     repeats: int = 0  # times the initialization was wanted again
+    hellos: int = 0  # after which the request was sent again
     count: int = 1  # of the delta's chunks
     chunks: dict[int, bytes] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)  # comes with chunk 0

@@ -17,7 +17,7 @@ from coordinator.evaluation import LINGER
 from coordinator.initialization import decode, encode
 from coordinator.mqtt import pack
 from coordinator.registry import MAX_SILENCE
-from coordinator.run import CHECKPOINT_EVERY, REMEMBERED, REPEATS
+from coordinator.run import CHECKPOINT_EVERY, HELLOS, REMEMBERED, REPEATS
 from coordinator.store import Accepted
 from coordinator.versions import ROOM
 from tinyreptile import messages
@@ -562,6 +562,22 @@ def test_one_that_falls_silent_costs_a_serial_run_its_deadline_once(start: Start
     driver.hello("d5")
     living.live(120)
     assert driver.run.registry.devices["d5"].accepted > 5, "once it answers it is one of them"
+
+
+def test_who_says_hello_again_and_again_is_not_sent_its_request_each_time(start: StartRun) -> None:
+    driver = start(devices=2, run={"rounds": 0}, learning={"mode": "asynchronous", "in_flight": 2})
+    work = driver.requests("d0")[0]["work"]
+    for _ in range(HELLOS):
+        driver.hello("d0")
+    assert [request["work"] for request in driver.requests("d0")] == [work] * (1 + HELLOS)
+    before = len(driver.requests("d0"))
+    for _ in range(600):  # a minute
+        driver.now += 0.1
+        driver.hello("d0")
+        driver.advance()
+    assert (work, False, "its device says hello again and again") in driver.acks("d0")
+    assert len(driver.requests("d0")) - before <= 7 * (1 + HELLOS), "it rests for longer each time"
+    assert driver.run.registry.devices["d0"].strikes == 0
 
 
 def test_a_retained_status_after_a_reconnection_is_no_sign_of_life(start: StartRun) -> None:
