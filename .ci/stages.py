@@ -57,6 +57,7 @@ REST = (
     Stage("test", ("test",), ("test", "WORKERS=1", LAST_FAILED)),
     Stage("reproduce", ("reproduce", "STUDY_OPTIONS=--quick")),
     Stage("faults", ("test-faults", "FAULTS_OPTIONS=--quick")),
+    Stage("bench", ("bench", "BENCH_OPTIONS=--quick")),
     Stage("demo", ("demo", "DEMO_OPTIONS=--rounds 3000")),
     Stage("attacks", ("attacks", "ATTACKS_OPTIONS=--quick --only reversed min-max drift turncoat")),
     Stage("image", ("test-image",)),

@@ -9,72 +9,22 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-from array import array
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Any
-
-import numpy as np
+from importlib.util import find_spec
 
 from coordinator.initialization import random_weights
-from coordinator.rules import Weights
 from simulator.algorithms.fleet import Fleet
 from simulator.algorithms.tinyreptile import TinyReptile
 from simulator.offline import Device, IntegerDevice, evaluate
+from simulator.study.float_twin import TwinDevice
 from simulator.tasks.sine import Sine
-from tinyreptile.learner import ONE
 from tinyreptile.model import Model
 
-from .float_twin import Array, FloatTwin
-from .report import Figure, Progress, Result
+from .report import Figure, Progress, Result, Unavailable
 
 BETA, STEPS, SHOTS, QUERIES, UNSEEN = 0.005, 32, 10, 100, 500
 SEEDS = (1, 2, 3)
 KINDS = ("int16, 16-bit deltas", "int16, 4-bit deltas", "float32")
-
-
-class FloatLearner:
-    """The float twin behind the integer learner's interface: the same samples, in Q5.10, and no other rounding."""
-
-    def __init__(self, spec: list[list[Any]]) -> None:
-        self.model = Model(spec)
-        self.twin = FloatTwin(spec)
-        self.x = memoryview(array("h", [0] * self.model.inputs))
-        self.y = array("h", [0] * self.model.outputs)
-
-    def step(self, x: memoryview, y: array[int]) -> float:
-        """One step; the loss, which nobody asks for, is left out."""
-        self.twin.step(_floats(x), _floats(y), BETA)
-        return 0.0
-
-    def evaluate(self, x: memoryview, y: array[int]) -> tuple[float, int]:
-        """(loss, -1)."""
-        return self.twin.loss(_floats(x), _floats(y)), -1
-
-
-def _floats(cells: memoryview | array[int]) -> Array:
-    values: Array = np.asarray([cells], np.float32) / np.float32(ONE)
-    return values
-
-
-class FloatDevice(Device):
-    """The float twin; its delta is not quantized."""
-
-    def __init__(self, spec: list[list[Any]]) -> None:
-        self.learner: FloatLearner = FloatLearner(spec)
-        self._start: Array = self.learner.twin.get()
-
-    def load(self, weights: Weights, work: int) -> None:
-        """Nothing is rounded but to float32."""
-        self._start = weights
-        self.learner.twin.set(weights)
-
-    def delta(self) -> Weights:
-        """The plain difference."""
-        return self.learner.twin.get() - self._start
-
-    def ram(self) -> int:
-        """Of no interest here."""
-        return 0
 
 
 def study(kind: str, seed: int, rounds: int) -> float:
@@ -83,7 +33,7 @@ def study(kind: str, seed: int, rounds: int) -> float:
     model = Model(task.model)
     device: Device
     if kind == "float32":
-        device = FloatDevice(task.model)
+        device = TwinDevice(model, beta=BETA)
     else:
         device = IntegerDevice(model, beta=BETA, bits=4 if "4-bit" in kind else 16)
     weights = random_weights(model, seed)
@@ -97,6 +47,8 @@ def study(kind: str, seed: int, rounds: int) -> float:
 
 def run(quick: bool, progress: Progress) -> Result:
     """Measure."""
+    if find_spec("torch") is None:
+        raise Unavailable("the float32 twin needs PyTorch: pip install -r requirements-bench.txt")
     rounds = 2000 if quick else 20_000
     seeds = SEEDS[:1] if quick else SEEDS
     errors: dict[str, dict[int, float]] = {kind: {} for kind in KINDS}

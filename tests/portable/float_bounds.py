@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.float_twin import Average, Convolution, Dense, FloatTwin, flat
-
+from .float_twin import Average, Convolution, Dense, FloatTwin, flat
 from .networks import DRAWS, Q10, Q18, Drawn
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from benchmarks.float_twin import FloatTwin
 from tinyreptile import plan as fields
 from tinyreptile.geometry import tensors
 from tinyreptile.learner import Learner
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
+
+from .float_twin import FloatTwin
 
 Q10, Q18 = 1 << 10, 1 << 18
 FORMATS = ("int16", "int8")

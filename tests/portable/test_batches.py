@@ -7,7 +7,6 @@ from array import array
 import numpy as np
 import pytest
 
-from benchmarks.float_twin import flat
 from tinyreptile import kernels, kernels8
 from tinyreptile import plan as fields
 from tinyreptile.batch import BatchLearner, keep_weights
@@ -16,6 +15,7 @@ from tinyreptile.model import Model
 from tinyreptile.portable import view8, view16
 
 from .float_bounds import can_be_told, error_bounds
+from .float_twin import flat
 from .networks import DRAWS, FORMATS, LIMITS, NETWORKS, Drawn, begin_rounding, cells_of, draw
 
 weights_of = pytest.mark.parametrize("weights", FORMATS)

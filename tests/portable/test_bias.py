@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.float_twin import Average, Convolution, Dense, FloatTwin
 from tinyreptile import plan as fields
 from tinyreptile.geometry import layers
 from tinyreptile.layers import MAX_SUM
 from tinyreptile.learner import Learner
 from tinyreptile.model import FRACTION, LEAST_FRACTION, Model
 
+from .float_twin import Average, Convolution, Dense, FloatTwin
 from .networks import FORMATS, Q10, Drawn, cells_of
 
 pytestmark = pytest.mark.usefixtures("compiled")

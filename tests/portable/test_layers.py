@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.float_twin import FloatTwin, flat
 from tinyreptile.model import Model
 
 from ..environment import need_module
 from .float_bounds import can_be_told, error_bounds
+from .float_twin import FloatTwin, flat
 from .networks import FORMATS, NETWORKS, Q10, Q18, Drawn, draw, mean_step
 
 pytestmark = pytest.mark.usefixtures("compiled")
