@@ -109,6 +109,7 @@ class Registry:
         self._idle: dict[tuple[str, int], Queue] = {  # by role and kind
             (role, kind): Queue() for role in (messages.TRAIN, messages.EVALUATE) for kind in _KINDS
         }
+        self._waits: dict[str, Queue] = {}  # where, by device
         self._fairness = Fairness()
         self._shares = Shares()
         self._makers: int | None = None  # who made the latest updates and are there; None: not counted
@@ -155,11 +156,15 @@ class Registry:
             device.counts = not device.counts
             self._makers = None
         idle = there and device.work == 0 and not device.resting
-        for queue_of, queue in self._idle.items():
-            if idle and queue_of == (device.role, kind):
-                queue.add(device.id, self._fairness.tag(device.id))
-            else:
-                queue.discard(device.id)
+        queue = self._idle.get((device.role, kind)) if idle else None
+        if (before := self._waits.get(device.id)) is queue:
+            return
+        if before is not None:
+            before.discard(device.id)
+            del self._waits[device.id]
+        if queue is not None:
+            queue.add(device.id, self._fairness.tag(device.id))
+            self._waits[device.id] = queue
 
     def _kind(self, device: Device) -> int:
         if device.id in self._silent:
@@ -283,7 +288,7 @@ class Registry:
         self._resting.pop(device_id, None)
         self._silent.discard(device_id)
         self._tried.discard(device_id)
-        for queue in self._idle.values():
+        if (queue := self._waits.pop(device_id, None)) is not None:
             queue.discard(device_id)
 
     def count(self, state: str, role: str | None = None) -> int:

@@ -88,7 +88,7 @@ class Reputation:
         if norm == 0.0 or len(self._whitened) < FEWEST_NORMS:
             return standing
         whitened = self._whitened_norm(self._sketch(delta, norm))
-        return standing * min(1.0, STRANGE * float(np.median([value for _, value in self._whitened])) / whitened)
+        return standing * min(1.0, STRANGE * self._whitened.median() / whitened)
 
     def accepted(self, device: str, delta: Weights, norm: float) -> list[str]:
         """Remember a delta that was taken; returns who has lost more than half of its standing by it, if anybody."""

@@ -6,7 +6,6 @@ import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from statistics import median
 
 from .window import Window
 
@@ -80,7 +79,6 @@ class Fairness:
         self._tags: dict[str, float] = {}
         self._took: dict[str, float] = {}  # seconds, of the latest update of each
         self._latest = Window(LATEST, LEAST)  # seconds, of the latest updates: who answers most is not alone in them
-        self._usual: float | None = None  # half of these were quicker; None: not computed since there are more
         self._begun = 0.0  # highest tag of those that were given work
 
     def tag(self, device_id: str) -> float:
@@ -99,7 +97,6 @@ class Fairness:
         if delivered:
             self._took[device_id] = seconds
             self._latest.add(device_id, seconds)
-            self._usual = None
         self._tags[device_id] = self.tag(device_id) + seconds
 
     def is_costly(self, device_id: str) -> bool:
@@ -109,14 +106,11 @@ class Fairness:
 
     def usual(self) -> float:
         """Return the seconds within which half of the latest updates came, few of each device; 0 before the first."""
-        if self._usual is None:
-            self._usual = median(seconds for _, seconds in self._latest) if self._latest else 0.0
-        return self._usual
+        return self._latest.median() if self._latest else 0.0
 
     def forget(self, device_id: str) -> None:
         """Nothing is known of it any more."""
         self._latest.forget(device_id)
-        self._usual = None
         self._tags.pop(device_id, None)
         self._took.pop(device_id, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +18,7 @@ class Window:
         self._few = few
         self._entries: deque[tuple[str, float]] = deque()
         self._of: dict[str, deque[float]] = {}  # the same by device
+        self._ordered: list[float] = []  # the same, the lowest first
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -29,6 +31,11 @@ class Window:
         """Return the values of ``device``, the oldest first."""
         return self._of.get(device, ())
 
+    def median(self) -> float:
+        """Return the median of all values; there must be one."""
+        half = len(self._ordered) // 2
+        return (self._ordered[half] + self._ordered[~half]) / 2
+
     def add(self, device: str, value: float) -> str | None:
         """Add a ``value`` of ``device``; return whose has made room for it, None if there was room."""
         loser = None
@@ -38,17 +45,20 @@ class Window:
             loser = self._take_out(0)
         self._entries.append((device, value))
         self._of.setdefault(device, deque()).append(value)
+        insort(self._ordered, value)
         return loser
 
     def forget(self, device: str) -> None:
         """``device`` is gone."""
         if self._of.pop(device, None):
             self._entries = deque(entry for entry in self._entries if entry[0] != device)
+            self._ordered = sorted(value for _, value in self._entries)
 
     def _take_out(self, place: int) -> str:
         """Forget the value at ``place``, the oldest of its device; return whose it was."""
-        device, _ = self._entries[place]
+        device, value = self._entries[place]
         del self._entries[place]
+        del self._ordered[bisect_left(self._ordered, value)]
         self._of[device].popleft()
         if not self._of[device]:
             del self._of[device]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from statistics import median
+
 from coordinator.window import Window
 
 
@@ -45,3 +48,14 @@ def test_a_forgotten_device_has_no_values() -> None:
     window.forget("b")
     window.forget("nobody")
     assert list(window) == [("a", 0), ("c", 2), ("a", 3), ("c", 5)]
+
+
+def test_the_median_is_that_of_what_is_there() -> None:
+    draw = random.Random(1)
+    window = Window(30, 2)
+    for step in range(2000):
+        window.add(draw.choice("abcdefg"), draw.choice([draw.random(), 0.5]))
+        if step % 50 == 49:
+            window.forget(draw.choice("abcdefg"))
+        if window:
+            assert window.median() == median(value for _, value in window)
