@@ -125,17 +125,24 @@ def bisect(work):
     return need
 
 
-def main(path):
-    """Measure the case that the file ``path`` describes."""
+def memory(path):
+    """Measure the heap that the case in the file ``path`` needs. What this leaves of the heap is in pieces."""
+    with open(path) as file:
+        case = Case(json.load(file))
+    try:
+        ram = bisect(case.learn_once)
+    except MemoryError:
+        ram = None  # there is not so much
+    print(json.dumps({"ram": ram}))
+
+
+def speed(path):
+    """Measure the time that the parts of the case in the file ``path`` take."""
     with open(path) as file:
         description = json.load(file)
     clock = Clock(description["megahertz"])
     case = Case(description)
     result = {}
-    try:
-        result["ram"] = bisect(case.learn_once)
-    except MemoryError:
-        result["ram"] = None  # there is not so much
     learner = case.make(case.batch)
     result["stated"] = learner.model.ram(case.stored)
     result["load"] = clock.time(lambda: (learner.receive(), learner.load()))
