@@ -171,6 +171,7 @@ def speed(path):
         for start in range(0, delta.size, len(piece)):
             delta.pack(start, piece)
 
+    pack()  # what it imports is not counted
     result["delta"] = clock.time(pack)
     print(json.dumps(result))
 
