@@ -29,7 +29,7 @@ from tinyreptile.coding import Coded
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 from tinyreptile.privacy import Privacy
-from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Cells, Stream, draw
+from tinyreptile.streams import QUERY, SUPPORT, TRAIN, Cells, Stream, call, draw
 
 
 class Device(ABC):
@@ -169,15 +169,15 @@ class Replay(Stream):
     @classmethod
     def of_unseen(cls, stream: Stream, learner: Any, shots: int, queries: int) -> Replay:
         """The first ``shots`` support and ``queries`` query samples of an unseen device."""
-        stream.begin(SUPPORT)
+        call(stream, lambda: stream.begin(SUPPORT))
         support = _draw(stream, learner, shots)
-        stream.begin(QUERY)
+        call(stream, lambda: stream.begin(QUERY))
         return cls(support, _draw(stream, learner, queries))
 
     @classmethod
     def of_training(cls, stream: Stream, learner: Any, shots: int, queries: int) -> Replay:
         """A piece of training as if it were an unseen device's: the first ``shots`` samples, and those that follow."""
-        stream.begin(TRAIN)
+        call(stream, lambda: stream.begin(TRAIN))
         return cls(_draw(stream, learner, shots), _draw(stream, learner, queries))
 
     def begin(self, part: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyreptile import evaluation
 from tinyreptile.learner import ONE, Learner, fixed
-from tinyreptile.streams import SUPPORT
+from tinyreptile.streams import SUPPORT, call
 from tinyreptile.streams.sine import SineStream
 
 from .demo import evaluation_device
@@ -76,7 +76,7 @@ def _sine(axes: Axes, result: DemoResult, index: int) -> None:
         raise TypeError("only a sine can be drawn beside its truth")
     learner = _learner(result)
     points = []
-    stream.begin(SUPPORT)
+    call(stream, lambda: stream.begin(SUPPORT))
     for _ in range(settings.shots):
         take(stream, learner.x, learner.y)
         points.append((learner.x[0] / ONE, learner.y[0] / ONE))

@@ -128,6 +128,7 @@ class Swarm:
         training = role == messages.TRAIN
         seed = spec.seed * 1_000_003 + 2 * index + training
         stream = (self._task.train_stream if training else self._task.unseen_stream)(index, spec.seed)
+        kind = type(stream).__name__
         network = Network(spec.conditions, seed)
         if training and (spec.conditions.think or spec.conditions.drop_out):
             stream = PacedStream(stream, spec.conditions, network, seed)
@@ -144,6 +145,7 @@ class Swarm:
             role=role,
             ram=spec.ram,
             client_id=spec.client_id,
+            stream_name=kind,
             privacy=self._privacy(name) if training else None,
             log=lambda text: _log.info("device %s: %s", name, text),
             host=broker.host,

@@ -40,7 +40,9 @@ def main(path, run):
             if notice is None:
                 notice = str(error)
                 print("error: %s; the last good configuration is taken, if there is one" % notice)
-        except Exception as error:  # whatever it is: it must not be the board's end
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever it is: it must not be the board's end
             if isinstance(error, DeviceError):
                 print("error: %s" % error)
             else:

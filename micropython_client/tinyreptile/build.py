@@ -6,6 +6,7 @@ A board forgets it after its start.
 import sys
 
 from .device import ConfigError, DeviceError
+from .streams import words
 
 # An emulated Pico W with Wi-Fi took some 6 s for a handshake on P-256, of which computing is some 1.5 s without waits
 # for the flash (docs/boards.md): more than half of the time that a connection may usually take, with the name, TCP and
@@ -24,17 +25,6 @@ STREAMS = {
 }
 
 
-def _stream_class(kind):
-    """The class of that name, or that ``module.Class`` names."""
-    module, _, name = STREAMS.get(kind, kind).rpartition(".")
-    try:
-        return getattr(__import__(module, None, None, (name,)), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError("stream: no %s to be had: %s" % (kind, error))
-    except Exception as error:  # it runs code of a user's
-        raise ConfigError("stream: %s can't be loaded, %s: %s" % (module, type(error).__name__, error))
-
-
 def make_stream(options):
     """The stream that the configuration's "stream" object describes; raises `ConfigError`.
 
@@ -44,20 +34,27 @@ def make_stream(options):
     kind = options.pop("kind", None)
     if not isinstance(kind, str) or (kind not in STREAMS and "." not in kind):
         raise ConfigError("stream: kind is %s, or your_module.YourStream, not %r" % (", ".join(sorted(STREAMS)), kind))
+    module, _, name = STREAMS.get(kind, kind).rpartition(".")
     try:
-        stream = _stream_class(kind)(**options)
-    except ConfigError:
+        made = getattr(__import__(module, None, None, (name,)), name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # it runs code of a user's
+        raise ConfigError("stream: %s can't be loaded, %s" % (kind, words(error)))
+    try:
+        stream = made(**options)
+        for name in ("inputs", "outputs"):
+            if type(getattr(stream, name, None)) is not int:
+                raise ConfigError("stream: %s needs %s, a whole number" % (kind, name))
+        return stream
+    except (ConfigError, KeyboardInterrupt):
         raise
     except (TypeError, ValueError) as error:
-        raise ConfigError("stream: %s" % error)
-    except Exception as error:  # a user's may be any
+        raise ConfigError("stream: %s: %s" % (kind, words(error)))
+    except BaseException as error:  # a user's may be any
         if "path" in options and isinstance(error, OSError):
-            raise ConfigError("stream: no file %s" % options["path"])
-        raise DeviceError("stream: %s did not begin, %s: %s" % (kind, type(error).__name__, error))
-    for name in ("inputs", "outputs"):
-        if type(getattr(stream, name, None)) is not int:
-            raise ConfigError("stream: %s needs %s, a whole number" % (kind, name))
-    return stream
+            raise ConfigError("stream: %s has no file %s" % (kind, options["path"]))
+        raise DeviceError("stream: %s did not begin, %s" % (kind, words(error)))
 
 
 def make_client(config, log=None, notice=None, folder=""):
@@ -103,6 +100,7 @@ def make_client(config, log=None, notice=None, folder=""):
         config["id"],
         config["run"],
         make_stream(config["stream"]),
+        stream_name=config["stream"]["kind"],
         role=config["role"],
         log=log,
         notice=notice,

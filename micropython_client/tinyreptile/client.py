@@ -14,6 +14,7 @@ from .messages import MessageError
 from .mqtt import MQTTClient
 from .msgpack import MessagePackError, Packer, unpackb
 from .portable import RUNNER, collect, const, forget, ticks_diff, ticks_ms
+from .streams import StreamError, call, words
 
 _PIECE_SECONDS = const(15)  # the longest wait for the next piece of an initialization
 _ATTEMPTS = const(3)  # to receive one
@@ -45,6 +46,7 @@ class Client:
         updates: an `updates.Updates`, for a device that installs new versions of the library; or None.
         privacy: a `privacy.Privacy`, for a device whose updates are differentially private; or None.
         client_id: its MQTT client id, with "{id}" for its name and "{random}" for a secret word of each start.
+        stream_name: of the stream in what is reported of it; None: that of its class.
         connection: the arguments of `mqtt.MQTTClient` but for id, will and callback.
 
     Attributes:
@@ -70,6 +72,7 @@ class Client:
         updates=None,
         privacy=None,
         client_id=messages.CLIENT_ID,
+        stream_name=None,
         **connection,
     ):
         self.id = messages.check_id(device_id, "a device id")
@@ -81,6 +84,7 @@ class Client:
         self._answers = self._topics.evaluation if role == messages.EVALUATE else self._topics.update
         self._run_topics = run_topics
         self._stream = stream
+        self._stream_name = stream_name or type(stream).__name__
         self._role = role
         self._ram = ram
         self._log = log or (lambda text: None)
@@ -386,8 +390,8 @@ class Client:
             elif topic == self._topics.label:
                 label = messages.check(messages.LABEL, unpackb(payload))["label"]
                 try:
-                    self._stream.label(label)
-                except (Exception, SystemExit) as error:  # a stream's may be any
+                    call(self._stream, lambda: self._stream.label(label))
+                except StreamError as error:
                     self._log("label %d was not taken: %s" % (label, self._reason(error)))
             elif topic == self._topics.command:
                 self._obey(messages.check(messages.COMMAND, unpackb(payload))["command"])
@@ -541,7 +545,7 @@ class Client:
                 else:
                     report = await self._evaluate(work)
                 self._slow = None
-        except (Exception, SystemExit) as error:  # a stream's may be any
+        except Exception as error:
             collect()
             report = self._reason(error)[:200]
             self._log("work %d came to nothing: %s" % (work["work"], report))
@@ -556,15 +560,11 @@ class Client:
             self._work = None
 
     def _reason(self, error):
-        """Return ``error`` in words; with the name of the stream if its kind is one that only a stream raises."""
-        name = type(error).__name__
-        try:
-            text = str(error)
-        except Exception:  # a stream's own kind may have no words
-            text = ""
-        if isinstance(error, (Lost, ValueError, OSError, MemoryError)):
-            return text or name
-        return "%s with the stream %s: %s" % (name, type(self._stream).__name__, text)
+        """Return ``error`` in words; with the name of the stream if it is the stream's."""
+        if isinstance(error, StreamError):
+            return "stream %s: %s" % (self._stream_name, error.what)
+        text = str(error) if isinstance(error, (Lost, ValueError, OSError)) else ""
+        return text or words(error)
 
     async def _mind_budget(self):
         """Say so if the update at hand is the last that may be sent: no more work is wanted then."""

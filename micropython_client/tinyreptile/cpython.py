@@ -3,6 +3,7 @@
 It compiles the kernels with numba, or leaves them plain where numba is missing or ``TINYREPTILE_NUMBA=0`` is set.
 """
 
+import asyncio
 import os
 from array import array
 from importlib.util import find_spec
@@ -35,6 +36,11 @@ def address(view):
 def decode(data):
     """Return the text that ``data`` holds in UTF-8; ValueError if it is ill-formed."""
     return bytes(data).decode()
+
+
+def is_cancelled(error):
+    """Whether ``error``, thrown into a coroutine of the task that runs, ends it: not as a limit that it has set."""
+    return isinstance(error, GeneratorExit) or asyncio.current_task().cancelling() > 0
 
 
 def forget(name):

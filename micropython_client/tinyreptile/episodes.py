@@ -4,7 +4,7 @@ A coroutine, because streams wait for their samples and a device's network wants
 every sample.
 """
 
-from .streams import TRAIN, Cells, draw
+from .streams import TRAIN, Cells, call, draw
 
 
 async def no_pause():
@@ -23,7 +23,7 @@ async def train(learner, stream, steps, pause=no_pause):
     learns as well, and a hard task begins with a high loss.
     """
     x, y = Cells(learner.x, stream, "input"), Cells(learner.y, stream, "target")
-    stream.begin(TRAIN)
+    call(stream, lambda: stream.begin(TRAIN))
     half = steps // 2
     total = excess = 0.0
     beyond = 0

@@ -4,7 +4,7 @@ A device that only trains never loads it. `episodes` says what ``pause`` is.
 """
 
 from .episodes import no_pause
-from .streams import QUERY, SUPPORT, Cells, draw
+from .streams import QUERY, SUPPORT, Cells, call, draw
 
 COUNTED_CLASSES = 64  # of more, a message has no room for counts: losses alone are reported
 
@@ -14,7 +14,7 @@ async def adapt(learner, stream, steps, shots, pause=no_pause):
     x, y = Cells(learner.x, stream, "input"), Cells(learner.y, stream, "target")
     for step in range(steps):
         if step % shots == 0:
-            stream.begin(SUPPORT)
+            call(stream, lambda: stream.begin(SUPPORT))
         await draw(stream, x, y)
         learner.step(learner.x, learner.y)
         await pause()
@@ -27,7 +27,7 @@ async def query(learner, stream, queries, pause=no_pause):
     seen = [0] * classes
     hits = [0] * classes
     total = 0.0
-    stream.begin(QUERY)
+    call(stream, lambda: stream.begin(QUERY))
     for _ in range(queries):
         await draw(stream, x, y)
         loss, label = learner.evaluate(learner.x, learner.y)

@@ -66,6 +66,10 @@ try:
                 raise UnicodeError("not valid UTF-8")
         return text
 
+    def is_cancelled(error):
+        """Return whether ``error``, thrown into a coroutine of the task that runs, ends it: not as wait_for's answer."""
+        return isinstance(error, GeneratorExit) or not error.args
+
     def zeros(code, count):
         """array(``code``) of ``count`` zeros. It grows in its place: made from bytes, it took twice the memory."""
         piece = array(code, bytes(256))
@@ -95,6 +99,7 @@ except ImportError:
         const,
         decode,
         forget,
+        is_cancelled,
         micropython,
         ptr8,
         ptr16,

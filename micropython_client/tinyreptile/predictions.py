@@ -11,7 +11,7 @@ from .learner import ONE
 from .msgpack import unpackb
 from .personal import Personal
 from .portable import const, ticks_diff, ticks_ms
-from .streams import Cells, draw
+from .streams import Cells, call, draw
 from .streams.samples import check
 
 _FETCH_SECONDS = const(15)
@@ -70,13 +70,19 @@ class PredictingClient(Client):
             if await self._next_sample():
                 outputs = personal.learn()
             x = Cells(learner.x, self._stream, "input")
-            if self._stream.newest(x):
-                check(x)
+            if call(self._stream, lambda: self._look(x)):
                 outputs = personal.predict()
             if outputs is not None and learner is self._learner:  # else the run has another model by now
                 await self._publish(self._topics.prediction, self._prediction(outputs))
-        except (Exception, SystemExit) as error:  # a stream's may be any
+        except Exception as error:
             self._log("no prediction: %s" % self._reason(error))
+
+    def _look(self, x):
+        """Have the stream write its newest inputs into ``x``; whether there are any."""
+        there = self._stream.newest(x)
+        if there:
+            check(x)
+        return there
 
     async def _renew(self):
         """No work has brought a version for long: take the newest that there is."""
@@ -133,7 +139,7 @@ class PredictingClient(Client):
         """Wait for a sample, at most until the next prediction is due; whether there is one."""
         personal = self._personal
         if self._sampling is None:
-            self._stream.begin(episodes.TRAIN)
+            call(self._stream, lambda: self._stream.begin(episodes.TRAIN))
             self._sampling = asyncio.create_task(self._sample(personal))
             await asyncio.sleep(0)  # work may wait, which gets its turn next: a sample that is there is taken first
         await self._wait(lambda: personal.sampled or self._is_called(), self._until_turn() or 0)
@@ -146,13 +152,15 @@ class PredictingClient(Client):
         return True
 
     async def _sample(self, personal):
+        sampled = True
         try:
             stream = self._stream
             await draw(stream, Cells(personal.x, stream, "input"), Cells(personal.y, stream, "target"))
-            personal.sampled = True
-        except (Exception, SystemExit) as error:  # `_next_sample` raises it
-            personal.sampled = error
-        self._changed.set()
+        except Exception as error:  # `_next_sample` raises it
+            sampled = error
+        if self._sampling is asyncio.current_task():  # else it was stopped
+            personal.sampled = sampled
+            self._changed.set()
 
     def _begin_work(self):
         self._renewed_at = ticks_ms()  # it brings a version along

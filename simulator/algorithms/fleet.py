@@ -18,7 +18,7 @@ from coordinator.rules import Weights
 from simulator.offline import Device, run_now, take
 from simulator.tasks import Task
 from tinyreptile import episodes
-from tinyreptile.streams import TRAIN, Stream
+from tinyreptile.streams import TRAIN, Stream, call
 
 Pause = Callable[[], Awaitable[None]]
 
@@ -123,7 +123,7 @@ class Work:
         if not hasattr(learner, "store"):
             raise AlgorithmError("this algorithm stores samples: let the algorithm's `shots` say how many")
         learner.clear()
-        stream.begin(TRAIN)
+        call(stream, lambda: stream.begin(TRAIN))
         for _ in range(shots):
             take(stream, learner.x, learner.y)
             learner.store(learner.x, learner.y)

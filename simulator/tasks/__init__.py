@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tinyreptile.learner import ONE
-from tinyreptile.streams import TRAIN, Stream
+from tinyreptile.streams import TRAIN, Stream, call
 
 from ..imports import named_class
 
@@ -61,7 +61,7 @@ class Task(ABC):
         x = memoryview(array("h", bytes(2 * stream.inputs)))
         y = array("h", bytes(2 * (1 if labels else stream.outputs)))
         path = folder / f"{self.name}-{index}.csv"
-        stream.begin(TRAIN)
+        call(stream, lambda: stream.begin(TRAIN))
         with path.open("w") as file:
             for _ in range(_ROWS):
                 take(stream, x, y)

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("compiled")
 MODEL = [["input", 2], ["dense", 3], ["cross_entropy"]]
 # A stream that has another fault in each piece of work.
 FAULTY = """
+import asyncio
 from array import array
 from tinyreptile.streams import Stream
 
@@ -42,7 +43,19 @@ FAULTS = (
     "[][0]",
     "{}['no']",
     "None.no",
-    "raise_error()",
+    "raise_error(RuntimeError)",
+    "raise_error(OSError(5))",
+    "raise_error(OSError('deaf'))",
+    "raise_error(ValueError('bad'))",
+    "raise_error(MemoryError('none'))",
+    "raise_error(SystemExit('bye'))",
+    "raise_error(GeneratorExit)",
+    "raise_error(BaseException('base'))",
+    "raise_error(asyncio.CancelledError('own'))",
+    "wait: raise_error(asyncio.CancelledError)",
+    "wait: raise_error(GeneratorExit)",
+    "task: raise_error(asyncio.CancelledError)",
+    "task: raise_error(ValueError)",
     "x[0] = 40000",
     "x[1] = -32769",
     "y[0] = 1 << 70",
@@ -68,8 +81,8 @@ FAULTS = (
 )
 GOOD = ("x[0], x[1], y[0] = -32768, 32767, 2", "x[:], y[0] = [1, True], 1", "x[:], y[:] = array('h', [1, 2]), (0,)")
 
-def raise_error():
-    raise RuntimeError
+def raise_error(error):
+    raise error
 
 class Faulty(Stream):
     inputs = 2
@@ -85,16 +98,31 @@ class Faulty(Stream):
 
     async def sample(self, x, y):
         code = (("",) + FAULTS + GOOD)[self._works - 1]
-        if self._works > 6 and code not in GOOD:
+        if code[:6] == "wait: ":
+            await asyncio.sleep(0.01)
+            code = code[6:]
+        elif code[:6] == "task: ":
+            await asyncio.create_task(self._run(code[6:]))
+        elif code[0] in "xyp" and code not in GOOD:
             if not code.startswith("x"):
                 x[:] = array("h", [1, 2])
             if not code.startswith("y") and code != "pass":
                 y[0] = 1
-        exec(code, {"x": x, "y": y, "array": array, "raise_error": raise_error})
+        exec(code, {"x": x, "y": y, "array": array, "asyncio": asyncio, "raise_error": raise_error})
+
+    async def _run(self, code):
+        exec(code, {"asyncio": asyncio, "raise_error": raise_error})
 
     def label(self, value):
         return 1 // value
 """
+
+
+ENDS = (  # of the first of them
+    *("ZeroDivisionError: ", "IndexError: ", "KeyError: ", "AttributeError: ", "RuntimeError", "OSError: "),
+    *("OSError: deaf", "ValueError: bad", "MemoryError: none", "SystemExit: bye", "GeneratorExit", "BaseException: base"),
+    *("CancelledError: own", "CancelledError", "GeneratorExit", "CancelledError", "ValueError"),
+)
 
 
 @pytest.fixture
@@ -117,7 +145,8 @@ async def test_every_fault_of_a_stream_is_reported_and_the_device_goes_on(
     said: list[str] = []
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(micropython_device(need_program("micropython"), tmp_path, settings))
-        device = make_device(peer, "computer", faulty.Faulty(), log=said.append, commands=True)
+        stream = {"stream": faulty.Faulty(), "stream_name": "faulty.Faulty"}
+        device = make_device(peer, "computer", log=said.append, commands=True, **stream)
         await stack.enter_async_context(living(device))
         reports: dict[str, list[Any]] = {}
         works = 1 + len(faulty.FAULTS) + len(faulty.GOOD)
@@ -130,35 +159,39 @@ async def test_every_fault_of_a_stream_is_reported_and_the_device_goes_on(
                 await peer.acknowledge(name, work)
             reports[name] = peer.updates(name)
     computer, board = reports["computer"], reports["board"]
-    for one, other in zip(computer[6:], board[6:], strict=True):
+    samples = 1 + len(ENDS)
+    for one, other in zip(computer[samples:], board[samples:], strict=True):
         assert one == other
     errors = [report.get("error", "") for report in computer]
-    assert errors[0] == "KeyError with the stream Faulty: 'begin'"
-    for error, kind in zip(errors[1:6], ("ZeroDivision", "Index", "Key", "Attribute", "Runtime"), strict=True):
-        assert error.startswith(f"{kind}Error with the stream Faulty: ")
-    for report in board[1:6]:
-        assert re.match("[A-Za-z]+Error with the stream Faulty: ", report["error"])
-    for code, error in zip(faulty.FAULTS[5:], errors[6:-3], strict=True):
-        assert error.startswith("stream Faulty: "), code
+    assert errors[0] == "stream faulty.Faulty: KeyError: 'begin'"
+    for at, kind in enumerate(ENDS, start=1):
+        for report in (computer[at], board[at]):
+            assert report["error"].startswith(f"stream faulty.Faulty: {kind}"), faulty.FAULTS[at - 1]
+    for code, error in zip(faulty.FAULTS[len(ENDS) :], errors[samples:-3], strict=True):
+        assert error.startswith("stream faulty.Faulty: ValueError: "), code
         assert "2 inputs and 3 outputs" in error, code
         assert "Q5.10" in error, code
         assert "fixed()" in error, code
-    assert "stream Faulty: 40000 is no input;" in errors[6]
+    assert "ValueError: 40000 is no input;" in errors[samples]
     assert errors[-3:] == [""] * 3
-    assert "label 0 was not taken: ZeroDivisionError with the stream Faulty: integer division or modulo by zero" in said
+    label = "label 0 was not taken: stream faulty.Faulty: "
+    assert f"{label}ZeroDivisionError: integer division or modulo by zero" in said
+    assert f"{label}ZeroDivisionError: divide by zero" in (tmp_path / "board.log").read_text()
 
 
-class Wordless(Exception):
+class Wordless(BaseException):
     def __str__(self) -> str:
-        raise RuntimeError
+        raise SystemExit
 
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (SystemExit("bye"), "SystemExit with the stream Odd: bye"),
-        (Wordless(), "Wordless with the stream Odd: "),
-        (ValueError("bad \ud800 text"), "'work 1 came to nothing: bad \\ud800 text'"),
+        (SystemExit("bye"), "stream Odd: SystemExit: bye"),
+        (asyncio.CancelledError(), "stream Odd: CancelledError"),
+        (Wordless(), "stream Odd: Wordless"),
+        (OSError(5, "Input/output error"), "stream Odd: OSError: [Errno 5] Input/output error"),
+        (ValueError("bad \ud800 text"), "'work 1 came to nothing: stream Odd: ValueError: bad \\ud800 text'"),
     ],
 )
 async def test_whatever_a_stream_raises_is_told_and_kept_for_who_asks(
@@ -214,13 +247,13 @@ async def test_a_stream_that_fails_with_anything_ends_no_prediction(peer: Peer) 
         async def sample(self, x: Any, y: Any) -> None:
             self.taken += 1
             if self.taken < 3:
-                raise KeyError("sensor")
+                raise (KeyError, SystemExit)[self.taken - 1]("sensor")
             x[0] = y[0] = 100 if self.taken > 3 else 40000
 
         def newest(self, x: Any) -> bool:
             self.looked += 1
             if self.looked == 1:
-                raise ZeroDivisionError
+                raise asyncio.CancelledError
             if self.looked == 2:
                 x[0] = 0.5
             return self.looked <= 3
@@ -230,11 +263,12 @@ async def test_a_stream_that_fails_with_anything_ends_no_prediction(peer: Peer) 
         await eventually(lambda: sum(text.startswith("no prediction: ") for text in said) == 6, "all are said")
         assert not life.done()
     said = [text for text in said if text.startswith("no prediction: ")]
-    assert said[:2] == ["no prediction: KeyError with the stream Odd: 'sensor'"] * 2
-    assert said[2].startswith("no prediction: stream Odd: 40000 is no input; ")
-    assert said[3].startswith("no prediction: ZeroDivisionError with the stream Odd")
-    assert said[4].startswith("no prediction: stream Odd: 0.5 is no input; ")
-    assert said[5].startswith("no prediction: stream Odd: none of 1 inputs was written; ")
+    assert said[0] == "no prediction: stream Odd: KeyError: 'sensor'"
+    assert said[1] == "no prediction: stream Odd: SystemExit: sensor"
+    assert said[2].startswith("no prediction: stream Odd: ValueError: 40000 is no input; ")
+    assert said[3] == "no prediction: stream Odd: CancelledError"
+    assert said[4].startswith("no prediction: stream Odd: ValueError: 0.5 is no input; ")
+    assert said[5].startswith("no prediction: stream Odd: ValueError: none of 1 inputs was written; ")
 
 
 @pytest.mark.parametrize(
@@ -244,8 +278,14 @@ async def test_a_stream_that_fails_with_anything_ends_no_prediction(peer: Peer) 
         ("class Mine:\n  def __init__(self):\n    raise OSError('deaf')", DeviceError, "did not begin, OSError: deaf"),
         ("class Mine:\n  pass", ConfigError, "mine.Mine needs inputs, a whole number"),
         ("class Mine:\n  inputs = 1\n  outputs = 1.0", ConfigError, "mine.Mine needs outputs, a whole number"),
-        ("1 / 0", ConfigError, "mine can't be loaded, ZeroDivisionError: "),
-        ("class Mine", ConfigError, "mine can't be loaded, SyntaxError: "),
+        ("class Mine:\n  def __init__(self):\n    raise SystemExit('x')", DeviceError, "did not begin, SystemExit: x"),
+        ("class Mine:\n  def __init__(self):\n    raise GeneratorExit", DeviceError, "did not begin, GeneratorExit"),
+        ("class Mine:\n  inputs = property(exit)", DeviceError, "mine.Mine did not begin, SystemExit: "),
+        ("class Mine:\n  def __init__(self):\n    raise ValueError('odd')", ConfigError, "mine.Mine: ValueError: odd"),
+        ("1 / 0", ConfigError, "mine.Mine can't be loaded, ZeroDivisionError: "),
+        ("class Mine", ConfigError, "mine.Mine can't be loaded, SyntaxError: "),
+        ("exit('no sensor')", ConfigError, "mine.Mine can't be loaded, SystemExit: no sensor"),
+        ("import asyncio\nraise asyncio.CancelledError", ConfigError, "mine.Mine can't be loaded, CancelledError"),
     ],
 )
 def test_a_stream_that_can_not_begin_is_told(

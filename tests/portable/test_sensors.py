@@ -88,7 +88,7 @@ def test_the_temperature_of_an_esp32_is_read(monkeypatch: pytest.MonkeyPatch, es
 
 def test_a_chip_without_a_thermometer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
-    with pytest.raises(ConfigError, match="stream: this chip has no thermometer"):
+    with pytest.raises(ConfigError, match="stream: temperature: ValueError: this chip has no thermometer"):
         make_stream({"kind": "temperature"})
 
 
@@ -167,7 +167,7 @@ def test_a_network_learns_what_is_usual_and_tells_what_is_not(monkeypatch: pytes
 
 def test_a_pin_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, machine=SimpleNamespace(ADC=adc(lambda: 0), Pin=lambda pin: pin))
-    with pytest.raises(ConfigError, match="stream: there is no analog input at pin 99"):
+    with pytest.raises(ConfigError, match="stream: analog: ValueError: there is no analog input at pin 99"):
         make_stream({"kind": "analog", "pin": 99})
 
 

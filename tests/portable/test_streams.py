@@ -267,9 +267,9 @@ def test_an_absent_configuration_says_what_to_do(tmp_path: Path) -> None:
         ({"kind": ["sine"]}, "kind is analog, microphone, motion, rows, sine, temperature, or your_module"),
         ({"kind": "sine"}, "seed"),
         ({"kind": "sine", "seed": 1, "speed": 2}, "speed"),
-        ({"kind": "sine", "seed": "1"}, "stream: "),
-        ({"kind": "sine", "seed": 1.5}, "stream: "),
-        ({"kind": "rows", "path": "absent.csv", "inputs": 1, "outputs": 1}, "no file absent.csv"),
+        ({"kind": "sine", "seed": "1"}, "stream: sine: TypeError: "),
+        ({"kind": "sine", "seed": 1.5}, "stream: sine: TypeError: "),
+        ({"kind": "rows", "path": "absent.csv", "inputs": 1, "outputs": 1}, "stream: rows has no file absent.csv"),
     ],
 )
 def test_a_stream_that_can_not_be_made_is_refused(options: Any, complaint: str) -> None:

@@ -3,7 +3,7 @@
 A stream of your own takes some twenty lines: ``examples/thermometer`` has one, with a run that fits it.
 """
 
-from ..portable import RUNNER
+from ..portable import RUNNER, is_cancelled
 
 TRAIN = "train"
 SUPPORT = "support"
@@ -31,7 +31,7 @@ class Stream:
         """Write the next sample into ``x`` (`Cells` in Q5.10) and ``y`` (Q5.10, or the label in y[0]).
 
         `learner.fixed` turns a float into Q5.10. A stream that waits for its sensor awaits; it never blocks. Whatever
-        it raises is reported, and the device goes on.
+        it raises but KeyboardInterrupt is reported, and the device goes on.
         """
         raise NotImplementedError
 
@@ -44,6 +44,78 @@ class Stream:
         Without any, a device predicts the targets of its samples before it learns from them.
         """
         return False
+
+
+class StreamError(Exception):
+    """``stream`` has raised ``error``, of whatever class; the text names both.
+
+    Attributes:
+        what: ``error`` in words, for who knows a better name of the stream than that of its class.
+    """
+
+    def __init__(self, stream, error):
+        self.what = words(error)
+        super().__init__("stream %s: %s" % (type(stream).__name__, self.what))
+
+
+def words(error):
+    """Return the class of ``error`` and its text."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a user's own class may have no words
+        text = ""
+    return "%s: %s" % (name, text) if text else name
+
+
+def call(stream, function):
+    """Return ``function()``, which calls ``stream``; raises `StreamError` for whatever that raises."""
+    try:
+        return function()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise StreamError(stream, error)
+
+
+class _Guarded:
+    """Awaits ``coroutine``, which calls ``stream``; raises `StreamError` for whatever that raises.
+
+    Not so where its task is cancelled or its coroutine closed, whatever the stream makes of that: these come from
+    outside, and are thrown in.
+    """
+
+    def __init__(self, stream, coroutine):
+        self._stream = stream
+        self._coroutine = coroutine
+
+    def __iter__(self):
+        coroutine = self._coroutine
+        end = thrown = None
+        while True:
+            try:
+                waited = coroutine.throw(thrown) if thrown else coroutine.send(None)
+            except StopIteration:
+                if end and is_cancelled(end):
+                    raise end
+                return
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                if end and is_cancelled(end):
+                    raise end
+                raise StreamError(self._stream, error)
+            thrown = None
+            try:
+                yield waited
+            except BaseException as error:
+                thrown = error
+                if not isinstance(error, Exception):
+                    end = error
+
+    __await__ = __iter__
 
 
 class Cells:
@@ -89,7 +161,11 @@ class Cells:
 
 
 async def draw(stream, x, y):
-    """Have ``stream`` write its next sample into the `Cells` ``x`` and ``y``; ValueError for one that can't be used."""
+    """Have ``stream`` write its next sample into the `Cells` ``x`` and ``y``; `StreamError` where there is none."""
+    await _Guarded(stream, _draw(stream, x, y))
+
+
+async def _draw(stream, x, y):
     x.written = y.written = False
     await stream.sample(x, y)
     if not x.written or not y.written or (len(y) < stream.outputs and not 0 <= y[0] < stream.outputs):

@@ -41,6 +41,6 @@ def _write_one(cells, part, at, value):
 
 def _error(cells, text):
     return ValueError(
-        "stream %s: %s; a sample has %d inputs and %d outputs, whole numbers from -32768 to 32767 in Q5.10, which "
-        "fixed() makes of floats" % (type(cells.stream).__name__, text[:60], cells.stream.inputs, cells.stream.outputs)
+        "%s; a sample has %d inputs and %d outputs, whole numbers from -32768 to 32767 in Q5.10: fixed() makes them"
+        % (text[:60], cells.stream.inputs, cells.stream.outputs)
     )
