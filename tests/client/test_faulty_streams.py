@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import itertools
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -216,6 +217,43 @@ async def test_whatever_a_stream_raises_is_told_and_kept_for_who_asks(
         await eventually(lambda: logged, "its log has come")
         assert sentence in "\n".join(decoded(logged[0])["lines"])
         assert not life.done()
+
+
+WAITING = """
+import asyncio
+from tinyreptile.streams import Stream
+
+class Waiting(Stream):
+    async def sample(self, x, y):
+        try:
+            await asyncio.sleep(100)
+        except:
+            raise KeyError("swallowed")
+"""
+
+
+async def test_a_device_that_is_stopped_while_its_stream_waits_ends(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    monkeypatch.syspath_prepend(tmp_path)
+    stream = importlib.import_module("waiting").Waiting()
+    model = Model(SMALL)
+    data = encode(model, random_weights(model, 1))
+    await peer.put(0, data)
+    settings = {"id": "board", "run": peer.run, "host": peer.broker.host, "port": peer.broker.port}
+    settings["stream"] = {"kind": "waiting.Waiting"}
+    async with micropython_device(need_program("micropython"), tmp_path, settings) as process:
+        async with living(make_device(peer, "computer", stream)) as life:
+            for name in ("computer", "board"):
+                await peer.hello(name)
+                await peer.ask(name, 1, data)
+            await asyncio.sleep(1)  # both are at it
+        assert life.cancelled()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+    assert "board: 0 accepted, 0 refused, 0 expired" in (tmp_path / "board.log").read_text()
+    assert not peer.updates("computer") + peer.updates("board")
 
 
 async def test_a_stream_that_fails_is_tried_later_each_time(broker: Mosquitto, tmp_path: Path) -> None:

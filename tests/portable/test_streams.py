@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
 import sys
 from array import array
 from pathlib import Path
@@ -95,6 +97,45 @@ def test_a_fresh_stream_draws_another_task_for_each_training_only() -> None:
     assert stream.amplitude == first
     stream.begin(TRAIN)
     assert stream.amplitude != first
+
+
+# Whatever a stream raises is its own, but for what comes from outside
+
+GUARDED = {
+    "good": "a sample",
+    "own_cancellation": "CancelledError",
+    "own_cancellation_after_waiting": "CancelledError",
+    "own_cancellation_after_a_limit": "CancelledError",
+    "own_cancellation_after_an_answer_in_time": "CancelledError",
+    "own_task_cancelled": "CancelledError",
+    "own_task_failed": "OSError",
+    "gathered_failed": "OSError",
+    "limit": "TimeoutError",
+    "closing": "GeneratorExit",
+    "exit": "SystemExit",
+    "interrupt": "ended by KeyboardInterrupt",
+    "cancelled": "ended by CancelledError",
+    "cancelled_and_swallowed": "ended by CancelledError",
+    "cancelled_and_swallowed_to_wait_again": "ended by CancelledError",
+    "cancelled_and_failed": "ended by CancelledError",
+    "cancelled_within_a_limit": "ended by CancelledError",
+    "cancelled_while_gathering": "ended by CancelledError",
+    "closed": "without an error",
+}
+
+
+@pytest.mark.parametrize("interpreter", ["cpython", "micropython"])
+def test_what_a_stream_raises_is_its_own_and_a_cancellation_ends_its_task(interpreter: str) -> None:
+    session = Path(__file__).with_name("guard_session.py")
+    if interpreter == "micropython":
+        result = run_micropython(session)
+    else:
+        environment = os.environ | {"PYTHONPATH": str(CLIENT), "TINYREPTILE_NUMBA": "0"}
+        result = subprocess.run(
+            [sys.executable, str(session)], env=environment, capture_output=True, text=True, timeout=100, check=False
+        )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert dict(line.split(" ", 1) for line in result.stdout.splitlines()) == GUARDED
 
 
 # Rows
