@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import sys
-from binascii import hexlify
+from binascii import crc32, hexlify
 
 from . import __version__, episodes, messages
 from .assembly import Assembly
@@ -25,6 +25,8 @@ _YIELD_MS = const(5)  # the longest a device computes before the network gets it
 _MANIFEST_SECONDS = const(5)  # how long a coordinator's word may take until it is said that there is none
 _IDLE_SECONDS = const(60)  # without work: then it looks whether the run has another coordinator or model
 _PROBE_SECONDS = const(3)  # how long a device of the same id may take to speak up
+_ANSWER_SECONDS = const(1)  # the least between two hellos that others have caused
+_GAP_SECONDS = const(60)  # and the most, of one whose status is replaced again and again
 
 
 class Lost(Exception):
@@ -105,6 +107,12 @@ class Client:
         self._serving = None  # the work at hand, maybe older
         self._task = None  # what the newest work asks for; later work may ask for the same without a word
         self._answer = None  # to the work at hand: why it was refused, empty if it was accepted
+        self._said = None  # checksum of the status that it published last
+        self._heard = None  # and of what has come from its status topic last
+        self._asked = False  # somebody wants to hear its status
+        self._restoring = False
+        self._restored_at = 0
+        self._gap = _ANSWER_SECONDS  # seconds until it says hello to who replaces its status
         self._probed = False
         self._rival = None  # another device under this id that has been seen alive
         self._retained_rival = None
@@ -133,6 +141,7 @@ class Client:
             on_message=self._on_message,
             will=(self._topics.status, bytes(will.buffer[: will.length])),
             message_bytes=messages.MESSAGE_BYTES,
+            on_oversized=self._on_oversized,
             **connection,
         )
 
@@ -177,6 +186,7 @@ class Client:
         session.cancel()
         ready = self._is_ready()
         self._joined = False  # before its own good-bye comes back
+        self._changed.set()
         try:
             if ready:
                 await wait_for(self._publish(self._topics.status, self._status("offline"), retain=True), 2)
@@ -216,6 +226,7 @@ class Client:
         self._joined = False
         self._probed = False
         self._rival = self._retained_rival = self._denied = None
+        self._asked = False
         await self.mqtt.subscribe(self._topics.status)
         await self._publish(self._topics.status, self._status("probe"))
         if not await self._wait(lambda: self._probed or not self.mqtt.connected, self.mqtt.timeout):
@@ -374,13 +385,10 @@ class Client:
         if retained and topic in (self._topics.work, self._topics.command, self._topics.label):
             return  # it was meant for another time
         try:
-            if topic == self._topics.work:
+            if topic == self._topics.status:
+                self._hear_status(payload, retained)
+            elif topic == self._topics.work:
                 self._take_work(messages.check(messages.WORK, unpackb(payload)))
-            elif topic == self._topics.status:
-                if payload:
-                    self._take_status(messages.check(messages.PRESENCE, unpackb(payload)), retained)
-                elif self._is_ready():  # somebody has cleared it, or asks whether this device is here
-                    asyncio.create_task(self._repeat_hello())
             elif topic == self._run_topics.init:
                 manifest = messages.check(messages.MANIFEST, unpackb(payload))
                 if manifest["protocol"] != messages.PROTOCOL:
@@ -401,6 +409,11 @@ class Client:
             self.malformed += 1
             self._log("a message on %s was not understood: %s" % (topic, error))
         self._changed.set()
+
+    def _on_oversized(self, topic, retained):
+        if topic == self._topics.status:
+            self._hear(None, retained)
+            self._changed.set()
 
     def _take_work(self, work):
         """The coordinator's answer to the work at hand, newer work, a further piece of its initialization."""
@@ -448,31 +461,71 @@ class Client:
         """Whether all is there that ``work`` begins from."""
         return self._assembly is not None and self._assembly.version == work["version"] and work["task"] is not None
 
+    def _hear_status(self, payload, retained):
+        """Something is at its status topic: its own word as it comes back, that of another device, or anything else."""
+        if not payload:
+            self._asked = True  # somebody has cleared it, or asks whether this device is here
+        self._hear(crc32(payload), retained)
+        if payload:
+            self._take_status(messages.check(messages.PRESENCE, unpackb(payload)), retained)
+
+    def _hear(self, checksum, retained):
+        self._heard = checksum
+        if retained:
+            self._retained_rival = True  # unless it says that nobody is here
+        if self._is_replaced() and not self._restoring:
+            self._restoring = True
+            asyncio.create_task(self._restore())
+
     def _take_status(self, status, retained):
+        if retained:
+            self._retained_rival = status["boot"] != self._boot and status["state"] != "offline"
         if status["boot"] == self._boot:
             if status["state"] == "probe":
                 self._probed = True
-            elif status["state"] == "offline" and self._is_ready():
-                # The last will of an earlier session, which a broker delivers late: this one is here.
-                asyncio.create_task(self._repeat_hello())
             return
         if status["protocol"] != messages.PROTOCOL:
             return
-        alive = status["state"] in ("online", "unfit")
+        if status["state"] == "probe":
+            self._asked = True
         if retained:
-            self._retained_rival = alive
-        elif not self._is_ready():
-            self._rival = alive
+            return
+        if not self._is_ready():
+            self._rival = status["state"] in ("online", "unfit")
         elif (
             status["state"] == "online"
             and status["boot"] > self._boot
             and ticks_diff(ticks_ms(), self._joined_at) < 2000 * _PROBE_SECONDS
         ):
             # Both joined at the same moment and found the id free: one of the two must go.
-            self._fail("the id %s is in use by another device; give each an id of its own" % self.id)
-        else:
-            # Another device asks for this id, or the last will of an earlier start arrives: this one is here.
-            asyncio.create_task(self._repeat_hello())
+            self._fail("the id %s is in use by another device; give each device an id of its own" % self.id)
+
+    def _is_replaced(self):
+        """Whether there is something else at its status topic than what it said last, or somebody asks for that."""
+        return self._is_ready() and (self._asked or self._heard != self._said)
+
+    async def _restore(self):
+        """Say hello until that is at its status topic: soon if somebody asks, else later each time.
+
+        Not at once, for its own earlier word may be on its way; and not as often as another of its id says hello.
+        """
+        try:
+            while self._is_replaced():
+                if ticks_diff(ticks_ms(), self._restored_at) > 2000 * self._gap:
+                    self._gap = _ANSWER_SECONDS
+                if not await self._wait(lambda: self._asked or not self._is_replaced(), self._gap):
+                    self._gap = min(2 * self._gap, _GAP_SECONDS)
+                passed = ticks_diff(ticks_ms(), self._restored_at) / 1000
+                if self._asked and passed < _ANSWER_SECONDS:
+                    await asyncio.sleep(_ANSWER_SECONDS - passed)
+                if self._is_replaced():
+                    self._asked = False
+                    self._restored_at = ticks_ms()
+                    await self._say_hello()
+        except Exception:  # noqa: S110 - `run` raises it, or says hello after the next connection
+            pass
+        finally:
+            self._restoring = False
 
     async def _repeat_hello(self):
         """Say hello again, if there is somebody to say it to."""
@@ -722,6 +775,8 @@ class Client:
         def fill(buffer):
             packer = Packer(buffer)
             packer.pack(message)
+            if retain:  # only its status is
+                self._said = crc32(buffer[: packer.length])
             return packer.length
 
         await self.mqtt.publish(topic, fill, retain=retain)

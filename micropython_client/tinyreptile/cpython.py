@@ -39,7 +39,7 @@ def decode(data):
 
 
 def is_cancelled(error):
-    """Whether ``error``, thrown into a coroutine of the task that runs, ends it: not as a limit that it has set."""
+    """Return whether ``error``, thrown into the running task's coroutine, ends the task: not so a time limit in it."""
     return isinstance(error, GeneratorExit) or asyncio.current_task().cancelling() > 0
 
 

@@ -65,6 +65,7 @@ class MQTTClient:
         message_bytes: the longest payload, in either direction.
         timeout: seconds that a connection or the answer to a packet may take; an answer that waits behind what the
             broker is sending may take 1.5 times ``keepalive``.
+        on_oversized: called as on_oversized(topic, retained) for every message longer than the buffer; or None.
         link: a coroutine function that brings the network up, before each connection; or None.
         open_connection: instead of that of `connection`.
 
@@ -87,6 +88,7 @@ class MQTTClient:
         tls=None,
         message_bytes=1536,
         timeout=10,
+        on_oversized=None,
         link=None,
         open_connection=None,
     ):
@@ -103,6 +105,7 @@ class MQTTClient:
         self.connected = False
         self.oversized = 0
         self.connections = 0
+        self._on_oversized = on_oversized
         self._link = link
         self._open = open_connection or connection.open_connection
         self._received = memoryview(bytearray(message_bytes + _HEAD))
@@ -413,13 +416,15 @@ class MQTTClient:
                 _text(topic, _NOT_IN_NAMES)
             except ValueError:
                 return False
-        if fits:
-            try:
-                self.on_message(topic, data[start:size], bool(code & 1))
-            except MemoryError:  # what it is made of may take many times its bytes
-                self.oversized += 1
-        else:
+        if not fits:
             await self._read(start, size)
+        try:
+            if fits:
+                self.on_message(topic, data[start:size], bool(code & 1))
+            elif at and self._on_oversized:
+                self._on_oversized(topic, bool(code & 1))
+        except MemoryError:  # what a message is made of may take many times its bytes
+            self.oversized += 1
         if qos:
             await self._send(puback)
         return True

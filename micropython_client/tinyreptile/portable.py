@@ -67,7 +67,7 @@ try:
         return text
 
     def is_cancelled(error):
-        """Return whether ``error``, thrown into a coroutine of the task that runs, ends it: not as wait_for's answer."""
+        """Return whether ``error``, thrown into the running task's coroutine, ends that task: not wait_for's answer."""
         return isinstance(error, GeneratorExit) or not error.args
 
     def zeros(code, count):

@@ -40,7 +40,10 @@ class Peer:
                     self._received.append((message.topic.value, value))
 
     async def send(self, topic: str, message: Any, *, retain: bool = False) -> None:
-        await self._session.publish(topic, msgpack.packb(message), qos=1, retain=retain)
+        await self.send_bytes(topic, msgpack.packb(message), retain=retain)
+
+    async def send_bytes(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        await self._session.publish(topic, payload, qos=1, retain=retain)
 
     # What is published
 

@@ -7,6 +7,7 @@ import time
 from array import array
 from binascii import crc32
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import msgpack
 import numpy as np
 import pytest
 
+from coordinator.config import BrokerConfig
 from coordinator.initialization import encode, held, random_weights
 from coordinator.versions import Versions
+from simulator.micropython import micropython_device
 from simulator.offline import run_now
 from tests.coordinator.driver import Update
 from tests.coordinator.packets import Altered
-from tests.environment import Mosquitto, free_port
-from tests.fleet import BIG, SMALL, eventually, hostile_payloads
+from tests.environment import Mosquitto, free_port, need_program
+from tests.fleet import BIG, SMALL, eventually, hostile_payloads, listening
 from tinyreptile import __version__, evaluation, messages, reports
 from tinyreptile.client import Client
 from tinyreptile.device import DeviceError
@@ -425,6 +428,100 @@ async def test_the_late_last_will_of_an_earlier_session_is_corrected(peer: Peer,
     await eventually(lambda: peer.states("d0")[-2:] == ["online", "offline"], "its own good-bye is the last word")
     await asyncio.sleep(0.3)
     assert peer.states("d0")[-2:] == ["online", "offline"]
+
+
+def replacements(hello: dict[str, Any]) -> dict[str, bytes]:
+    """What somebody may put at the status topic of the device that says ``hello``; the first four are unlike."""
+    changes: dict[str, dict[str, Any]] = {
+        "another role": {"role": "evaluate"},
+        "unfit": {"state": "unfit", "error": "it says"},
+        "probe": {"state": "probe"},
+        "offline": {"state": "offline"},
+        "another state": {"state": "asleep"},
+        "another shape": {"inputs": 2},
+        "another protocol": {"protocol": messages.PROTOCOL - 1},
+        "another's hello": {"boot": "0"},
+        "another's probe": {"boot": "0", "state": "probe"},
+        "another's end": {"boot": "0", "state": "offline"},
+        "no state": {"state": None},
+    }
+    packed = {name: msgpack.packb(hello | change) for name, change in changes.items()}
+    garbage = {"garbage": b"\xc1garbage", "too long": bytes(1300), "empty map": b"\x80"}
+    return garbage | packed | {"list": b"\x90", "nothing": b"", "its end": b"\x81"}
+
+
+async def retained_status(peer: Peer, device: str) -> Any:
+    """What the broker retains of ``device``, as a new subscription gets it."""
+    broker = BrokerConfig(host=peer.broker.host, port=peer.broker.port)
+    async with listening(broker, peer.topics.device(device).status) as found:
+        await asyncio.sleep(0.1)
+        return found[0].payload if found else b""
+
+
+@pytest.mark.parametrize("interpreter", ["cpython", "micropython"])
+async def test_whatever_replaces_a_devices_status_gives_way_to_its_hello(
+    peer: Peer, interpreter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyreptile.client._GAP_SECONDS", 1)
+    await peer.put(0, DATA)
+    settings = {"id": "d0", "run": peer.run, "host": peer.broker.host, "port": peer.broker.port}
+    settings["stream"] = {"kind": "sine", "seed": 1}
+    async with AsyncExitStack() as stack:
+        if interpreter == "micropython":
+            await stack.enter_async_context(micropython_device(need_program("micropython"), tmp_path, settings))
+        else:
+            await stack.enter_async_context(living(make_device(peer)))
+        hello = await peer.hello("d0")
+        own = await retained_status(peer, "d0")
+        assert msgpack.unpackb(own) == hello
+        others = list(replacements(hello).values())[: 4 if interpreter == "micropython" else None]
+        for other in others:
+            await peer.send_bytes(peer.topics.device("d0").status, other, retain=True)
+            async with asyncio.timeout(20):
+                while await retained_status(peer, "d0") != own:
+                    pass
+        assert peer.statuses("d0").count(hello) == 1 + len(others)
+
+
+async def test_a_status_that_is_replaced_all_the_time_brings_few_hellos(peer: Peer) -> None:
+    await peer.put(0, DATA)
+    async with living(make_device(peer)):
+        hello = await peer.hello("d0")
+        for number in range(200):
+            await peer.send_bytes(peer.topics.device("d0").status, b"%d" % number, retain=True)
+            await asyncio.sleep(0.04)
+        assert 2 <= peer.statuses("d0").count(hello) <= 5
+        await eventually(lambda: peer.statuses("d0")[-1] == hello, "the last word is its own", 30)
+
+
+async def test_who_asks_is_answered_soon_but_not_at_any_rate(peer: Peer) -> None:
+    await peer.put(0, DATA)
+    device = make_device(peer)
+    async with living(device):
+        hello = await peer.hello("d0")
+        probe = {"protocol": messages.PROTOCOL, "state": "probe", "boot": "other"}
+        begun = time.monotonic()
+        for number in range(60):
+            await peer.send_bytes(peer.topics.device("d0").status, b"" if number % 2 else msgpack.packb(probe))
+            if number == 0:
+                await peer.hello("d0", 2)
+                assert time.monotonic() - begun < 0.5
+            await asyncio.sleep(0.05)
+        assert 3 <= peer.statuses("d0").count(hello) <= 6
+
+
+async def test_two_devices_of_an_id_that_both_stay_do_not_answer_each_other_without_an_end(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on two sides of a bridge that was down while they joined."""
+    monkeypatch.setattr("tinyreptile.client._PROBE_SECONDS", 0)
+    await peer.put(0, DATA)
+    async with living(make_device(peer)) as one, living(make_device(peer)) as other:
+        await eventually(lambda: len({status["boot"] for status in peer.statuses("d0")}) == 2, "both have joined")
+        await asyncio.sleep(8)
+        assert not one.done()
+        assert not other.done()
+        assert len(peer.statuses("d0")) <= 10
 
 
 async def test_the_late_last_will_of_an_earlier_start_is_corrected(peer: Peer) -> None:
@@ -840,7 +937,7 @@ async def test_a_stream_that_fails_is_reported(peer: Peer) -> None:
     async with living(make_device(peer, stream=Broken())):
         await peer.hello("d0")
         await peer.ask("d0", 1, DATA)
-        assert await peer.update("d0") == {"work": 1, "error": "the sensor does not answer"}
+        assert await peer.update("d0") == {"work": 1, "error": "stream Broken: OSError: the sensor does not answer"}
 
 
 async def test_hostile_messages_do_not_end_a_device(peer: Peer) -> None:

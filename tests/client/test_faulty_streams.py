@@ -121,8 +121,8 @@ class Faulty(Stream):
 
 ENDS = (  # of the first of them
     *("ZeroDivisionError: ", "IndexError: ", "KeyError: ", "AttributeError: ", "RuntimeError", "OSError: "),
-    *("OSError: deaf", "ValueError: bad", "MemoryError: none", "SystemExit: bye", "GeneratorExit", "BaseException: base"),
-    *("CancelledError: own", "CancelledError", "GeneratorExit", "CancelledError", "ValueError"),
+    *("OSError: deaf", "ValueError: bad", "MemoryError: none", "SystemExit: bye", "GeneratorExit"),
+    *("BaseException: base", "CancelledError: own", "CancelledError", "GeneratorExit", "CancelledError", "ValueError"),
 )
 
 
