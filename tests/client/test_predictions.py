@@ -326,7 +326,9 @@ async def test_a_stream_that_fails_ends_no_device(peer: Peer) -> None:
     said: list[str] = []
     await peer.put(0, data_of(SMALL))
     async with living(make_device(peer, stream=Broken(), predict=0.05, log=said.append)) as life:
-        await eventually(lambda: said.count("no prediction: stream Broken: OSError: the sensor does not answer") >= 3, "it is said")
+        await eventually(
+            lambda: said.count("no prediction: stream Broken: OSError: the sensor does not answer") >= 3, "it is said"
+        )
         assert not life.done()
 
 
