@@ -2,8 +2,8 @@
 
 nil, booleans, integers of up to 64 bits, floats, strings, binary, arrays and maps (https://msgpack.org, specification
 of 2013). Extension types, timestamps among them, are read as None and never written: no field has one, and what a newer
-peer adds is passed over. Keys of maps are strings; integers are read, too. Binary is handed out as a memoryview of the
-buffer that was read, so it is valid only until that buffer is used again.
+peer adds is passed over. Keys of maps are strings; integers are read, too, and of equal keys the last counts. Binary
+is handed out as a memoryview of the buffer that was read, so it is valid only until that buffer is used again.
 """
 
 import struct
@@ -198,7 +198,7 @@ class Unpacker:
         result = {}
         for _ in range(size):
             key = self.unpack(depth + 1)
-            if not isinstance(key, (str, int)):
+            if not isinstance(key, (str, int)) or isinstance(key, bool):
                 raise MessagePackError("a map's key is a string or an integer")
             result[key] = self.unpack(depth + 1)
         return result

@@ -5,6 +5,7 @@ It prints what came of each, a list in JSON: what Python writes for the value, t
 """
 
 import json
+import struct
 import sys
 from array import array
 
@@ -33,8 +34,10 @@ def unpack(digits):
 
 
 def written(value):
-    """As both Pythons write it: the pairs of a map in order, binary as its numbers, characters by their numbers."""
-    if isinstance(value, memoryview):
+    """Text that is the same on both Pythons: the pairs of a map in order, floats by bits, characters by numbers."""
+    if isinstance(value, float):
+        return "float(%s)" % ("nan" if value != value else ", ".join(str(byte) for byte in struct.pack(">d", value)))
+    if isinstance(value, (memoryview, bytes)):
         return "binary(%s)" % ", ".join(str(byte) for byte in bytes(value))
     if isinstance(value, list):
         return "[%s]" % ", ".join(written(item) for item in value)
@@ -52,4 +55,5 @@ def outcome(kind, argument):
         return type(error).__name__
 
 
-print(json.dumps([outcome(kind, argument) for kind, argument in json.loads(sys.stdin.read())]))
+if __name__ == "__main__":
+    print(json.dumps([outcome(kind, argument) for kind, argument in json.loads(sys.stdin.read())]))

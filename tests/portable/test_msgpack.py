@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -22,6 +24,7 @@ from tinyreptile import messages
 from tinyreptile.msgpack import MAX_DEPTH, MessagePackError, Packer, Unpacker, unpackb
 
 from ..environment import CLIENT, need_program
+from .msgpack_session import written
 
 integers = st.integers(-(1 << 63), (1 << 64) - 1)
 scalars = st.none() | st.booleans() | integers | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -307,9 +310,9 @@ WELL_FORMED = ("00", "c280", "dfbf", "e0a080", "ed9fbf", "ee8080", "efbbbf", "f0
 
 def session(interpreter: str, cases: list[tuple[str, str]]) -> list[str]:
     """What comes of ``cases`` on ``interpreter``."""
-    programs = {"cpython": sys.executable, "micropython": need_program("micropython")}
+    programs = {"cpython": [sys.executable], "micropython": [need_program("micropython"), "-X", "heapsize=64M"]}
     result = subprocess.run(
-        [programs[interpreter], str(SESSION)],
+        [*programs[interpreter], str(SESSION)],
         env=os.environ | {"PYTHONPATH": str(CLIENT), "MICROPYPATH": f"{CLIENT}:.frozen", "TINYREPTILE_NUMBA": "0"},
         input=json.dumps(cases),
         capture_output=True,
@@ -374,3 +377,164 @@ def test_micropython_reads_as_cpython_does() -> None:
     packed += [data[:-1] for data in packed]
     cases = [("unpack", data.hex()) for data in packed]
     assert session("cpython", cases) == session("micropython", cases)
+
+
+# The same by all three readers: the host's, a device's on CPython, a device's on MicroPython
+
+INTEGERS = [*BORDERS, 0, 1, -1]
+FLOATS = [0.0, -0.0, 1.5, 1e300, 1e-300, float("inf"), float("-inf"), float("nan"), 0.1]
+TEXTS = [b"", b"a", b"label", "größe→".encode(), b"x" * 33, b"\x00\x1b[2J", b"\xff", b"\xed\xa0\x80", b"\xc0\x80"]
+
+
+class Packed:
+    """Random messages in bytes: every form of every type, and what is wrong with some."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def message(self) -> bytes:
+        """A map, mostly; some are cut off, changed, or have a byte too many."""
+        data = bytearray(self.map(0) if self.random.random() < 0.9 else self.value(0))[:1400]
+        kind = self.random.random()
+        if kind < 0.05:
+            del data[self.random.randrange(len(data)) :]
+        elif kind < 0.1:
+            data[self.random.randrange(len(data))] = self.random.randrange(256)
+        elif kind < 0.13:
+            data.append(0xC0)
+        return bytes(data)
+
+    def value(self, depth: int) -> bytes:
+        kinds = [self.integer, self.float, self.text, self.binary, self.extension, self.constant]
+        if self.random.random() < (0.4 if depth < 5 else 0.15):
+            return self.random.choice([self.list, self.map])(depth)
+        return self.random.choice(kinds)()
+
+    def constant(self) -> bytes:
+        return bytes([self.random.choice([0xC0, 0xC2, 0xC3] * 20 + [0xC1])])
+
+    def integer(self) -> bytes:
+        """In any form that has room for it, not the shortest alone."""
+        value = self.random.choice([*INTEGERS, self.random.randrange(-200, 70000)])
+        forms = [(code, form) for code, form in zip(range(0xCC, 0xD4), "BHIQbhiq", strict=True)]
+        forms = [(code, form) for code, form in forms if fits(value, form)]
+        if -32 <= value < 128 and self.random.random() < 0.5:
+            return bytes([value & 255])
+        code, form = self.random.choice(forms)
+        return bytes([code]) + struct.pack(">" + form, value)
+
+    def float(self) -> bytes:
+        value = self.random.choice([*FLOATS, self.random.gauss(0, 1e3)])
+        if self.random.random() < 0.5:
+            return b"\xcb" + struct.pack(">d", value)
+        return b"\xca" + struct.pack(
+            ">f", value if abs(value) < 1e30 or value in (float("inf"), float("-inf")) else 1.0
+        )
+
+    def sized(self, count: int, forms: list[tuple[int, str]], short: tuple[int, int] | None = None) -> bytes:
+        """The head of something of the size ``count``."""
+        if short and count < short[1] and self.random.random() < 0.7:
+            return bytes([short[0] + count])
+        code, form = self.random.choice([(code, form) for code, form in forms if fits(count, form)])
+        return bytes([code]) + struct.pack(">" + form, count)
+
+    def text(self) -> bytes:
+        data = self.random.choice(TEXTS[: 6 if self.random.random() < 0.95 else None])
+        return self.sized(len(data), [(0xD9, "B"), (0xDA, "H"), (0xDB, "I")], (0xA0, 32)) + data
+
+    def binary(self) -> bytes:
+        data = self.random.randbytes(self.random.choice([0, 1, 5, 300]))
+        return self.sized(len(data), [(0xC4, "B"), (0xC5, "H"), (0xC6, "I")]) + data
+
+    def extension(self) -> bytes:
+        """Of any code, timestamps of any size and any content among them."""
+        code = self.random.choice([-1, -1, -2, -128, 0, 5, 127])
+        size = self.random.choice([0, 1, 2, 3, 4, 4, 5, 8, 8, 12, 12, 13, 16, 17, 256])
+        data = self.random.choice([bytes(size), b"\xff" * size, self.random.randbytes(size)])
+        if size in (1, 2, 4, 8, 16) and self.random.random() < 0.7:
+            head = bytes([0xD4 + (1, 2, 4, 8, 16).index(size)])
+        else:
+            head = self.sized(size, [(0xC7, "B"), (0xC8, "H"), (0xC9, "I")])
+        return head + struct.pack("b", code) + data
+
+    def list(self, depth: int) -> bytes:
+        items = [self.value(depth + 1) for _ in range(self.random.choice([0, 1, 1, 2, 3]))]
+        if self.random.random() < 0.02:
+            items = [b"\x91" * self.random.randrange(1, 9) + b"\xc0"]
+        return self.sized(len(items), [(0xDC, "H"), (0xDD, "I")], (0x90, 16)) + b"".join(items)
+
+    def map(self, depth: int) -> bytes:
+        pairs: list[bytes] = []
+        for _ in range(self.random.choice([0, 1, 2, 3, 5])):
+            key = self.text() if self.random.random() < 0.7 else self.integer()
+            if self.random.random() < 0.04:
+                key = self.random.choice(
+                    [self.constant, self.float, self.binary, self.extension, lambda: self.value(7)]
+                )()
+            if pairs and self.random.random() < 0.2:
+                key = self.random.choice(pairs)[0]  # once more
+            pairs.append((key, self.value(depth + 1)))
+        head = self.sized(len(pairs), [(0xDE, "H"), (0xDF, "I")], (0x80, 16))
+        return head + b"".join(key + value for key, value in pairs)
+
+
+def fits(value: int, form: str) -> bool:
+    with contextlib.suppress(struct.error):
+        return bool(struct.pack(">" + form, value))
+    return False
+
+
+def outcome(read: Any, packed: bytes) -> str:
+    try:
+        return written(read(packed))
+    except ValueError:
+        return "refused"
+
+
+def printable(value: Any) -> Any:
+    """``value`` as a host shows it."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "\ufffd" for c in value)
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    return value
+
+
+ODD_KEYS = [b"\xc2", b"\xc3", b"\xc0", b"\xca\0\0\0\0", b"\xcb" + bytes(8), b"\xd4\x05\x01", b"\xd6\xff" + bytes(4)]
+ODD_KEYS += [b"\xd7\xff" + bytes(8), b"\xc7\x0c\xff" + bytes(12), b"\xc4\x01a", b"\x90", b"\x80", b"\xd4\xff\x01"]
+ODD_EXTENSIONS = [bytes((0xC7, size, code)) + bytes(size) for size in range(20) for code in (0xFF, 0xFE, 0x80, 0, 127)]
+ODD_EXTENSIONS += [b"\xd7\xff" + b"\xff" * 8, b"\xc7\x0c\xff" + b"\xff" * 12]  # of more nanoseconds than a second has
+
+
+@pytest.mark.parametrize("key", ODD_KEYS, ids=bytes.hex)
+def test_no_reader_takes_a_key_that_is_neither_text_nor_integer(key: bytes) -> None:
+    for packed in (b"\x81" + key + b"\x01", b"\x81\x01\x91\x81" + key + b"\x01", b"\x82\x01\x02" + key + b"\x01"):
+        for read in (unpackb, mqtt.unpack):
+            with pytest.raises(ValueError, match="key"):
+                read(packed)
+        assert session("micropython", [("unpack", packed.hex())]) == ["MessagePackError"]
+
+
+@pytest.mark.parametrize("extension", ODD_EXTENSIONS, ids=lambda data: data.hex()[:8])
+def test_every_reader_passes_over_extension_types_that_have_no_meaning_yet(extension: bytes) -> None:
+    for packed in (b"\x82\xa1n" + extension + b"\xa5label\x03", b"\x82\xa1n\x91" + extension + b"\xa5label\x03"):
+        for read in (unpackb, mqtt.unpack):
+            assert messages.check(messages.LABEL, read(packed))["label"] == 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_readers_read_the_same_of_any_message(seed: int) -> None:
+    made = Packed(seed)
+    packed = [made.message() for _ in range(2500)]
+    packed += [b"\x81" + key + b"\x01" for key in ODD_KEYS] + [b"\x81\x01" + value for value in ODD_EXTENSIONS]
+    packed += [b"\x83\xa1a\x01\xa1b\x02\xa1a\x03", b"\x83\x01\x01\xcc\x01\x02\xd0\x01\x03"]
+    computer = [outcome(unpackb, data) for data in packed]
+    host = [outcome(mqtt.unpack, data) for data in packed]
+    board = session("micropython", [("unpack", data.hex()) for data in packed])
+    assert 0.2 < computer.count("refused") / len(packed) < 0.8
+    for data, one, other, third in zip(packed, computer, host, board, strict=True):
+        assert third.replace("MessagePackError", "refused") == one, data.hex()
+        assert other == (one if one == "refused" else written(printable(unpackb(data)))), data.hex()
+    assert computer[-2:] == ["{text(97): 3, text(98): 2}", "{1: 3}"]
