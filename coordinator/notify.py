@@ -39,7 +39,7 @@ class Notifier:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
                 manager.setblocking(False)
-                manager.sendto(message.encode(), address)
+                manager.sendto(message.encode(errors="replace"), address)
         except OSError as error:
             _log.warning("the service manager can't be told (%s)", error)
 

@@ -11,7 +11,7 @@ _PIECE = select.PIPE_BUF // 4  # characters, of four bytes at most: what a pipe 
 
 
 class Tolerant:
-    """A text file like ``file``, but what can't be written is left out."""
+    """A text file like ``file``, but what can't be written is left out, and characters that it lacks are replaced."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -21,8 +21,11 @@ class Tolerant:
 
     def write(self, text: str) -> int:
         """Write ``text`` if that can be; returns its length."""
-        with contextlib.suppress(OSError, ValueError):  # it is closed, or has no such characters
-            self._file.write(text)
+        with contextlib.suppress(OSError, ValueError):  # it is closed
+            try:
+                self._file.write(text)
+            except UnicodeEncodeError as error:
+                self._file.write(text.encode(error.encoding, "replace").decode(error.encoding))
         return len(text)
 
     def flush(self) -> None:

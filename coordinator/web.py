@@ -93,4 +93,4 @@ class _Site:
 def _verdict(obstacle: str, well: str) -> Answer:
     """The answer ``well``, or 503 and the ``obstacle``."""
     status = HTTPStatus.SERVICE_UNAVAILABLE if obstacle else HTTPStatus.OK
-    return status, _TEXT, f"{obstacle or well}\n".encode()
+    return status, _TEXT, f"{obstacle or well}\n".encode(errors="replace")

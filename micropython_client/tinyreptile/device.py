@@ -7,7 +7,7 @@ import gc
 import sys
 
 from .learner import kernels_for
-from .log import Log
+from .log import Log, show
 from .portable import RUNNER, forget
 
 
@@ -45,7 +45,7 @@ def run(path, board=None, notice=None):
         asyncio.run(live())
         return True
     except KeyboardInterrupt:
-        print("%s: %d accepted, %d refused, %d expired" % (client.id, client.accepted, client.refused, client.expired))
+        show("%s: %d accepted, %d refused, %d expired" % (client.id, client.accepted, client.refused, client.expired))
         return False
 
 
@@ -96,7 +96,7 @@ def main(path):
     except Exception as error:
         if not isinstance(error, (ConfigError, DeviceError)):
             raise
-        print("error: %s" % error)
+        show("error: %s" % error)
         return 1
 
 

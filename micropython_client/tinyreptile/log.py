@@ -1,8 +1,22 @@
 """What a device has to say: printed, and the newest lines kept for who asks over MQTT."""
 
+import sys
+
 from .portable import const, ticks_diff, ticks_ms
 
 _LINE = const(200)  # characters that are kept of one
+
+
+def show(text):
+    """Print ``text``, with question marks for what the terminal lacks; none that takes it is no reason to stop."""
+    try:
+        try:
+            print(text)
+        except UnicodeError:  # on CPython alone
+            encoding = sys.stdout.encoding
+            print(text.encode(encoding, "replace").decode(encoding))
+    except (OSError, ValueError):
+        pass  # a disk that is full, a terminal that is gone
 
 
 class Log:
@@ -21,10 +35,7 @@ class Log:
             text.encode()
         except ValueError:  # CPython has texts that UTF-8 has not
             text = repr(text)
-        try:
-            print("%s: %s" % (self._name, text))
-        except (OSError, ValueError):
-            pass  # a disk that is full, a terminal that is gone or has no such character: no reason to stop
+        show("%s: %s" % (self._name, text))
         line = "%d %s" % (ticks_diff(ticks_ms(), self._at) // 1000, text[:_LINE])
         self._lines.append(line)
         self._used += len(line)

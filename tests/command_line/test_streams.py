@@ -122,6 +122,18 @@ def test_what_can_not_be_encoded_is_a_question_mark(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("waits", ["True", "False"])
+def test_progress_is_shown_whatever_the_terminal_lacks(waits: str) -> None:
+    code = f"from command_line.console import Printer, out\nPrinter.goes_on = True\nPrinter.waits = {waits}\n"
+    code += "out.print('unseen loss 4.1 → 0.3, größe')"
+    for encoding, said in (("ascii", b"4.1 ? 0.3, gr??e"), ("latin-1", b"4.1 ? 0.3, gr\xf6\xdfe")):
+        environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert said in done.stdout
+
+
 def _handles_sigterm(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     caught = re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)

@@ -112,3 +112,9 @@ def test_a_watchdog_that_is_not_ours_is_not_fed(watchdog: dict[str, str]) -> Non
 def test_a_manager_that_is_gone_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).say(READY="1")
     assert "the service manager can't be told" in caplog.text
+
+
+def test_a_text_that_utf8_lacks_is_said_all_the_same(manager: Manager) -> None:
+    """As the name of a store may be one."""
+    Notifier(manager.environment).say(STATUS="the store a\udcffb is gone")
+    assert manager.said("STATUS") == ["the store a?b is gone"]

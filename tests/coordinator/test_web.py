@@ -13,7 +13,7 @@ import pytest
 from coordinator import web
 from coordinator.errors import CoordinatorError
 from coordinator.runs import Runs
-from coordinator.web import watched
+from coordinator.web import _verdict, watched
 from tests.environment import Mosquitto
 from tests.fleet import eventually, run_config, task
 
@@ -158,3 +158,8 @@ async def test_an_address_that_is_not_ours_is_told(host: str, runs: Runs) -> Non
     with pytest.raises(CoordinatorError, match=rf"metrics can't be served at {host}:19464 \("):
         async with watched(runs, host, 19464):
             pass
+
+
+def test_an_obstacle_that_utf8_lacks_is_told_all_the_same() -> None:
+    """As the name of a store may be one."""
+    assert _verdict("the store a\udcffb is gone", "ready")[2] == b"the store a?b is gone\n"

@@ -102,7 +102,25 @@ def test_a_log_is_kept_where_it_can_not_be_printed(monkeypatch: pytest.MonkeyPat
     with suppress(OSError), Path("/dev/full").open("w", buffering=1) as full:  # which fails when it is closed, too
         monkeypatch.setattr(sys, "stdout", full)
         log("the disk is full")
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
-        log("21 °C")
         monkeypatch.undo()
-    assert log.lines() == ["0 the disk is full", "0 21 °C"]
+    assert log.lines() == ["0 the disk is full"]
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", b"d: 21 ?C ?\n"), ("latin-1", b"d: 21 \xb0C ?\n")])
+def test_a_log_shows_what_the_terminal_lacks_as_question_marks(
+    encoding: str, shown: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, written = Log("d"), io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding, write_through=True))
+    log("21 °C →")
+    assert written.getvalue() == shown
+    monkeypatch.undo()
+    assert log.lines() == ["0 21 °C →"]
+
+
+def test_a_mistake_is_told_on_a_terminal_that_lacks_its_characters(tmp_path: Path) -> None:
+    command = [sys.executable, str(CLIENT / "main.py"), str(tmp_path / "größe→.json")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict", "TINYREPTILE_NUMBA": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "gr??e?.json" in done.stdout
