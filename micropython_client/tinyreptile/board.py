@@ -11,6 +11,7 @@ import time
 
 from .device import ConfigError, DeviceError
 from .portable import const, ticks_diff, ticks_ms
+from .streams import words
 
 LAST = "config.last"  # the configuration that the device joined with last
 ENDED = "ended"  # why the last start came to its end
@@ -47,7 +48,7 @@ def main(path, run):
                 print("error: %s" % error)
             else:
                 _print_exception(error)
-            _pause("%s: %s" % (type(error).__name__, error))
+            _pause(words(error))
             break
     else:
         print("error: %s" % notice)

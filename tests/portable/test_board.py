@@ -363,17 +363,31 @@ def ending(monkeypatch: pytest.MonkeyPatch, how: BaseException | None, unfit: st
     return said
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("allocating 4096 bytes"), "MemoryError: allocating 4096 bytes"),
+        (SystemExit("bye"), "SystemExit: bye"),
+        (GeneratorExit(), "GeneratorExit"),
+        (asyncio.CancelledError(), "CancelledError"),
+    ],
+)
 def test_an_unforeseen_error_restarts_the_board_and_is_told_then(
-    folder: Path, machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    machine: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    told: str,
 ) -> None:
-    ending(monkeypatch, MemoryError("memory allocation failed, allocating 4096 bytes"))
+    ending(monkeypatch, error)
     with pytest.raises(Reset):
         device.main("config.json")
     assert "Traceback" in capsys.readouterr().err
     said = ending(monkeypatch, None)
     with pytest.raises(Reset):
         device.main("config.json")
-    assert said == ["0 the last start was ended by MemoryError: memory allocation failed, allocating 4096 bytes"]
+    assert said == [f"0 the last start was ended by {told}"]
     said = ending(monkeypatch, None)
     with pytest.raises(Reset):
         device.main("config.json")

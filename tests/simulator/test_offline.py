@@ -12,7 +12,7 @@ from simulator.tasks.sine import Sine
 from tinyreptile.coding import Coded
 from tinyreptile.learner import ONE
 from tinyreptile.model import Model
-from tinyreptile.streams import QUERY, SUPPORT, Stream
+from tinyreptile.streams import QUERY, SUPPORT, Stream, StreamError
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -91,6 +91,26 @@ def test_a_stream_that_waits_is_refused_offline() -> None:
     learner = IntegerDevice(MODEL, beta=0.005, bits=8).learner
     with pytest.raises(RuntimeError, match="waits for its samples"):
         take(Slow(), learner.x, learner.y)
+
+
+class Broken(Stream):
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def begin(self, part: str) -> None:
+        raise self._error
+
+    async def sample(self, x: memoryview, y: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [SystemExit("bye"), asyncio.CancelledError("bye"), OSError("bye")])
+def test_whatever_a_stream_raises_offline_is_its_own(error: BaseException) -> None:
+    learner = IntegerDevice(MODEL, beta=0.005, bits=8).learner
+    stream = Broken(error)
+    for use in (lambda: take(stream, learner.x, learner.y), lambda: Replay.of_unseen(stream, learner, 1, 1)):
+        with pytest.raises(StreamError, match=f"stream Broken: {type(error).__name__}: bye"):
+            use()
 
 
 def test_a_coroutine_that_does_not_wait_gives_its_result() -> None:
