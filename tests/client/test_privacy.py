@@ -172,7 +172,7 @@ async def test_why_work_came_to_nothing_is_not_told_where_samples_are_in_it(peer
         await peer.hello("d0")
         await peer.ask("d0", 1, DATA)
         assert (await peer.update("d0"))["error"] == "the work came to nothing"
-    assert "work 1 came to nothing: 4711 among the inputs is no int16" in said
+    assert "work 1 came to nothing: stream Broken: ValueError: 4711 among the inputs is no int16" in said
 
 
 async def test_an_evaluation_is_refused(peer: Peer) -> None:
