@@ -13,7 +13,7 @@ def show(text):
         try:
             print(text)
         except UnicodeError:  # on CPython alone
-            encoding = sys.stdout.encoding
+            encoding = getattr(sys.stdout, "encoding", "ascii")
             print(text.encode(encoding, "replace").decode(encoding))
     except (OSError, ValueError):
         pass  # a disk that is full, a terminal that is gone
