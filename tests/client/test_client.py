@@ -31,7 +31,7 @@ from tinyreptile.learner import Learner
 from tinyreptile.messages import MessageError
 from tinyreptile.model import Model
 from tinyreptile.mqtt import MQTTClient
-from tinyreptile.portable import RUNNER
+from tinyreptile.portable import RUNNER, ticks_ms
 from tinyreptile.streams import Stream
 from tinyreptile.streams.sine import SineStream
 
@@ -402,17 +402,38 @@ async def test_of_two_devices_of_an_id_that_start_at_once_exactly_one_stays(peer
     await asyncio.wait(lives)
 
 
-async def test_the_hello_of_a_dead_device_does_not_keep_its_successor_out(
-    peer: Peer, monkeypatch: pytest.MonkeyPatch
+STALE = {"protocol": messages.PROTOCOL, "state": "online", "boot": "dead", "role": "train"}
+
+
+@pytest.mark.parametrize(
+    "stale", [msgpack.packb(STALE), msgpack.packb(STALE | {"state": "probe"}), b"garbage", bytes(1300)]
+)
+async def test_what_is_retained_of_nobody_does_not_keep_a_device_out(
+    peer: Peer, stale: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tinyreptile.client._PROBE_SECONDS", 0.2)
-    stale = {"protocol": messages.PROTOCOL, "state": "online", "boot": "dead", "role": "train"}
-    await peer.send(peer.topics.device("d0").status, stale, retain=True)
+    await peer.send_bytes(peer.topics.device("d0").status, stale, retain=True)
     await peer.put(0, DATA)
     device = make_device(peer)
     async with living(device):
-        hello = await peer.hello("d0", count=2)
-        assert (hello["state"], hello["boot"]) == ("online", device._boot)
+        await eventually(lambda: any(status.get("boot") == device._boot for status in peer.statuses("d0")), "it joins")
+        assert peer.statuses("d0")[-1]["state"] == "online"
+
+
+@pytest.mark.parametrize("stale", [msgpack.packb(STALE | {"state": "probe"}), b"garbage", bytes(1300)])
+async def test_a_living_device_whose_status_is_replaced_keeps_another_of_its_id_out(
+    peer: Peer, stale: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await peer.put(0, DATA)
+    first = make_device(peer)
+    async with living(first):
+        await peer.hello("d0")
+        first._gap = 10  # it is slow to see to that
+        monkeypatch.setattr("tinyreptile.client._GAP_SECONDS", 10)
+        first._restored_at = ticks_ms()
+        await peer.send_bytes(peer.topics.device("d0").status, stale, retain=True)
+        with pytest.raises(DeviceError, match="the id d0 is already online"):
+            await asyncio.wait_for(make_device(peer).run(), 20)
 
 
 @pytest.mark.parametrize("retain", [True, False])

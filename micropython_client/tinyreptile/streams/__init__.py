@@ -96,15 +96,15 @@ class _Guarded:
         end = thrown = None
         while True:
             try:
-                waited = coroutine.throw(thrown) if thrown else coroutine.send(None)
+                waited = coroutine.send(None) if thrown is None else coroutine.throw(thrown)
             except StopIteration:
-                if end and is_cancelled(end):
+                if end is not None and is_cancelled(end):
                     raise end
                 return
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                if end and is_cancelled(end):
+                if end is not None and is_cancelled(end):
                     raise end
                 raise StreamError(self._stream, error)
             thrown = None
