@@ -226,7 +226,6 @@ class Client:
         self._joined = False
         self._probed = False
         self._rival = self._retained_rival = self._denied = None
-        self._asked = False
         await self.mqtt.subscribe(self._topics.status)
         await self._publish(self._topics.status, self._status("probe"))
         if not await self._wait(lambda: self._probed or not self.mqtt.connected, self.mqtt.timeout):
@@ -347,6 +346,7 @@ class Client:
     async def _say_hello(self):
         if self._manifest:  # there is none while it joins anew
             self._greeted = self._manifest.get("boot")
+        self._asked = False
         await self._publish(self._topics.status, self._status("unfit" if self.unfit else "online"), retain=True)
 
     def _status(self, state):
@@ -411,6 +411,7 @@ class Client:
         self._changed.set()
 
     def _on_oversized(self, topic, retained):
+        """A message on ``topic`` was too long to be read."""
         if topic == self._topics.status:
             self._hear(None, retained)
             self._changed.set()
@@ -470,6 +471,7 @@ class Client:
             self._take_status(messages.check(messages.PRESENCE, unpackb(payload)), retained)
 
     def _hear(self, checksum, retained):
+        """What has this ``checksum``, None if it is not known, is at its status topic now."""
         self._heard = checksum
         if retained:
             self._retained_rival = True  # unless it says that nobody is here
@@ -519,7 +521,6 @@ class Client:
                 if self._asked and passed < _ANSWER_SECONDS:
                     await asyncio.sleep(_ANSWER_SECONDS - passed)
                 if self._is_replaced():
-                    self._asked = False
                     self._restored_at = ticks_ms()
                     await self._say_hello()
         except Exception:  # noqa: S110 - `run` raises it, or says hello after the next connection
