@@ -108,7 +108,7 @@ class Client:
         self._task = None  # what the newest work asks for; later work may ask for the same without a word
         self._answer = None  # to the work at hand: why it was refused, empty if it was accepted
         self._said = None  # checksum of the status that it published last
-        self._heard = None  # and of what has come from its status topic last
+        self._replaced = False  # whether something else has come from its status topic since
         self._asked = False  # somebody wants to hear its status
         self._restoring = False
         self._restored_at = 0
@@ -141,7 +141,7 @@ class Client:
             on_message=self._on_message,
             will=(self._topics.status, bytes(will.buffer[: will.length])),
             message_bytes=messages.MESSAGE_BYTES,
-            on_oversized=self._on_oversized,
+            on_oversized=lambda topic, retained: topic == self._topics.status and self._hear_status(None, retained),
             **connection,
         )
 
@@ -410,12 +410,6 @@ class Client:
             self._log("a message on %s was not understood: %s" % (topic, error))
         self._changed.set()
 
-    def _on_oversized(self, topic, retained):
-        """A message on ``topic`` was too long to be read."""
-        if topic == self._topics.status:
-            self._hear(None, retained)
-            self._changed.set()
-
     def _take_work(self, work):
         """The coordinator's answer to the work at hand, newer work, a further piece of its initialization."""
         if self._serving is not None and work.get("done") == self._serving["work"]:
@@ -463,21 +457,20 @@ class Client:
         return self._assembly is not None and self._assembly.version == work["version"] and work["task"] is not None
 
     def _hear_status(self, payload, retained):
-        """Something is at its status topic: its own word as it comes back, that of another device, or anything else."""
-        if not payload:
-            self._asked = True  # somebody has cleared it, or asks whether this device is here
-        self._hear(crc32(payload), retained)
-        if payload:
-            self._take_status(messages.check(messages.PRESENCE, unpackb(payload)), retained)
+        """Something is at its status topic: its own word as it comes back, that of another device, or anything else.
 
-    def _hear(self, checksum, retained):
-        """What has this ``checksum``, None if it is not known, is at its status topic now."""
-        self._heard = checksum
-        if retained:
+        ``payload`` is None where it is too long to be read.
+        """
+        if payload is not None and not payload:
+            self._asked = True  # somebody has cleared it, or asks whether this device is here
+        elif retained:
             self._retained_rival = True  # unless it says that nobody is here
-        if self._is_replaced() and not self._restoring:
+        self._replaced = payload is None or crc32(payload) != self._said
+        if self._replaced and self._is_ready() and not self._restoring:
             self._restoring = True
             asyncio.create_task(self._restore())
+        if payload:
+            self._take_status(messages.check(messages.PRESENCE, unpackb(payload)), retained)
 
     def _take_status(self, status, retained):
         if retained:
@@ -502,25 +495,21 @@ class Client:
             # Both joined at the same moment and found the id free: one of the two must go.
             self._fail("the id %s is in use by another device; give each device an id of its own" % self.id)
 
-    def _is_replaced(self):
-        """Whether there is something else at its status topic than what it said last, or somebody asks for that."""
-        return self._is_ready() and (self._asked or self._heard != self._said)
-
     async def _restore(self):
         """Say hello until that is at its status topic: soon if somebody asks, else later each time.
 
         Not at once, for its own earlier word may be on its way; and not as often as another of its id says hello.
         """
         try:
-            while self._is_replaced():
+            while self._replaced and self._is_ready():
                 if ticks_diff(ticks_ms(), self._restored_at) > 2000 * self._gap:
                     self._gap = _ANSWER_SECONDS
-                if not await self._wait(lambda: self._asked or not self._is_replaced(), self._gap):
+                if not await self._wait(lambda: self._asked or not (self._replaced and self._is_ready()), self._gap):
                     self._gap = min(2 * self._gap, _GAP_SECONDS)
                 passed = ticks_diff(ticks_ms(), self._restored_at) / 1000
                 if self._asked and passed < _ANSWER_SECONDS:
                     await asyncio.sleep(_ANSWER_SECONDS - passed)
-                if self._is_replaced():
+                if self._replaced and self._is_ready():
                     self._restored_at = ticks_ms()
                     await self._say_hello()
         except Exception:  # noqa: S110 - `run` raises it, or says hello after the next connection

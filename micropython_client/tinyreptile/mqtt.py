@@ -105,7 +105,7 @@ class MQTTClient:
         self.connected = False
         self.oversized = 0
         self.connections = 0
-        self._on_oversized = on_oversized
+        self.on_oversized = on_oversized
         self._link = link
         self._open = open_connection or connection.open_connection
         self._received = memoryview(bytearray(message_bytes + _HEAD))
@@ -421,8 +421,8 @@ class MQTTClient:
         try:
             if fits:
                 self.on_message(topic, data[start:size], bool(code & 1))
-            elif at and self._on_oversized:
-                self._on_oversized(topic, bool(code & 1))
+            elif at and self.on_oversized:
+                self.on_oversized(topic, bool(code & 1))
         except MemoryError:  # what a message is made of may take many times its bytes
             self.oversized += 1
         if qos:
