@@ -50,7 +50,16 @@ def command(
         ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Its port \\[default: 8883].", show_default=False)
+        int | None, typer.Option(min=1, max=65535, help="Its port for devices \\[default: 8883].", show_default=False)
+    ] = None,
+    roles_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Its port for everybody else \\[default: the one after --port].",
+            show_default=False,
+        ),
     ] = None,
     listen: Annotated[
         str | None,
@@ -109,6 +118,7 @@ def command(
     wish = Wish(
         hosts=host or [],
         port=port,
+        roles_port=roles_port,
         listen=listen,
         passwords=passwords,
         plugin=str(plugin) if plugin else "" if dynamic_security else None,

@@ -45,8 +45,8 @@ def configuration(wanted: Description) -> str:
         "passwords" if wanted.passwords else "certificates",
         "dynamic-security" if wanted.plugin else "acl",
     }
-    if wanted.passwords and wanted.plugin:
-        chosen.remove("passwords")  # the plugin has them
+    if wanted.passwords:  # each listener has its own, and a list of rights; or the plugin has both
+        chosen.remove("passwords" if wanted.plugin else "acl")
     blocks = [
         block for block in template().split("\n\n") if not (way := re.match(r"# \[(.+)\]", block)) or way[1] in chosen
     ]
@@ -54,8 +54,9 @@ def configuration(wanted: Description) -> str:
     if wanted.plugin:
         text = text.replace(_TEMPLATE_PLUGIN, wanted.plugin)
     text = text.replace(_TEMPLATE_FOLDER, wanted.broker_folder)
-    listener = f"listener {wanted.port}" + ("" if wanted.listen == "all" else f" {wanted.listen}")
-    text = re.sub(r"(?m)^listener .*$", listener, text)
+    address = "" if wanted.listen == "all" else f" {wanted.listen}"
+    ports = iter((wanted.port, wanted.roles_port))
+    text = re.sub(r"(?m)^listener .*$", lambda _: f"listener {next(ports)}{address}", text)
     return re.sub(r"(?m)^user .*$", f"user {wanted.broker_user}", text)
 
 
@@ -84,13 +85,15 @@ def write_files(fleet: Fleet) -> None:
 
 
 def _write_passwords(fleet: Fleet) -> None:
-    """A line for each member; those that are there and right stay, for each new one would have another salt."""
-    path = fleet.broker / "passwords"
-    there = {}
-    if path.exists():
-        there = {line.partition(":")[0]: line for line in read(path).decode().splitlines()}
-    lines = [passwords.line(member.user, password_of(member), there.get(member.user, "")) for member in fleet.members()]
-    write_changed(path, "".join(f"{line}\n" for line in lines))
+    """A line for each member in the file of its listener; those that are right stay: a new one has another salt."""
+    for name, are_devices in (("passwords", True), ("roles-passwords", False)):
+        path = fleet.broker / name
+        there = {}
+        if path.exists():
+            there = {line.partition(":")[0]: line for line in read(path).decode().splitlines()}
+        members = [member for member in fleet.members() if member.is_device == are_devices]
+        lines = [passwords.line(member.user, password_of(member), there.get(member.user, "")) for member in members]
+        write_changed(path, "".join(f"{line}\n" for line in lines))
 
 
 def password_of(member: Member) -> str:

@@ -56,6 +56,8 @@ async def _introduce(plugin: Plugin, members: list[Member], passwords: bool) -> 
     accounts = [
         {"command": "createClient", "username": m.user, "roles": [{"rolename": m.user}]}
         | ({"password": password_of(m)} if passwords else {})
+        # The plugin looks at it where there is a password: a device has one session at the others' listener, too.
+        | ({"clientid": m.user} if m.is_device else {})
         for m in members
     ]
     await plugin.tell(accounts, but="Client already exists")

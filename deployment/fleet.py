@@ -1,7 +1,7 @@
 """A fleet's folder: what was asked for it, whose accounts that makes, and where the files of each lie.
 
 fleet.json      what was asked for; no secrets
-authority/      the authority's key: needed to add or revoke certificates, else better kept elsewhere
+authority/      the authorities' keys: needed to add or revoke certificates, else better kept elsewhere
 broker/         all that the broker needs
 runs/RUN/       all that coordinator, operator and observer of a run need
 devices/        all that the devices need
@@ -51,7 +51,8 @@ class Description(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     hosts: list[str] = Field(min_length=1, description="names and addresses of the broker, the first for clients")
-    port: int = Field(8883, ge=1, le=65535)
+    port: int = Field(ge=1, le=65535, description="of the devices' listener")
+    roles_port: int = Field(ge=1, le=65535, description="of the listener for everybody else")
     listen: str = Field("all", description="address that the broker listens on; all: every interface")
     passwords: bool = Field(False, description="accounts have passwords, not certificates")
     plugin: str | None = Field(None, description="path of the dynamic-security plugin, if it holds the rights")
@@ -104,6 +105,15 @@ class Member:
         return self.stem.with_name(self.stem.name + (".json" if self.is_device else ".toml"))
 
 
+@dataclass(frozen=True)
+class AuthorityFiles:
+    """Where the certificate of the authority called ``name`` is, and its key."""
+
+    name: str
+    certificate: Path
+    key: Path
+
+
 class Fleet:
     """The fleet in ``folder`` as ``description`` wants it."""
 
@@ -111,9 +121,23 @@ class Fleet:
         self.folder = folder
         self.description = description
         self.broker = folder / "broker"
-        self.ca = self.broker / "ca.pem"
-        self.ca_key = folder / "authority" / "ca.key"
+        # Of the broker's certificate and of the devices'.
+        self.authority = self._authority("ca", "authority of")
+        # Of the others' certificates: the listener without a limit of sessions trusts no device.
+        self.roles_authority = self._authority("roles", "authority of the roles at")
         self.revocations = self.broker / "revoked.pem"
+
+    def _authority(self, stem: str, title: str) -> AuthorityFiles:
+        name = f"{title} {self.description.hosts[0]}"[:64]
+        return AuthorityFiles(name, self.broker / f"{stem}.pem", self.folder / "authority" / f"{stem}.key")
+
+    def authority_of(self, member: Member) -> AuthorityFiles:
+        """Who signs the certificate of ``member``."""
+        return self.authority if member.is_device else self.roles_authority
+
+    def port_of(self, member: Member) -> int:
+        """Where ``member`` reaches the broker."""
+        return self.description.port if member.is_device else self.description.roles_port
 
     def members(self) -> Iterator[Member]:
         """Everybody who may connect."""
@@ -188,7 +212,12 @@ def load(folder: Path) -> Fleet:
     if not path.exists():
         raise DeploymentError(f"{folder} holds no fleet; make one with: tinyreptile provision {folder} --host HOST")
     try:
-        return Fleet(folder, Description(**json.loads(read(path))))
+        given = json.loads(read(path))
+        if isinstance(given, dict) and "hosts" in given and "roles_port" not in given:
+            raise DeploymentError(
+                f"{path} is of an earlier form, with one listener for devices and all others; provision another folder"
+            )
+        return Fleet(folder, Description(**given))
     except ValidationError as error:
         raise DeploymentError(f"{path}: {complaint(error.errors()[0])}") from None
     except (ValueError, TypeError, RecursionError):

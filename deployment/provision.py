@@ -19,10 +19,12 @@ from . import broker
 from .authority import Authority, ends_within, load_certificate, load_revocations, pem
 from .errors import DeploymentError
 from .files import make_folder, read, remove, write
-from .fleet import FILE, PARTS, Account, Description, Fleet, Member, load
+from .fleet import FILE, PARTS, Account, AuthorityFiles, Description, Fleet, Member, load
 from .passwords import new_password
 
 DAYS = 1095
+PORT = 8883
+_LAST_PORT = 65535
 _RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(10))])
 
 
@@ -31,7 +33,8 @@ class Wish:
     """What is asked of `provision`; None and empty stand for "as it was", or the default."""
 
     hosts: list[str] = field(default_factory=list)
-    port: int | None = None
+    port: int | None = None  # of the devices' listener
+    roles_port: int | None = None  # of the others' listener; by default the next one
     listen: str | None = None
     passwords: bool = False
     plugin: str | None = None
@@ -57,22 +60,22 @@ def provision(folder: Path, wish: Wish, progress: Callable[[int, int], None] = l
     _check_unchanged(fleet, wish)
     _add(fleet, wish)
     make_folder(folder)
-    authority = _Lazy(fleet)
-    if _must_sign(fleet, wish):
-        authority.get()  # before anything is changed: its key may be elsewhere
+    authorities = {files: _Lazy(files) for files in (fleet.authority, fleet.roles_authority)}
+    for files in _must_sign(fleet, wish):
+        authorities[files].get()  # before anything is changed: its key may be elsewhere
     _note_serials(fleet)
     fleet.save()
-    new = _make_server(fleet, authority, wish)
+    new = _make_server(fleet, authorities[fleet.authority], wish)
     members = list(fleet.members())
     for done, member in enumerate(members):
         progress(done, len(members))
-        if _make(fleet, authority, member, wish):
+        if _make(fleet, authorities[fleet.authority_of(member)], member, wish):
             new.append(member.user)
     progress(len(members), len(members))
     _note_serials(fleet)
     fleet.save()
     broker.write_files(fleet)
-    _write_revocations(fleet, authority)
+    _write_revocations(fleet, authorities[fleet.authority])
     return new
 
 
@@ -123,7 +126,7 @@ def revoke(folder: Path, names: list[str]) -> None:
     fleet.save()
     broker.write_files(fleet)
     try:
-        _write_revocations(fleet, _Lazy(fleet))
+        _write_revocations(fleet, _Lazy(fleet.authority))
     except DeploymentError as error:
         raise DeploymentError(
             f"{error}. The rights of {', '.join(names)} are gone from the broker's files, but their certificates are "
@@ -135,24 +138,24 @@ def revoke(folder: Path, names: list[str]) -> None:
 
 
 class _Lazy:
-    """The fleet's authority, loaded when something has to be signed: its key may be kept elsewhere until then."""
+    """An authority of the fleet, loaded when something has to be signed: its key may be kept elsewhere until then."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, files: AuthorityFiles) -> None:
+        self._files = files
         self._authority: Authority | None = None
 
     def get(self) -> Authority:
-        fleet = self._fleet
-        if self._authority is None and fleet.ca.exists():
-            if not fleet.ca_key.exists():
-                raise DeploymentError(f"{fleet.ca_key} is not there: bring the authority's key back to sign with it")
-            self._authority = Authority.load(fleet.ca, fleet.ca_key)
+        name, certificate, key = self._files.name, self._files.certificate, self._files.key
+        if self._authority is None and certificate.exists():
+            if not key.exists():
+                raise DeploymentError(f"{key} is not there: bring the authority's key back to sign with it")
+            self._authority = Authority.load(certificate, key)
         if self._authority is None:
-            self._authority = Authority.create(f"authority of {fleet.description.hosts[0]}"[:64])
-            make_folder(fleet.ca_key.parent)
-            make_folder(fleet.broker)
-            write(fleet.ca_key, self._authority.key_pem())
-            write(fleet.ca, pem(self._authority.certificate))
+            self._authority = Authority.create(name)
+            make_folder(key.parent)
+            make_folder(certificate.parent)
+            write(key, self._authority.key_pem())
+            write(certificate, pem(self._authority.certificate))
         return self._authority
 
 
@@ -165,16 +168,20 @@ def _new(folder: Path, wish: Wish) -> Fleet:
         _check_host("--listen", wish.listen)
     if wish.plugin == "":
         wish.plugin = broker.find_plugin()
+    port = wish.port or PORT
+    roles_port = wish.roles_port or port + 1
+    if roles_port == port or roles_port > _LAST_PORT:
+        raise DeploymentError("--roles-port: the devices' listener and the others' need a port each; name another")
     made = Description(
         hosts=wish.hosts,
+        port=port,
+        roles_port=roles_port,
         listen=wish.listen or wish.hosts[0],
         passwords=wish.passwords,
         plugin=wish.plugin,
         broker_user=wish.broker_user or getpass.getuser(),
         broker_folder=wish.broker_folder or str((folder / "broker").resolve()),
     )
-    if wish.port:
-        made.port = wish.port
     return Fleet(folder, made)
 
 
@@ -184,6 +191,7 @@ def _check_unchanged(fleet: Fleet, wish: Wish) -> None:
     for option, asked, have in (
         ("--host", wish.hosts, wanted.hosts),
         ("--port", wish.port, wanted.port),
+        ("--roles-port", wish.roles_port, wanted.roles_port),
         ("--listen", wish.listen, wanted.listen),
         ("--passwords", wish.passwords, wanted.passwords),
         ("--broker-user", wish.broker_user, wanted.broker_user),
@@ -244,11 +252,13 @@ def _check_name(name: str, others: Iterable[str]) -> None:
             )
 
 
-def _must_sign(fleet: Fleet, wish: Wish) -> bool:
-    """Whether the authority's key is needed for what is missing."""
+def _must_sign(fleet: Fleet, wish: Wish) -> set[AuthorityFiles]:
+    """Return the authorities whose keys are needed for what is missing."""
     members = () if fleet.description.passwords else fleet.members()
-    pairs = [_server(fleet), *((member.certificate, member.key) for member in members)]
-    return any(_is_missing(*pair, wish) for pair in pairs) or not _revocations_stand(fleet)
+    needed = {fleet.authority_of(m) for m in members if _is_missing(m.certificate, m.key, wish)}
+    if _is_missing(*_server(fleet), wish) or not _revocations_stand(fleet):
+        needed.add(fleet.authority)
+    return needed
 
 
 def _server(fleet: Fleet) -> tuple[Path, Path]:
@@ -275,7 +285,7 @@ def _make(fleet: Fleet, authority: _Lazy, member: Member, wish: Wish) -> bool:
     make_folder(member.stem.parent)
     ca = member.stem.with_name("ca.pem")
     if not ca.exists():
-        write(ca, read(fleet.ca))
+        write(ca, read(fleet.authority.certificate))
     new = False
     if wanted.passwords:
         if not member.password.exists():
@@ -287,7 +297,7 @@ def _make(fleet: Fleet, authority: _Lazy, member: Member, wish: Wish) -> bool:
         _issue(authority.get(), member.certificate, member.key, member.user, wish.days)
         new = True
     if not member.configuration.exists():
-        write(member.configuration, _configuration(wanted, member))
+        write(member.configuration, _configuration(fleet, member))
         new = True
     return new
 
@@ -303,9 +313,10 @@ def _is_due(certificate: Path, wish: Wish) -> bool:
     return wish.renew is not None and ends_within(load_certificate(certificate), wish.renew)
 
 
-def _configuration(wanted: Description, member: Member) -> str:
+def _configuration(fleet: Fleet, member: Member) -> str:
     """What configures ``member``: a board's JSON, or a command's TOML; files are named as they lie beside it."""
-    way: dict[str, Any] = {"host": wanted.hosts[0], "port": wanted.port}
+    wanted = fleet.description
+    way: dict[str, Any] = {"host": wanted.hosts[0], "port": fleet.port_of(member)}
     if member.is_device:
         if wanted.passwords:
             way |= {"user": member.user, "password": broker.password_of(member), "tls_ca": "ca.pem"}

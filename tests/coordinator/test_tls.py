@@ -114,7 +114,7 @@ def test_a_certificate_of_the_past_is_told_with_its_dates(
     way: BrokerConfig, fleet_broker: FleetBroker, tmp_path: Path
 ) -> None:
     assert way.tls_cert is not None
-    old = outdated(tmp_path, way.tls_cert, fleet_broker.fleet.ca_key, days=2)
+    old = outdated(tmp_path, way.tls_cert, fleet_broker.fleet.roles_authority.key, days=2)
     ended = f"{datetime.now(UTC) - timedelta(days=2):%Y-%m-%d}"
     with pytest.raises(ConfigError, match=f"{old} is valid from .* to {ended}, and today is .*; it has to be renewed"):
         tls.context(way.model_copy(update={"tls_cert": old}))
@@ -140,7 +140,7 @@ async def test_a_broker_of_another_authority_is_told(way: BrokerConfig, tmp_path
     stranger = tmp_path / "stranger.pem"
     stranger.write_bytes(pem(Authority.create("stranger").certificate))
     text = await told(way.model_copy(update={"tls_ca": stranger}))
-    assert "its certificate is not accepted: self-signed certificate in certificate chain" in text
+    assert "its certificate is not accepted: unable to get local issuer certificate" in text
 
 
 async def test_a_broker_under_another_name_is_told(way: BrokerConfig) -> None:
@@ -171,7 +171,11 @@ async def test_a_revoked_client_is_told(fleet_broker: FleetBroker, tmp_path: Pat
     way = fleet_broker.device("kitchen-2")
     assert way.tls_cert is not None
     assert way.tls_key is not None
-    kept = {"tls_cert": tmp_path / "a.pem", "tls_key": tmp_path / "a.key", "tls_ca": fleet_broker.fleet.ca}
+    kept = {
+        "tls_cert": tmp_path / "a.pem",
+        "tls_key": tmp_path / "a.key",
+        "tls_ca": fleet_broker.fleet.authority.certificate,
+    }
     kept["tls_cert"].write_bytes(way.tls_cert.read_bytes())
     kept["tls_key"].write_bytes(way.tls_key.read_bytes())
     revoke(fleet_broker.folder, ["kitchen-2"])
@@ -184,7 +188,7 @@ async def test_an_expired_certificate_of_the_broker_is_told(tmp_path: Path) -> N
     broker = FleetBroker(tmp_path / "fleet")
     fleet = broker.fleet
     server = fleet.broker / "server.pem"
-    server.write_bytes(outdated(tmp_path, server, fleet.ca_key, days=1).read_bytes())
+    server.write_bytes(outdated(tmp_path, server, fleet.authority.key, days=1).read_bytes())
     broker.start()
     try:
         text = await told(broker.role("observer"))
@@ -197,7 +201,9 @@ async def test_a_certificate_that_is_renewed_before_its_key_is_waited_for(
     fleet_broker: FleetBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fleet = fleet_broker.fleet
-    certificate, key = Authority.load(fleet.ca, fleet.ca_key).issue(f"coordinator@{RUN}", 1)
+    certificate, key = Authority.load(fleet.roles_authority.certificate, fleet.roles_authority.key).issue(
+        f"coordinator@{RUN}", 1
+    )
     mine = fleet_broker.role("coordinator")
     assert mine.tls_cert
     assert mine.tls_key

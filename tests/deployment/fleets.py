@@ -54,11 +54,13 @@ class FleetBroker(Mosquitto):
         mode: str = "certificates",
         devices: list[str] = DEVICES,
         evaluators: list[str] = EVALUATORS,
+        run: str = RUN,
     ) -> None:
         self.folder = folder
         if not (folder / FILE).exists():
             with_passwords, with_plugin = MODES[mode]
-            wish = Wish(hosts=[self.host], port=free_port(), passwords=with_passwords, run=RUN, devices=devices)
+            wish = Wish(hosts=[self.host], passwords=with_passwords, run=run, devices=devices)
+            wish.port, wish.roles_port = free_port(), free_port()
             wish.plugin = need_plugin() if with_plugin else None
             provision(folder, wish)
             provision(folder, Wish(devices=evaluators, role="evaluate"))
@@ -108,7 +110,7 @@ class FleetBroker(Mosquitto):
             (fleet.folder / WITNESS).write_text(WITNESS)
             way = way.model_copy(update={"user": WITNESS, "password_file": fleet.folder / WITNESS})
         else:
-            certificate, key = Authority.load(fleet.ca, fleet.ca_key).issue(WITNESS, 1)
+            certificate, key = Authority.load(fleet.authority.certificate, fleet.authority.key).issue(WITNESS, 1)
             (fleet.folder / "witness.pem").write_bytes(certificate)
             (fleet.folder / "witness.key").write_bytes(key)
             way = way.model_copy(

@@ -25,7 +25,9 @@ from tinyreptile.messages import MAX_ID
 from ..environment import ROOT
 from .fleets import FleetBroker
 
-KITCHEN = Description(hosts=["broker.example"], port=8884, broker_user="mosquitto", broker_folder="/srv/fleet")
+KITCHEN = Description(
+    hosts=["broker.example"], port=8884, roles_port=8883, broker_user="mosquitto", broker_folder="/srv/fleet"
+)
 
 
 def settings(text: str) -> dict[str, str]:
@@ -33,26 +35,41 @@ def settings(text: str) -> dict[str, str]:
     return {key: value for key, _, value in (line.partition(" ") for line in lines)}
 
 
+_CERTIFICATES = {"cafile", "require_certificate", "use_identity_as_username"}
+_PASSWORDS = {"password_file", "acl_file"}
+_PLUGIN = {"plugin", "plugin_opt_config_file"}
+
+
 @pytest.mark.parametrize(
-    ("ways", "present"),
+    ("ways", "everywhere", "of_devices", "of_all_others"),
     [
-        ({}, {"require_certificate", "use_identity_as_username", "crlfile", "acl_file"}),
-        ({"passwords": True}, {"password_file", "acl_file"}),
-        ({"plugin": "/p.so"}, {"require_certificate", "use_identity_as_username", "crlfile", "plugin",
-                               "plugin_opt_config_file"}),
-        ({"plugin": "/p.so", "passwords": True}, {"plugin", "plugin_opt_config_file"}),
+        ({}, {"acl_file"}, _CERTIFICATES | {"crlfile"}, _CERTIFICATES),
+        ({"passwords": True}, {"per_listener_settings"}, _PASSWORDS, _PASSWORDS),
+        ({"plugin": "/p.so"}, _PLUGIN, _CERTIFICATES | {"crlfile"}, _CERTIFICATES),
+        ({"plugin": "/p.so", "passwords": True}, _PLUGIN, set(), set()),
     ],
-)  # fmt: skip
-def test_a_configuration_holds_the_way_that_was_chosen_and_no_other(ways: dict[str, object], present: set[str]) -> None:
-    whole = settings(template())
-    alternatives = {"require_certificate", "use_identity_as_username", "crlfile", "password_file", "acl_file", "plugin",
-                    "plugin_opt_config_file"}  # fmt: skip
-    made = settings(configuration(KITCHEN.model_copy(update=ways)))
-    assert made.keys() == (whole.keys() - alternatives) | present
-    assert made["allow_anonymous"] == "false"
-    assert made["listener"] == "8884"
-    assert made["tls_version"] == "tlsv1.2"
-    paths = {key: value for key, value in made.items() if value.startswith("/") and key != "plugin"}
+)
+def test_a_configuration_holds_the_way_that_was_chosen_and_no_other(
+    ways: dict[str, object], everywhere: set[str], of_devices: set[str], of_all_others: set[str]
+) -> None:
+    """What stands before the listeners, for each of them, and after them."""
+    alternatives = {"per_listener_settings", "crlfile"} | _CERTIFICATES | _PASSWORDS | _PLUGIN
+    made = configuration(KITCHEN.model_copy(update=ways))
+    before, devices, others = (settings(part) for part in re.split(r"(?m)^(?=listener )", made))
+    after = {key: value for key, value in others.items() if key in _PLUGIN or (key == "acl_file" and not ways)}
+    assert (before.keys() | after.keys()) & alternatives == everywhere
+    assert devices.keys() & alternatives == of_devices
+    assert (others.keys() - after.keys()) & alternatives == of_all_others
+    assert (devices["listener"], others["listener"]) == ("8884", "8883")
+    assert devices["use_username_as_clientid"] == "true"
+    assert "use_username_as_clientid" not in others
+    assert int(others["max_connections"]) < int(devices["max_connections"])
+    for listener in (devices, others):
+        assert listener["allow_anonymous"] == "false"
+        assert listener["tls_version"] == "tlsv1.2"
+    assert devices.get("cafile") != others.get("cafile") or "passwords" in ways
+    assert devices.get("password_file") != others.get("password_file") or ways != {"passwords": True}
+    paths = {key: value for key, value in settings(made).items() if value.startswith("/") and key != "plugin"}
     assert len(paths) > 3
     assert all(value.startswith("/srv/fleet/") for value in paths.values())
 
@@ -132,6 +149,6 @@ async def test_a_device_can_not_pass_itself_off_as_the_broker(tmp_path: Path) ->
 
     server = await asyncio.start_server(refuse, "127.0.0.1", fleet.port, ssl=serving)
     async with server:
-        text = await asyncio.to_thread(tls.obstacle, fleet.role("observer"))
+        text = await asyncio.to_thread(tls.obstacle, fleet.device("kitchen-2"))
     assert text is not None
     assert re.search("its certificate is not accepted: (unsuitable certificate purpose|Hostname mismatch)", text)

@@ -86,7 +86,7 @@ async def test_micropython_does_not_join_a_broker_of_another_authority(
 ) -> None:
     broker = provisioned()
     other = FleetBroker(tmp_path / "other").fleet
-    given = broker.fleet.credentials_of("kitchen-1") | {"stream": STREAM, "tls_ca": str(other.ca)}
+    given = broker.fleet.credentials_of("kitchen-1") | {"stream": STREAM, "tls_ca": str(other.authority.certificate)}
     async with micropython_device(need_program("micropython"), tmp_path, given, heap="96wK"):
         log = tmp_path / "kitchen-1.log"
         await eventually(lambda: "certificate" in log.read_text().lower(), "it says what it does not trust")

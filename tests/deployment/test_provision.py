@@ -43,8 +43,8 @@ def complete(folder: Path, *devices: str) -> bool:
     """Whether each certificate has its key, each device its rights, and nothing is left lying about."""
     for certificate in folder.rglob("*.pem"):
         key = certificate.with_suffix(".key")
-        if certificate.name in ("ca.pem", "revoked.pem"):
-            key = folder / "authority" / "ca.key"
+        if certificate.name in ("ca.pem", "roles.pem", "revoked.pem"):
+            key = folder / "authority" / key.name
         if certificate.name != "revoked.pem":
             public = load_pem_private_key(key.read_bytes(), None).public_key()
             assert public == load_certificate(certificate).public_key()
@@ -70,6 +70,7 @@ def test_a_device_more_leaves_the_others_as_they_are(tmp_path: Path, passwords: 
     after = state(tmp_path)
     changed = {name for name, content in before.items() if after[name] != content}
     lists = {"fleet/fleet.json", "fleet/broker/acl"} | ({"fleet/broker/passwords"} if passwords else set())
+    assert ("fleet/broker/roles-passwords" in before) == passwords
     assert changed == lists
     for name in lists - {"fleet/fleet.json"}:
         assert set(before[name][1].splitlines()) < set(after[name][1].splitlines())
@@ -157,14 +158,13 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path, monkeypat
 
 def test_certificates_are_for_one_name_one_purpose_and_the_days_that_were_asked_for(tmp_path: Path) -> None:
     provision(tmp_path / "fleet", wish("a", days=30))
-    authority = load_certificate(tmp_path / "fleet" / "broker" / "ca.pem")
-    for name, subject, purpose in (
-        ("broker/server.pem", "broker.example", x509.ExtendedKeyUsageOID.SERVER_AUTH),
-        ("devices/a.pem", "a", x509.ExtendedKeyUsageOID.CLIENT_AUTH),
-        ("runs/kitchen/operator.pem", "operator@kitchen", x509.ExtendedKeyUsageOID.CLIENT_AUTH),
+    for name, authority, subject, purpose in (
+        ("broker/server.pem", "ca", "broker.example", x509.ExtendedKeyUsageOID.SERVER_AUTH),
+        ("devices/a.pem", "ca", "a", x509.ExtendedKeyUsageOID.CLIENT_AUTH),
+        ("runs/kitchen/operator.pem", "roles", "operator@kitchen", x509.ExtendedKeyUsageOID.CLIENT_AUTH),
     ):
         made = load_certificate(tmp_path / "fleet" / name)
-        made.verify_directly_issued_by(authority)
+        made.verify_directly_issued_by(load_certificate(tmp_path / "fleet" / "broker" / f"{authority}.pem"))
         assert made.subject.rfc4514_string() == f"CN={subject}"
         assert list(made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [purpose]
         assert not made.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
@@ -241,6 +241,7 @@ def test_the_authority_s_key_is_needed_to_sign_and_for_nothing_else(tmp_path: Pa
     [
         (Wish(hosts=["other.example"]), "--host: the fleet in .* was made with broker.example 192.0.2.7, and its"),
         (Wish(port=1), "--port: the fleet in .* was made with 8883"),
+        (Wish(roles_port=1), "--roles-port: the fleet in .* was made with 8884"),
         (Wish(listen="all"), "--listen: the fleet in .* was made with broker.example"),
         (Wish(passwords=True), "--passwords: the fleet in .* was made without it"),
         (Wish(plugin=""), "--dynamic-security: the fleet in .* was made without it"),
@@ -280,6 +281,8 @@ def test_what_a_fleet_was_not_made_for_is_refused_and_changes_nothing(
         (Wish(hosts=["mqtt://x"], run="kitchen"), "'mqtt://x' is no host name"),
         (Wish(hosts=["x"], run="kitchen", listen="a b"), "--listen: 'a b' is no host name and no IP address"),
         (Wish(hosts=["a" * 64 + ".example"], run="kitchen"), "is no host name and no IP address"),
+        (Wish(hosts=["x"], run="kitchen", port=65535), "--roles-port: the devices' listener and the others' need a"),
+        (Wish(hosts=["x"], run="kitchen", port=9, roles_port=9), "--roles-port: .* need a port each; name another"),
     ],
 )
 def test_a_fleet_that_can_not_be_made_leaves_no_folder(tmp_path: Path, first: Wish, sentence: str) -> None:
@@ -288,7 +291,7 @@ def test_a_fleet_that_can_not_be_made_leaves_no_folder(tmp_path: Path, first: Wi
     assert not (tmp_path / "fleet").exists()
 
 
-DESCRIPTION = {"hosts": ["a"], "broker_user": "u", "broker_folder": "/b"}
+DESCRIPTION = {"hosts": ["a"], "port": 8883, "roles_port": 8884, "broker_user": "u", "broker_folder": "/b"}
 
 
 @pytest.mark.parametrize(
@@ -308,12 +311,22 @@ def test_a_damaged_description_is_told(tmp_path: Path, content: str) -> None:
         load(tmp_path)
 
 
+def test_a_folder_of_an_earlier_form_is_told(tmp_path: Path) -> None:
+    provision(tmp_path / "fleet", wish("a"))
+    path = tmp_path / "fleet" / "fleet.json"
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if "port" not in key})
+    )
+    with pytest.raises(DeploymentError, match=r"fleet\.json is of an earlier form, .*; provision another folder"):
+        provision(tmp_path / "fleet", wish("a", "b"))
+
+
 def test_configurations_load_and_name_files_beside_them(tmp_path: Path) -> None:
     provision(tmp_path / "fleet", wish("a"))
     (tmp_path / "fleet" / "runs" / "kitchen").rename(tmp_path / "elsewhere")  # as it is copied to another machine
     for role in ("coordinator", "operator", "observer"):
         config = load_config(tmp_path / "elsewhere" / f"{role}.toml")
-        assert (config.run.name, config.broker.host, config.broker.port) == ("kitchen", "broker.example", 8883)
+        assert (config.run.name, config.broker.host, config.broker.port) == ("kitchen", "broker.example", 8884)
         for path in (config.broker.tls_ca, config.broker.tls_cert, config.broker.tls_key):
             assert path is not None
             assert path.parent == tmp_path / "elsewhere"
@@ -321,13 +334,13 @@ def test_configurations_load_and_name_files_beside_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "line"),
-    [(None, "listener 8883 broker.example"), ("all", "listener 8883"), ("::1", "listener 8883 ::1")],
+    ("listen", "address"),
+    [(None, " broker.example"), ("all", ""), ("::1", " ::1")],
 )
-def test_the_broker_listens_everywhere_only_if_it_is_told_to(tmp_path: Path, listen: str | None, line: str) -> None:
+def test_the_broker_listens_everywhere_only_if_it_is_told_to(tmp_path: Path, listen: str | None, address: str) -> None:
     provision(tmp_path / "fleet", wish("a", listen=listen))
     made = (tmp_path / "fleet" / "broker" / "mosquitto.conf").read_text().splitlines()
-    assert [at for at in made if at.startswith("listener")] == [line]
+    assert [at for at in made if at.startswith("listener")] == [f"listener 8883{address}", f"listener 8884{address}"]
 
 
 def test_a_folder_with_other_things_is_asked_about_first(tmp_path: Path) -> None:
