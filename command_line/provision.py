@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -154,13 +155,16 @@ def command(
 RELOAD = "A broker that runs already reads its new files upon kill -HUP PID, or systemctl reload mosquitto."
 
 
-def tell_plugin(fleet: Fleet) -> None:
-    """Tell the dynamic-security plugin of the running broker who is in ``fleet``, and who not; raises `BrokerError`."""
+def tell_plugin(fleet: Fleet, anew: Iterable[str] = ()) -> None:
+    """Tell the dynamic-security plugin of the running broker who is in ``fleet``, and who not; raises `BrokerError`.
+
+    The accounts of the users ``anew`` are made once more.
+    """
     from deployment.dynamic_security import apply
 
     with _bar() as bar:
         task = bar.add_task("telling the broker", total=None)
-        asyncio.run(apply(fleet, lambda done, total: bar.update(task, completed=done, total=total)))
+        asyncio.run(apply(fleet, lambda done, total: bar.update(task, completed=done, total=total), anew))
     out.print("The broker knows of it.")
 
 

@@ -5,7 +5,7 @@ Each member has a role of its name. A role that is changed disconnects who has i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from coordinator.administrator import Plugin, plugin_of
@@ -18,10 +18,13 @@ from .fleet import Fleet, Member
 _BATCH = 10  # members at a time
 
 
-async def apply(fleet: Fleet, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+async def apply(
+    fleet: Fleet, progress: Callable[[int, int], None] = lambda done, total: None, anew: Iterable[str] = ()
+) -> None:
     """Make the broker of ``fleet`` know exactly its members.
 
-    Who is revoked is disconnected at once, and what the broker retains of it is cleared.
+    Who is revoked is disconnected at once, and what the broker retains of it is cleared. The accounts of the users
+    ``anew`` are made once more: their passwords are new.
 
     ``progress`` is called with the members that are done and all there are. Raises `BrokerError` where there is no
     broker, `PluginError` where its plugin does not do as it is told.
@@ -30,7 +33,7 @@ async def apply(fleet: Fleet, progress: Callable[[int, int], None] = lambda done
     admin = next(member for member in fleet.members() if member.role == "administrator")
     revoked = fleet.description.revoked
     async with plugin_of(broker_in(admin.configuration)) as plugin:
-        await plugin.delete_clients(revoked)
+        await plugin.delete_clients([*revoked, *anew])
         for name, account in revoked.items():
             await plugin.tell([{"command": "deleteRole", "rolename": name}], but="Role not found")
             topics = vars(reports.CoordinatorTopics(account.run).device(name))

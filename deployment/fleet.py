@@ -29,15 +29,16 @@ FILE = "fleet.json"
 PARTS = ("authority", "broker", "runs", "devices")
 
 
+Serial = Annotated[str, Field(pattern="^[0-9a-f]+$", description="in hexadecimal")]
+
+
 class Account(BaseModel):
     """A device, or what is left of one: its run, and the serial numbers of all certificates that it was given."""
 
     model_config = ConfigDict(extra="forbid")
     run: str
     role: Literal["train", "evaluate"] = Field("train", description="evaluate: held out, it only evaluates")
-    serials: list[Annotated[str, Field(pattern="^[0-9a-f]+$")]] = Field(
-        default_factory=list, description="in hexadecimal"
-    )
+    serials: list[Serial] = Field(default_factory=list)
 
     @field_validator("run")
     @classmethod
@@ -59,6 +60,10 @@ class Description(BaseModel):
     broker_user: str = Field(description="the system's user that Mosquitto runs as")
     broker_folder: str = Field(description="where the broker's files are on its machine")
     runs: list[str] = Field(default_factory=list)
+    roles: dict[str, list[Serial]] = Field(
+        default_factory=dict, description="by user: serial numbers of the certificates that are good"
+    )
+    revoked_roles: list[Serial] = Field(default_factory=list, description="serial numbers that are good no more")
     devices: dict[str, Account] = Field(default_factory=dict)
     revoked: dict[str, Account] = Field(default_factory=dict)
 
@@ -107,11 +112,12 @@ class Member:
 
 @dataclass(frozen=True)
 class AuthorityFiles:
-    """Where the certificate of the authority called ``name`` is, and its key."""
+    """Where the certificate of the authority called ``name`` is, its key, and the list of what it has revoked."""
 
     name: str
     certificate: Path
     key: Path
+    revocations: Path
 
 
 class Fleet:
@@ -122,14 +128,17 @@ class Fleet:
         self.description = description
         self.broker = folder / "broker"
         # Of the broker's certificate and of the devices'.
-        self.authority = self._authority("ca", "authority of")
+        self.authority = self._authority("ca", "revoked", "authority of")
         # Of the others' certificates: the listener without a limit of sessions trusts no device.
-        self.roles_authority = self._authority("roles", "authority of the roles at")
-        self.revocations = self.broker / "revoked.pem"
+        self.roles_authority = self._authority("roles", "roles-revoked", "authority of the roles at")
 
-    def _authority(self, stem: str, title: str) -> AuthorityFiles:
-        name = f"{title} {self.description.hosts[0]}"[:64]
-        return AuthorityFiles(name, self.broker / f"{stem}.pem", self.folder / "authority" / f"{stem}.key")
+    def _authority(self, stem: str, revoked: str, title: str) -> AuthorityFiles:
+        return AuthorityFiles(
+            f"{title} {self.description.hosts[0]}"[:64],
+            self.broker / f"{stem}.pem",
+            self.folder / "authority" / f"{stem}.key",
+            self.broker / f"{revoked}.pem",
+        )
 
     def authority_of(self, member: Member) -> AuthorityFiles:
         """Who signs the certificate of ``member``."""

@@ -21,6 +21,7 @@ from .errors import DeploymentError
 from .files import make_folder, read, remove, write
 from .fleet import FILE, PARTS, Account, AuthorityFiles, Description, Fleet, Member, load
 from .passwords import new_password
+from .roles import RUN_ROLES
 
 DAYS = 1095
 PORT = 8883
@@ -75,7 +76,8 @@ def provision(folder: Path, wish: Wish, progress: Callable[[int, int], None] = l
     _note_serials(fleet)
     fleet.save()
     broker.write_files(fleet)
-    _write_revocations(fleet, authorities[fleet.authority])
+    for authority in authorities.values():
+        _write_revocations(fleet, authority)
     return new
 
 
@@ -108,21 +110,25 @@ def _name_of(user: int) -> str:
 
 
 def revoke(folder: Path, names: list[str]) -> None:
-    """Take the devices ``names`` out of the fleet for ever; doing so again completes what was interrupted.
+    """Void the credentials of the devices and roles ``names``; doing so again completes what was interrupted.
 
-    Raises `DeploymentError`. Without the authority's key the rights go, and only then it is raised.
+    A device is out of the fleet for ever; a role, such as observer@kitchen, gets new credentials.
+    Raises `DeploymentError`. Without the authority's key a device's rights go, and only then it is raised.
     """
     fleet = load(folder)
     wanted = fleet.description
+    roles = {member.user: member for member in fleet.members() if member.role in RUN_ROLES}
     for name in names:
-        if name not in wanted.devices and name not in wanted.revoked:
-            raise DeploymentError(f"{folder} has no device {name}; its file {FILE} lists them")
-    members = []
-    for name in names:
-        account = wanted.devices.pop(name, None) or wanted.revoked[name]
-        members.append(fleet.device_of(name, account))
-        wanted.revoked[name] = account
+        if name not in (*wanted.devices, *wanted.revoked, *roles):
+            raise DeploymentError(f"{folder} has no device or role {name}; its file {FILE} lists them")
     _note_serials(fleet)
+    devices = []
+    for name in names:
+        if name not in roles:
+            account = wanted.devices.pop(name, None) or wanted.revoked[name]
+            devices.append(fleet.device_of(name, account))
+            wanted.revoked[name] = account
+    _renew_roles(fleet, [roles[name] for name in names if name in roles])
     fleet.save()
     broker.write_files(fleet)
     try:
@@ -130,22 +136,45 @@ def revoke(folder: Path, names: list[str]) -> None:
     except DeploymentError as error:
         raise DeploymentError(
             f"{error}. The rights of {', '.join(names)} are gone from the broker's files, but their certificates are "
-            f"not in {fleet.revocations} yet; the same command puts them there"
+            f"not in {fleet.authority.revocations} yet; the same command puts them there"
         ) from None
+    for member in devices:
+        _remove_credentials(member)
+        remove(member.configuration)
+
+
+def _renew_roles(fleet: Fleet, members: list[Member]) -> None:
+    """Revoke all credentials that ``members``, roles, were given, and make new ones."""
+    if not members:
+        return
+    wanted = fleet.description
+    authority = _Lazy(fleet.roles_authority)
+    if not wanted.passwords:
+        authority.get()  # before anything is changed: its key may be elsewhere
     for member in members:
-        for path in (member.certificate, member.key, member.password, member.configuration):
-            remove(path)
+        wanted.revoked_roles += wanted.roles.pop(member.user, [])
+    fleet.save()
+    for member in members:
+        _remove_credentials(member)
+        _make(fleet, authority, member, Wish())
+    _note_serials(fleet)
+    _write_revocations(fleet, authority)
+
+
+def _remove_credentials(member: Member) -> None:
+    for path in (member.certificate, member.key, member.password):
+        remove(path)
 
 
 class _Lazy:
     """An authority of the fleet, loaded when something has to be signed: its key may be kept elsewhere until then."""
 
     def __init__(self, files: AuthorityFiles) -> None:
-        self._files = files
+        self.files = files
         self._authority: Authority | None = None
 
     def get(self) -> Authority:
-        name, certificate, key = self._files.name, self._files.certificate, self._files.key
+        name, certificate, key = self.files.name, self.files.certificate, self.files.key
         if self._authority is None and certificate.exists():
             if not key.exists():
                 raise DeploymentError(f"{key} is not there: bring the authority's key back to sign with it")
@@ -256,7 +285,8 @@ def _must_sign(fleet: Fleet, wish: Wish) -> set[AuthorityFiles]:
     """Return the authorities whose keys are needed for what is missing."""
     members = () if fleet.description.passwords else fleet.members()
     needed = {fleet.authority_of(m) for m in members if _is_missing(m.certificate, m.key, wish)}
-    if _is_missing(*_server(fleet), wish) or not _revocations_stand(fleet):
+    needed |= {files for files in (fleet.authority, fleet.roles_authority) if not _revocations_stand(fleet, files)}
+    if _is_missing(*_server(fleet), wish):
         needed.add(fleet.authority)
     return needed
 
@@ -333,29 +363,40 @@ def _configuration(fleet: Fleet, member: Member) -> str:
 
 
 def _note_serials(fleet: Fleet) -> None:
-    """Take note of the certificates that the devices have: revoking one means all that it ever had."""
-    for name, account in (*fleet.description.devices.items(), *fleet.description.revoked.items()):
-        certificate = fleet.device_of(name, account).certificate
-        if certificate.exists():
-            serial = f"{load_certificate(certificate).serial_number:x}"
-            if serial not in account.serials:
-                account.serials.append(serial)
+    """Take note of the certificates that members have: revoking one means all that it ever had."""
+    wanted = fleet.description
+    for name, account in (*wanted.devices.items(), *wanted.revoked.items()):
+        _note_serial(fleet.device_of(name, account), account.serials)
+    for member in fleet.members():
+        if not member.is_device:
+            _note_serial(member, wanted.roles.setdefault(member.user, []))
 
 
-def _revoked(fleet: Fleet) -> set[int]:
-    """The serial numbers of all certificates that are to be on the list."""
-    return {int(serial, 16) for account in fleet.description.revoked.values() for serial in account.serials}
+def _note_serial(member: Member, serials: list[str]) -> None:
+    if member.certificate.exists():
+        serial = f"{load_certificate(member.certificate).serial_number:x}"
+        if serial not in serials:
+            serials.append(serial)
 
 
-def _revocations_stand(fleet: Fleet) -> bool:
-    """Whether the list of revoked certificates is what it should be."""
+def _revoked(fleet: Fleet, files: AuthorityFiles) -> set[int]:
+    """The serial numbers of all certificates that are to be on the list of the authority ``files``."""
+    serials = fleet.description.revoked_roles
+    if files == fleet.authority:
+        serials = [serial for account in fleet.description.revoked.values() for serial in account.serials]
+    return {int(serial, 16) for serial in serials}
+
+
+def _revocations_stand(fleet: Fleet, files: AuthorityFiles) -> bool:
+    """Whether the list of revoked certificates of the authority ``files`` is what it should be."""
     if fleet.description.passwords:
         return True
-    listed = load_revocations(fleet.revocations)
-    return listed is not None and {entry.serial_number for entry in listed} == _revoked(fleet)
+    listed = load_revocations(files.revocations)
+    return listed is not None and {entry.serial_number for entry in listed} == _revoked(fleet, files)
 
 
 def _write_revocations(fleet: Fleet, authority: _Lazy) -> None:
-    if not _revocations_stand(fleet):
-        before = load_revocations(fleet.revocations)
-        write(fleet.revocations, authority.get().revocation_list(sorted(_revoked(fleet)), before))
+    files = authority.files
+    if not _revocations_stand(fleet, files):
+        before = load_revocations(files.revocations)
+        write(files.revocations, authority.get().revocation_list(sorted(_revoked(fleet, files)), before))

@@ -18,15 +18,17 @@ AT_ONCE = 500
 
 def publication(topic: str, payload: bytes) -> bytes:
     """Return a PUBLISH of QoS 0."""
-    return _packet(0x30, _text(topic) + payload)
+    return packet(0x30, text(topic) + payload)
 
 
-def _text(text: str) -> bytes:
-    data = text.encode()
+def text(characters: str) -> bytes:
+    """Return a string of MQTT."""
+    data = characters.encode()
     return len(data).to_bytes(2, "big") + data
 
 
-def _packet(first: int, body: bytes) -> bytes:
+def packet(first: int, body: bytes) -> bytes:
+    """Return a packet whose fixed header begins with ``first``."""
     size, head = len(body), bytearray([first])
     while size > 127:
         head.append(size & 127 | 128)
@@ -37,7 +39,7 @@ def _packet(first: int, body: bytes) -> bytes:
 def flood(address: tuple[str, int], topics: list[str], count: int, seconds: float, size: int) -> int:
     """Send all of it; return how many messages that were."""
     with socket.create_connection(address, 10) as connection:
-        connection.sendall(_packet(0x10, _text("MQTT") + bytes([4, 2, 0, 60]) + _text("flooder")))
+        connection.sendall(packet(0x10, text("MQTT") + bytes([4, 2, 0, 60]) + text("flooder")))
         if connection.recv(4)[:1] != b"\x20":
             raise SystemExit("the broker does not let it in")
         begun, sent = time.monotonic(), 0

@@ -16,7 +16,8 @@ from coordinator.mqtt import client
 from deployment import dynamic_security
 from deployment.authority import load_revocations
 from deployment.errors import DeploymentError
-from deployment.provision import revoke
+from deployment.fleet import load
+from deployment.provision import Wish, provision, revoke
 from tinyreptile import messages
 
 from ..commands import tinyreptile
@@ -112,9 +113,9 @@ async def test_a_damaged_list_of_the_revoked_is_made_anew(fleet_broker: FleetBro
     if fleet.description.passwords:
         return  # there is none
     await shut_out(fleet_broker, "kitchen-1")
-    fleet.revocations.write_bytes(damage)
+    fleet.authority.revocations.write_bytes(damage)
     await shut_out(fleet_broker, "kitchen-2")
-    listed = load_revocations(fleet.revocations)
+    listed = load_revocations(fleet.authority.revocations)
     assert listed is not None
     assert len(list(listed)) == 2, "those that were revoked before are on it, too"
 
@@ -122,7 +123,7 @@ async def test_a_damaged_list_of_the_revoked_is_made_anew(fleet_broker: FleetBro
 async def test_revoking_twice_or_an_unknown_device_harms_nothing(fleet_broker: FleetBroker) -> None:
     await shut_out(fleet_broker, "kitchen-1")
     await shut_out(fleet_broker, "kitchen-1")
-    with pytest.raises(DeploymentError, match="has no device stranger"):
+    with pytest.raises(DeploymentError, match="has no device or role stranger"):
         revoke(fleet_broker.folder, ["stranger"])
     with pytest.raises(DeploymentError, match="kitchen-1 was revoked"):
         fleet_broker.device("kitchen-1")
@@ -150,3 +151,50 @@ def test_the_commands_revoke_a_device_of_a_running_broker(fleet_broker: FleetBro
             await session.publish(TOPICS.device("kitchen-3").status, b"", qos=1)
 
     asyncio.run(joins())
+
+
+@pytest.mark.parametrize("role", ["observer", "operator", "coordinator"])
+def test_a_role_gets_new_credentials_and_the_old_are_void(fleet_broker: FleetBroker, tmp_path: Path, role: str) -> None:
+    way = fleet_broker.role(role)
+    thief = copied(way, tmp_path)
+    others = {name: fleet_broker.role(name) for name in ("coordinator", "operator", "observer") if name != role}
+    configuration = fleet_broker.fleet.run_folder(RUN) / f"{role}.toml"
+    configuration.write_text(configuration.read_text() + "\n[learning]\nsteps = 3\n")
+    done = tinyreptile("revoke", fleet_broker.folder, f"{role}@{RUN}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"revoked: {role}@{RUN}" in done.stdout
+    assert "tinyreptile devices" not in done.stdout
+    assert ("restart the broker" in done.stdout) == (way.tls_cert is not None)
+    if way.tls_cert:
+        fleet_broker.stop()
+        fleet_broker.start()
+    elif not fleet_broker.fleet.description.plugin:
+        fleet_broker.reload()
+
+    async def joins(way: BrokerConfig) -> bool:
+        with contextlib.suppress(aiomqtt.MqttError):
+            async with client(way, timeout=2):
+                return True
+        return False
+
+    assert not asyncio.run(joins(thief))
+    assert all(asyncio.run(joins(each)) for each in (fleet_broker.role(role), *others.values()))
+    assert "steps = 3" in configuration.read_text(), "what a user has added stays"
+    assert provision(fleet_broker.folder, Wish()) == []
+
+
+def test_a_role_is_not_revoked_without_the_key_that_makes_another(tmp_path: Path) -> None:
+    folder = tmp_path / "fleet"
+    provision(folder, Wish(hosts=["broker.example"], run=RUN, devices=["a"]))
+    (folder / "authority").rename(tmp_path / "safe")
+    certificate = folder / "runs" / RUN / "observer.pem"
+    before = certificate.read_bytes(), (folder / "fleet.json").read_bytes()
+    with pytest.raises(DeploymentError, match=r"roles\.key is not there: bring the authority's key back"):
+        revoke(folder, [f"observer@{RUN}"])
+    assert (certificate.read_bytes(), (folder / "fleet.json").read_bytes()) == before
+    (tmp_path / "safe").rename(folder / "authority")
+    provision(folder, Wish(renew=2000))
+    revoke(folder, [f"observer@{RUN}"])
+    listed = load_revocations(load(folder).roles_authority.revocations)
+    assert listed is not None
+    assert len(list(listed)) == 2, "all that it ever had"

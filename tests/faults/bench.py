@@ -96,7 +96,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.witness = Witness()
-        self.broker = Broker(self.folder)
+        self.broker = self._broker()
         self.store = self.folder / "store" / "run.sqlite"
         self.store.parent.mkdir(exist_ok=True)
         self.coordinators_line = Proxy(
@@ -114,10 +114,26 @@ class Bench:
         self.coordinator = Service([*COMMAND, *self.serve_arguments()], self.folder / "coordinator.log")
         self.swarms = [self._swarm(index, fleet) for index, fleet in enumerate(self.fleets)]
 
+    def _broker(self) -> Broker:
+        return Broker(self.folder)
+
+    @property
+    def directly(self) -> Config:
+        """How the bench itself reaches the broker: as an operator."""
+        return Config(run=RunConfig(name=RUN), broker=BrokerConfig(host=HOST, port=self.broker.port))
+
+    @property
+    def observing(self) -> list[object]:
+        """Options of commands that read the run."""
+        return ["--run", RUN, "--broker", f"{HOST}:{self.broker.port}"]
+
+    def _coordinators_broker(self) -> dict[str, Any]:
+        return {"host": HOST, "port": self.coordinators_line.port}
+
     def _tables(self) -> dict[str, dict[str, Any]]:
         tables: dict[str, dict[str, Any]] = {
             "run": {"name": RUN, "rounds": 0, "store": str(self.store)},  # it goes on until `end`
-            "broker": {"host": HOST, "port": self.coordinators_line.port, "keepalive": 5},
+            "broker": {**self._coordinators_broker(), "keepalive": 5},
             "learning": {"steps": 4, "in_flight": 12, "deadline": 10.0},
             # Nothing is gone back to: what is left must be what all updates of the journal lead to.
             "evaluation": {
@@ -140,19 +156,25 @@ class Bench:
 
     def _swarm(self, index: int, fleet: Fleet) -> Swarm:
         prefix = f"fleet{index}"
-        port = self.broker.port if fleet.direct else self.devices_line.port
         command = [
-            *(*COMMAND, "swarm", "--config", self.config, "--broker", f"{HOST}:{port}"),
-            *("-n", fleet.devices, "--evaluators", fleet.evaluators, "--prefix", prefix, "--seed", self.seed + index),
+            *(*COMMAND, "swarm", *self._swarm_options(prefix, fleet)),
+            *("-n", fleet.devices, "--evaluators", fleet.evaluators, "--seed", self.seed + index),
             *("--think", fleet.think, "--drop-out", fleet.drop_out),
         ]
         return Swarm(prefix, fleet, Process(command, self.folder / f"{prefix}.log"))
 
+    def _swarm_options(self, prefix: str, fleet: Fleet) -> list[object]:
+        port = self.broker.port if fleet.direct else self.devices_line.port
+        return ["--config", self.config, "--broker", f"{HOST}:{port}", "--prefix", prefix]
+
+    async def _connect(self) -> None:
+        await self.coordinators_line.start()
+        await self.devices_line.start()
+
     async def start(self) -> None:
         """Start everything."""
         await asyncio.to_thread(self.broker.start)
-        await self.coordinators_line.start()
-        await self.devices_line.start()
+        await self._connect()
         await self.coordinator.start()
         for swarm in self.swarms:
             await swarm.process.start()
@@ -196,9 +218,8 @@ class Bench:
 
     async def _end_at(self, rounds: int) -> bool:
         """Ask for that end; whether there was an answer. After the last fault it may still be without a connection."""
-        directly = Config(run=RunConfig(name=RUN), broker=BrokerConfig(host=HOST, port=self.broker.port))
         with contextlib.suppress(CoordinatorError):
-            await ask(directly, "set", {"run.rounds": rounds})
+            await ask(self.directly, "set", {"run.rounds": rounds})
             return True
         return False
 

@@ -13,8 +13,7 @@ from coordinator.config import LearningConfig
 from coordinator.initialization import decode, encode
 from tinyreptile.model import Model
 
-from .bench import RUN, Bench
-from .proxy import HOST
+from .bench import Bench
 from .replay import Array, Journal, read, replay
 from .witness import Witness
 
@@ -90,8 +89,7 @@ def replay_breaches(store: Path, journal: Journal) -> tuple[Array, list[str]]:
 async def _export_breaches(bench: Bench, weights: Array) -> list[str]:
     """What `tinyreptile export` writes is what the journal leads to."""
     path = bench.folder / "exported.npz"
-    address = f"{HOST}:{bench.broker.port}"
-    code, printed = await bench.command("export", path, "--run", RUN, "--broker", address)
+    code, printed = await bench.command("export", path, *bench.observing)
     if code:
         return [f"the initialization can not be exported: {printed.strip()}"]
     with np.load(path) as arrays:

@@ -53,6 +53,13 @@ class Witness:
         if packets.kind(packet) != packets.PUBLISH:
             return
         topic, _, payload = packets.publication(packet)
+        self._take(topic, payload, accepted)
+
+    def published(self, topic: str, payload: bytes) -> None:
+        """A message of the coordinator's, as an operator reads it: where packets are encrypted."""
+        self._take(topic, payload, self.acknowledged)
+
+    def _take(self, topic: str, payload: bytes, accepted: dict[int, str]) -> None:
         levels = topic.split("/")
         if levels[-1] == "work":
             word = msgpack.unpackb(payload)

@@ -14,6 +14,7 @@ from .network import Everything, NetworkFaults
 from .recovery import Recovery
 from .retained import Forgotten
 from .rivals import Rivals
+from .sessions import Sessions
 from .soak import Soak
 from .store import FullDisk, SlowStore
 from .zero import ZeroDeltas
@@ -24,6 +25,6 @@ SCENARIOS: dict[str, type[Scenario]] = {
         *(CoordinatorKills, BrokerKills, SwarmKills, NetworkFaults, Everything, Forgotten),
         *(SerialGhosts, BatchGhosts),
         *(FullDisk, SlowStore, ClockJumps, HostileDevices, Rivals),
-        *(Recovery, Fuzzing, Flood, Bombs, ZeroDeltas, Soak),
+        *(Recovery, Fuzzing, Flood, Sessions, Bombs, ZeroDeltas, Soak),
     )
 }

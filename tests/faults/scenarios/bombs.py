@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Any, ClassVar
 
-from coordinator.config import BrokerConfig, Config, RunConfig
+from coordinator.config import BrokerConfig
 from coordinator.mqtt import client, subscribe
 from coordinator.operator import ask
 from tinyreptile import reports
@@ -92,9 +92,8 @@ class Bombs(Scenario):
 
     async def _forget(self, bench: Bench, names: list[str]) -> None:
         """As an operator does it."""
-        directly = Config(run=RunConfig(name=RUN), broker=BrokerConfig(host=HOST, port=bench.broker.port))
         for start in range(0, len(names), FORGOTTEN):
-            await ask(directly, "forget", {"ids": names[start : start + FORGOTTEN]})
+            await ask(bench.directly, "forget", {"ids": names[start : start + FORGOTTEN]})
         await asyncio.sleep(QUIET_SECONDS)
 
     async def _database(self, bench: Bench) -> int:
