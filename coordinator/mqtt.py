@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 SUBSCRIBE_SECONDS = 10.0
 _PROBE_SECONDS = 3.0
 _CALLS = 1000  # at once, of which aiomqtt warns beyond: in a siege each device's topics are subscribed to
+_NOT_AUTHORIZED = 135
 _REFUSED = 0x80  # of a subscription, and all codes above
 
 
@@ -94,6 +95,8 @@ def broker_error(broker: BrokerConfig, error: BaseException) -> BrokerError:
             133: f"it does not take {name}; give this client the one that it is to have with --client-id",
             136: "it is not available just now; try again later",
         }.get(error.rc.value if isinstance(error.rc, ReasonCode) else -1, "check --user and --password-file")
+        if broker.client_id and isinstance(error.rc, ReasonCode) and error.rc.value == _NOT_AUTHORIZED:
+            advice += f", and whether it takes {name}: a fleet's takes what begins with tinyreptile"
         return BrokerError(f"the broker at {where} refused the connection ({text}); {advice}")
     if (obstacle := tls.obstacle(broker) or limit_of(broker)) is not None:
         return BrokerError(f"no session with the broker at {where}: {obstacle}")

@@ -21,7 +21,7 @@ from .errors import DeploymentError
 from .files import make_folder, read, remove, write
 from .fleet import FILE, PARTS, Account, AuthorityFiles, Description, Fleet, Member, load
 from .passwords import new_password
-from .roles import RUN_ROLES
+from .roles import CLIENT_IDS, RUN_ROLES
 
 DAYS = 1095
 PORT = 8883
@@ -262,6 +262,10 @@ def _add(fleet: Fleet, wish: Wish) -> None:
             raise DeploymentError(f"{name} was revoked, and whoever has its key may still use it; take another id")
         if name not in wanted.devices:
             _check_name(name, [*wanted.devices, *wanted.revoked])
+            if name.startswith(CLIENT_IDS):
+                raise DeploymentError(
+                    f"{name} can't be a device's id: client ids begin with {CLIENT_IDS}; take another"
+                )
         role = wish.role or messages.TRAIN
         there = wanted.devices.setdefault(name, Account.model_validate({"run": run, "role": role}))
         if there.run != run:

@@ -16,6 +16,7 @@ Role = Literal["coordinator", "trainer", "evaluator", "operator", "observer", "a
 RUN_ROLES: tuple[Role, ...] = ("coordinator", "operator", "observer")  # one account each in every run
 DEVICE_ROLES: dict[str, Role] = {messages.TRAIN: "trainer", messages.EVALUATE: "evaluator"}  # by what a device calls it
 ADMINISTRATOR = "administrator@broker"  # of the dynamic-security plugin; no run has it
+CLIENT_IDS = "tinyreptile"  # what client ids begin with, and no device's name, which its session is called by
 _ACCESSES: tuple[Access, ...] = ("read", "write")
 _ALL_RUNS = "tinyreptile/+"
 _CONTROL = "$CONTROL/dynamic-security/#"

@@ -120,7 +120,7 @@ def play(attack: Attack) -> tuple[int, int, int]:
     opened = sent = came = 0
     for number in range(attack.sessions):
         try:
-            client = Client(attack, context, f"session-{number}")
+            client = Client(attack, context, f"tinyreptile-{number}")
             client.subscribe(attack.subscriptions(), 0 if attack.keep else 1)  # what is kept of a session has QoS 1
         except OSError:  # the broker has no more connections for it
             break

@@ -10,7 +10,8 @@ PROTOCOL = 4
 DELTA_BYTES = 896  # of a delta in one message
 PIECE_BYTES = 1000  # of an initialization in one message
 CHUNK_BYTES = 1024  # of a file in one message
-CLIENT_ID = "{id}-{random}"  # of a device whose configuration has none: its id, a random word of each start
+# Of a device whose configuration has none: its id, a random word of each start. A fleet's broker knows the beginning.
+CLIENT_ID = "tinyreptile-{id}-{random}"
 MESSAGE_BYTES = 1184  # the longest message a device sends or reads: it has a buffer for each way
 MAX_ID = const(32)  # characters of a run's or a device's name
 

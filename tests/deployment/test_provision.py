@@ -258,6 +258,7 @@ def test_the_authority_s_key_is_needed_to_sign_and_for_nothing_else(tmp_path: Pa
         (Wish(devices=["Gone"]), "Gone and gone differ in case alone"),
         (Wish(run="Kitchen"), "Kitchen and kitchen differ in case alone"),
         (Wish(devices=["Con"]), "Con can't be the name of a file on Windows; take another"),
+        (Wish(devices=["tinyreptile-7"]), "tinyreptile-7 can't be a device's id: client ids begin with tinyreptile;"),
         (Wish(run="com1"), "com1 can't be the name of a file on Windows; take another"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The bench on a provisioned fleet: TLS, certificates, and the broker's files as operators have them."""
+"""The bench on a provisioned fleet: TLS, certificates, the plugin, and the broker's files as operators have them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tinyreptile import reports
 from ..deployment.fleets import FleetBroker
 from .bench import RUN, Bench, Fleet
 
+MODE = "certificates and plugin"
 THIEF = "thief"  # the device whose certificate is in wrong hands
 
 
@@ -27,7 +28,7 @@ class SecuredBench(Bench):
         (fleet,) = self.fleets
         devices = [*(f"fleet0-{i}" for i in range(fleet.devices)), THIEF]
         held_out = [f"fleet0-unseen-{i}" for i in range(fleet.evaluators)]
-        return FleetBroker(self.folder / "fleet", "certificates", devices, held_out, RUN)
+        return FleetBroker(self.folder / "fleet", MODE, devices, held_out, RUN)
 
     def _file(self, role: str) -> Path:
         return self.folder / "fleet" / "runs" / RUN / f"{role}.toml"

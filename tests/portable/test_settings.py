@@ -86,7 +86,11 @@ def test_a_configuration_that_can_not_be_used_is_told(
 @pytest.mark.parametrize("runner", COMMANDS)
 @pytest.mark.parametrize(
     ("given", "used"),
-    [({}, "d-[0-9a-f]{8}"), ({"client_id": "thing"}, "thing"), ({"client_id": "a/{id}/{random}"}, "a/d/[0-9a-f]{8}")],
+    [
+        ({}, "tinyreptile-d-[0-9a-f]{8}"),
+        ({"client_id": "thing"}, "thing"),
+        ({"client_id": "a/{id}/{random}"}, "a/d/[0-9a-f]{8}"),
+    ],
     ids=["default", "set", "template"],
 )
 def test_a_client_id_is_as_configured(
