@@ -19,7 +19,7 @@ from ..commands import Popen, tinyreptile, wait_until
 from ..environment import need_program
 from ..fleet import eventually
 from ..host.desk import Desk
-from .fleets import BOTH, EVALUATORS, FleetBroker
+from .fleets import BOTH, DEVICES, EVALUATORS, FleetBroker
 
 STREAM = {"kind": "sine", "seed": 3}
 
@@ -60,6 +60,25 @@ def test_a_fleet_finishes_a_run_and_no_secret_is_to_be_seen(
     assert len(secrets) >= 11
     everything = seen + told + of_swarm + done.stdout + done.stderr + log
     assert not [secret for secret in secrets if secret in everything]
+
+
+@pytest.mark.usefixtures("compiled")
+def test_devices_that_start_again_take_the_place_of_their_sessions(
+    provisioned: Callable[..., FleetBroker], start: Callable[..., Popen]
+) -> None:
+    broker = provisioned()
+    start("serve", "--config", "fleet/runs/kitchen/coordinator.toml", "--task", "sine", "--rounds", 300)
+    frozen = start("swarm", "--credentials", "fleet")
+    wait_until(lambda: all(f"u'{name}'" in broker.log.read_text() for name in (*DEVICES, *EVALUATORS)))
+    frozen.send_signal(signal.SIGSTOP)  # as a board without power: its connections stay
+    again = start("swarm", "--credentials", "fleet")
+    try:
+        told, _ = again.communicate(timeout=60)
+    finally:
+        frozen.kill()
+    assert again.returncode == 0, told
+    for name in (*DEVICES, *EVALUATORS):
+        assert f"Client {name} already connected, closing old connection." in broker.log.read_text()
 
 
 async def test_micropython_joins_with_its_certificate_and_is_shut_out_when_it_is_revoked(
