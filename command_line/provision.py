@@ -116,6 +116,7 @@ def command(
     if not yes and sys.stdin.isatty() and (owner := whose(folder)):
         typer.confirm(f"{owner}. Put the fleet there?", abort=True)
         yes = True
+    first = not (folder / "broker" / "dynamic-security.json").exists()
     wish = Wish(
         hosts=host or [],
         port=port,
@@ -136,9 +137,10 @@ def command(
         task = bar.add_task("credentials", total=None)
         new = provision(folder, wish, lambda done, total: bar.update(task, completed=done, total=total))
     fleet = load(folder)
+    knows_all = first and fleet.plugin_state.exists()
     runs, count = ", ".join(fleet.description.runs), len(fleet.description.devices)
     out.print(f"{folder}: {count} devices of {runs}; credentials made for {len(new)}", highlight=False, soft_wrap=True)
-    if fleet.description.plugin:
+    if fleet.description.plugin and not knows_all:
         try:
             tell_plugin(fleet)
         except BrokerError as error:

@@ -12,7 +12,7 @@ from . import passwords
 from .errors import DeploymentError
 from .files import make_folder, read, write, write_changed
 from .fleet import Description, Fleet, Member
-from .roles import ADMINISTRATOR, rights
+from .roles import rights
 
 TEMPLATE = "secured.conf"
 _TEMPLATE_FOLDER = "/etc/mosquitto/fleet"
@@ -76,8 +76,8 @@ def write_files(fleet: Fleet) -> None:
     if not (path := fleet.broker / "mosquitto.conf").exists():
         write(path, configuration(wanted))
     if wanted.plugin:
-        if not (path := fleet.broker / "dynamic-security.json").exists():
-            write(path, json.dumps(_first_state(fleet), indent=1) + "\n")
+        if not fleet.plugin_state.exists():
+            write(fleet.plugin_state, json.dumps(_first_state(fleet), indent=1) + "\n")
         return
     write_changed(fleet.broker / "acl", access_list(fleet.members()))
     if wanted.passwords:
@@ -102,12 +102,8 @@ def password_of(member: Member) -> str:
 
 
 def _first_state(fleet: Fleet) -> dict[str, Any]:
-    """What the plugin knows at its first start: the administrator, who tells it the rest. All else is denied."""
-    admin = next(member for member in fleet.members() if member.role == "administrator")
-    client: dict[str, Any] = {"username": ADMINISTRATOR, "roles": [{"rolename": ADMINISTRATOR}]}
-    if fleet.description.passwords:
-        made = passwords.hashed(password_of(admin))
-        client |= {"password": made.digest, "salt": made.salt, "iterations": passwords.ITERATIONS}
+    """Return what the plugin knows at its first start: the members of now. All else is denied."""
+    members = list(fleet.members())
     return {
         "defaultACLAccess": {
             "publishClientSend": False,
@@ -115,10 +111,25 @@ def _first_state(fleet: Fleet) -> dict[str, Any]:
             "subscribe": False,
             "unsubscribe": True,
         },
-        "clients": [client],
+        "clients": [_first_account(member, fleet.description.passwords) for member in members],
         "groups": [],
-        "roles": [{"rolename": ADMINISTRATOR, "acls": plugin_rights(admin)}],
+        "roles": [{"rolename": member.user, "acls": plugin_rights(member)} for member in members],
     }
+
+
+def _first_account(member: Member, with_password: bool) -> dict[str, Any]:
+    account = plugin_account(member)
+    if with_password:
+        made = passwords.hashed(password_of(member))
+        account |= {"password": made.digest, "salt": made.salt, "iterations": passwords.ITERATIONS}
+    return account
+
+
+def plugin_account(member: Member) -> dict[str, Any]:
+    """Return the account of ``member`` without its password, as the dynamic-security plugin has it."""
+    account: dict[str, Any] = {"username": member.user, "roles": [{"rolename": member.user}]}
+    # The plugin looks at it where there is a password: no device comes in at the others' listener.
+    return account | ({"clientid": member.user} if member.is_device else {})
 
 
 def plugin_rights(member: Member) -> list[dict[str, Any]]:

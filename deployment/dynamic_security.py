@@ -12,7 +12,7 @@ from coordinator.administrator import Plugin, plugin_of
 from coordinator.config import broker_in
 from tinyreptile import reports
 
-from .broker import password_of, plugin_rights
+from .broker import password_of, plugin_account, plugin_rights
 from .fleet import Fleet, Member
 
 _BATCH = 10  # members at a time
@@ -57,10 +57,7 @@ async def _introduce(plugin: Plugin, members: list[Member], passwords: bool) -> 
             commands += [{"command": "addRoleACL", "rolename": member.user, **acl} for acl in acls]
     await plugin.tell(commands)
     accounts = [
-        {"command": "createClient", "username": m.user, "roles": [{"rolename": m.user}]}
-        | ({"password": password_of(m)} if passwords else {})
-        # The plugin looks at it where there is a password: a device has one session at the others' listener, too.
-        | ({"clientid": m.user} if m.is_device else {})
+        {"command": "createClient"} | plugin_account(m) | ({"password": password_of(m)} if passwords else {})
         for m in members
     ]
     await plugin.tell(accounts, but="Client already exists")

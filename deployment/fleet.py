@@ -127,6 +127,7 @@ class Fleet:
         self.folder = folder
         self.description = description
         self.broker = folder / "broker"
+        self.plugin_state = self.broker / "dynamic-security.json"  # the plugin's own from its first start on
         # Of the broker's certificate and of the devices'.
         self.authority = self._authority("ca", "revoked", "authority of")
         # Of the others' certificates: the listener without a limit of sessions trusts no device.

@@ -35,7 +35,7 @@ def settings(text: str) -> dict[str, str]:
     return {key: value for key, _, value in (line.partition(" ") for line in lines)}
 
 
-_CERTIFICATES = {"cafile", "require_certificate", "use_identity_as_username"}
+_CERTIFICATES = {"cafile", "require_certificate", "use_identity_as_username", "crlfile"}
 _PASSWORDS = {"password_file", "acl_file"}
 _PLUGIN = {"plugin", "plugin_opt_config_file"}
 
@@ -43,9 +43,9 @@ _PLUGIN = {"plugin", "plugin_opt_config_file"}
 @pytest.mark.parametrize(
     ("ways", "everywhere", "of_devices", "of_all_others"),
     [
-        ({}, {"acl_file"}, _CERTIFICATES | {"crlfile"}, _CERTIFICATES),
+        ({}, {"acl_file"}, _CERTIFICATES, _CERTIFICATES),
         ({"passwords": True}, {"per_listener_settings"}, _PASSWORDS, _PASSWORDS),
-        ({"plugin": "/p.so"}, _PLUGIN, _CERTIFICATES | {"crlfile"}, _CERTIFICATES),
+        ({"plugin": "/p.so"}, _PLUGIN, _CERTIFICATES, _CERTIFICATES),
         ({"plugin": "/p.so", "passwords": True}, _PLUGIN, set(), set()),
     ],
 )
@@ -53,7 +53,7 @@ def test_a_configuration_holds_the_way_that_was_chosen_and_no_other(
     ways: dict[str, object], everywhere: set[str], of_devices: set[str], of_all_others: set[str]
 ) -> None:
     """What stands before the listeners, for each of them, and after them."""
-    alternatives = {"per_listener_settings", "crlfile"} | _CERTIFICATES | _PASSWORDS | _PLUGIN
+    alternatives = {"per_listener_settings"} | _CERTIFICATES | _PASSWORDS | _PLUGIN
     made = configuration(KITCHEN.model_copy(update=ways))
     before, devices, others = (settings(part) for part in re.split(r"(?m)^(?=listener )", made))
     after = {key: value for key, value in others.items() if key in _PLUGIN or (key == "acl_file" and not ways)}
@@ -66,8 +66,8 @@ def test_a_configuration_holds_the_way_that_was_chosen_and_no_other(
     for listener in (devices, others):
         assert listener["allow_anonymous"] == "false"
         assert listener["tls_version"] == "tlsv1.2"
-    assert devices.get("cafile") != others.get("cafile") or "passwords" in ways
-    assert devices.get("password_file") != others.get("password_file") or ways != {"passwords": True}
+    for key in {"cafile", "crlfile", "password_file"} & (of_devices | of_all_others):
+        assert devices[key] != others[key]
     paths = {key: value for key, value in settings(made).items() if value.startswith("/") and key != "plugin"}
     assert len(paths) > 3
     assert all(value.startswith("/srv/fleet/") for value in paths.values())

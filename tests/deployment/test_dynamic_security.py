@@ -24,26 +24,56 @@ from .fleets import FleetBroker, need_plugin
 MODE = "passwords and plugin"
 
 
-def test_accounts_wait_until_the_broker_runs(tmp_path: Path) -> None:
-    made = ["provision", "fleet", "a", "--dynamic-security", "--plugin", need_plugin(), "--passwords"]
-    done = tinyreptile(*made, "--host", "localhost", "--port", free_port(), "--run", "kitchen", cwd=tmp_path)
+@pytest.mark.parametrize("way", [[], ["--passwords"]])
+def test_a_broker_knows_at_its_first_start_who_is_in_the_fleet_and_is_told_of_changes(
+    tmp_path: Path, way: list[str]
+) -> None:
+    made = ["provision", "fleet", "a", "--dynamic-security", "--plugin", need_plugin(), *way]
+    ports = ["--port", free_port(), "--roles-port", free_port()]
+    done = tinyreptile(*made, "--host", "localhost", *ports, "--run", "kitchen", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "The broker does not know of this yet: no broker answers at localhost" in done.stderr
-    assert "When it runs, the same command tells it." in done.stderr
+    assert "does not know of this yet" not in done.stderr
+    later = tinyreptile("provision", "fleet", "b", cwd=tmp_path)
+    assert "The broker does not know of this yet: no broker answers at localhost" in later.stderr
+    assert "When it runs, the same command tells it." in later.stderr
     revoked = tinyreptile("revoke", "fleet", "a", cwd=tmp_path)  # it must not look as if that had happened
     assert "error: no broker answers at localhost" in revoked.stderr
     assert revoked.returncode == 1
     broker = FleetBroker(tmp_path / "fleet")
     Mosquitto.start(broker)  # without a word to its plugin
+    topic = messages.RunTopics("kitchen").device("b").status
+
+    async def may_write(name: str) -> bool:
+        async with listening(broker.role("observer"), topic) as seen, client(broker.device(name), timeout=3) as session:
+            await session.publish(topic, b"here", qos=1)
+            await asyncio.sleep(0.5)
+        return bool(seen)
+
     try:
+        assert way or not asyncio.run(may_write("b")), "the observer has its rights, b none yet"
         again = tinyreptile("provision", "fleet", "b", cwd=tmp_path)
         assert "The broker knows of it." in again.stdout
+        assert asyncio.run(may_write("b"))
+    finally:
+        broker.stop()
 
-        async def joins() -> None:
-            async with client(broker.device("b"), timeout=3):
-                pass
 
-        asyncio.run(joins())
+def test_a_fleet_needs_no_word_to_a_plugin_that_starts_with_it(tmp_path: Path) -> None:
+    broker = FleetBroker(tmp_path / "fleet", MODE)
+    Mosquitto.start(broker)
+    topic = messages.RunTopics("kitchen").device("kitchen-1").status
+
+    async def heard() -> bool:
+        async with (
+            listening(broker.role("observer"), topic) as seen,
+            client(broker.device("kitchen-1"), timeout=3) as session,
+        ):
+            await session.publish(topic, b"here", qos=1)
+            await asyncio.sleep(0.5)
+        return bool(seen)
+
+    try:
+        assert asyncio.run(heard())
     finally:
         broker.stop()
 
