@@ -23,7 +23,8 @@ from ..scenario import Scenario
 from ..secured import THIEF, SecuredBench
 
 LEAST_RATE = 0.8  # of what was before
-SETTLE_SECONDS = 3.0
+MOST_COPIES = 2  # of each of its messages, that a device is sent
+MESSAGE_BYTES = 50  # of such a packet, about
 DEVICE = reports.CoordinatorTopics(RUN).device(THIEF)
 ROOT = f"tinyreptile/{RUN}"
 # Filters that match one topic of the device's, or all that an observer may read.
@@ -47,8 +48,9 @@ class Sessions(Scenario):
     sessions = (1000, 100)
     groups = (14_000, 1000)
     readers = (2500, 0)
-    seconds = (60.0, 3.0)
-    calm = (20.0, 3.0)
+    seconds = (60.0, 2.0)
+    calm = (20.0, 2.0)
+    settle = (3.0, 1.0)
     rate = 40.0
     fleets = (Fleet(49, 2, think=1.0),)
     settings: ClassVar[dict[str, dict[str, Any]]] = {"learning": {"in_flight": 50}, "evaluation": {"every": 1000}}
@@ -96,7 +98,7 @@ class Sessions(Scenario):
         way = bench.credentials(name)
         attack = Attack(
             *(way.host, way.port, str(way.tls_ca), str(way.tls_cert), str(way.tls_key)),
-            seconds=self.seconds[self.quick] + SETTLE_SECONDS,
+            seconds=self.seconds[self.quick] + self.settle[self.quick],
             **fields,
         )
         before = await self._rate(bench, self.calm[self.quick])
@@ -112,7 +114,7 @@ class Sessions(Scenario):
             await asyncio.sleep(0.1)
         took = asyncio.get_running_loop().time() - opening[1]
         while_opening = (_accepted(bench) - opening[0]) / took / before
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(self.settle[self.quick])
         during = await self._rate(bench, self.seconds[self.quick]) / before
         if await process.wait():
             bench.breaches.append(f"{what}: the attack failed: {process.log.read_text().strip()[-300:]}")
@@ -120,6 +122,8 @@ class Sessions(Scenario):
         opened, sent, came = map(int, process.log.read_text().split()[1:])
         bench.injected[what] += opened
         bench.injected[f"messages beside {what}"] += sent
+        if came > MOST_COPIES * MESSAGE_BYTES * sent > 0:
+            bench.breaches.append(f"{what}: {came:,} bytes came of {sent:,} messages of its own")
         self.figures[f"rate / before, {what}"] = f"{during:.2f} ({while_opening:.2f} in the {took:.0f} s of opening)"
         self.tell(f"{what}: {opened} opened in {took:.0f} s, {before:.1f} updates a second, then {during:.2f} of that, "
                   f"{came:,} bytes came")  # fmt: skip
