@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,13 @@ from tinyreptile import messages, reports
 from tinyreptile.evaluation import COUNTED_CLASSES
 
 from .entries import Evaluated
-from .store import EVALUATED_KEPT
 from .work import Refusal, Work
 
 if TYPE_CHECKING:
     from .run import Run
 
-DRIFT_WINDOW = EVALUATED_KEPT - 1  # evaluations that the last is compared with, as far as one can go back
+IN_A_ROW = 2  # evaluations that are much worse raise the alarm: one alone may be so by chance
+WINDOW = 30  # evaluations before these that show what is usual: with ten, a slow decay would seem usual, too
 CHANCE = 0.05  # share of the last loss by which an earlier one may be lower by chance
 LINGER = 30.0  # seconds that a finished run waits for held-out devices which are away
 HUGE = 10.0  # times its own usual loss, and what the median device has: such a report is noted
@@ -53,6 +53,15 @@ def worse(now: Losses, then: Losses) -> float:
     """
     both = now.keys() & then.keys()
     return median(_times(now[name], then[name]) for name in both) if 2 * len(both) > len(now) else 0.0
+
+
+def usual_losses(evaluations: Sequence[Losses]) -> dict[str, float]:
+    """Return the median loss of each device that took part in `FEWEST` of ``evaluations`` or more."""
+    losses: dict[str, list[float]] = {}
+    for evaluation in evaluations:
+        for name, loss in evaluation.items():
+            losses.setdefault(name, []).append(loss)
+    return {name: median(those) for name, those in losses.items() if len(those) >= FEWEST}
 
 
 def _times(now: float, then: float) -> float:
@@ -120,13 +129,15 @@ class Evaluations:
         self._at = 0  # updates at the last one
         self._ended_at: float | None = None
         self.summaries: list[dict[str, Any]] = []
-        self._latest: list[tuple[int, Losses]] = []  # by version; the alarm compares with them
+        self._since = 0  # version that was gone back to last, as a new one: earlier evaluations are no measure for it
+        self._latest: list[tuple[int, Losses]] = []  # by version, since then; the alarm compares the newest with them
         self._best: tuple[float, int, Losses] | None = None  # of all: median loss, version, losses
         self._mute: set[str] = set()  # devices whose last evaluation passed its deadline
         self._noted: set[str] = set()  # devices whose loss is huge, and that was noted
 
-    def restore(self, past: Iterable[Evaluated]) -> None:
-        """Take up those of earlier starts."""
+    def restore(self, past: Iterable[Evaluated], gone_back: int) -> None:
+        """Take up those of earlier starts; ``gone_back`` is the version that a version was gone back to as, or 0."""
+        self._since = gone_back
         for entry in past:
             self._at = entry.updates
             medians = {"median_before": entry.summary["before"], "median_after": entry.summary["after"]}
@@ -135,10 +146,20 @@ class Evaluations:
 
     def _remember(self, summary: dict[str, Any], losses: Losses) -> None:
         self.summaries.append(summary)
-        self._latest.append((summary["version"], losses))
-        del self._latest[: -DRIFT_WINDOW - 1]
+        if summary["version"] >= self._since:
+            self._latest.append((summary["version"], losses))
+            del self._latest[: -WINDOW - IN_A_ROW]
         if self._best is None or summary["median_after"] < self._best[0]:
             self._best = summary["median_after"], summary["version"], losses
+
+    def gone_back(self, version: int) -> None:
+        """Measure anew from ``version`` on, which is an earlier one again.
+
+        If the devices' data have changed it is as bad as the last one, and to go back again and again would stop
+        learning for good; and what an operator goes back to may be worse than what there was.
+        """
+        self._since = version
+        self._latest.clear()
 
     @property
     def latest(self) -> dict[str, Any]:
@@ -221,24 +242,18 @@ class Evaluations:
         if ended.results:
             summary = ended.summary()
             entry = Evaluated(ended.updates, ended.version, summary | {"losses": ended.losses}, time.time())
-            earlier = dict(self._latest)
-            if self._best is not None:
-                earlier.setdefault(self._best[1], self._best[2])
+            earlier = self._earlier()
             self._mind_outliers(ended.losses)
             self._remember(summary, ended.losses)
             self._run.record(entry)
-            self._mind_drift()
+            self._mind_drift(earlier)
             if self._run.rounds_left == 0 and self._run.config.evaluation.best:
                 self._end_with_best(ended.version, ended.losses, earlier)
 
     def _mind_outliers(self, now: Losses) -> None:
         """Note who reports a huge loss, by its own usual one, where the median device does not."""
-        usual = {}
-        for name in now:
-            earlier = [losses[name] for _, losses in self._latest if name in losses]
-            if len(earlier) >= FEWEST:
-                usual[name] = median(earlier)
-        times = {name: _times(now[name], loss) for name, loss in usual.items()}
+        usual = usual_losses([losses for _, losses in self._latest])
+        times = {name: _times(loss, usual[name]) for name, loss in now.items() if name in usual}
         most = HUGE * max(1.0, median(times.values())) if times else 0.0
         huge = {name for name, value in times.items() if value > most}
         if new := huge - self._noted:
@@ -246,31 +261,55 @@ class Evaluations:
             self._run.disagreed(f"others do not find the losses that {_names(new)} reports: {'; '.join(reports)}")
         self._noted = huge
 
+    def _earlier(self) -> dict[int, Losses]:
+        """Return what was found of the latest versions and the best one, by version."""
+        earlier = dict(self._latest)
+        if self._best is not None:
+            earlier.setdefault(self._best[1], self._best[2])
+        return earlier
+
+    def _better(self, last: int, now: Losses, earlier: Mapping[int, Losses]) -> dict[int, float]:
+        """Return how many times worse the ``last`` version is, by what was found ``now``, than ``earlier`` ones.
+
+        Of these only such as can be gone back to.
+        """
+        there = self._run.evaluated_versions() - {last}
+        return {version: worse(now, losses) for version, losses in earlier.items() if version in there}
+
     def _end_with_best(self, last: int, now: Losses, earlier: Mapping[int, Losses]) -> None:
         """Go back to the best of the ``earlier`` versions if the ``last`` one is worse by more than chance."""
-        there = self._run.evaluated_versions() - {last}
-        times = {version: worse(now, losses) for version, losses in earlier.items() if version in there}
+        times = self._better(last, now, earlier)
         best = max(times, key=times.__getitem__, default=last)
         if times.get(best, 0.0) > 1 / (1 - CHANCE):
             self._run.end_with(best, _text(now, earlier[best], best))
 
-    def _mind_drift(self) -> None:
-        """Raise the alarm if the last evaluation was much worse than the best before it."""
+    def _mind_drift(self, earlier: Mapping[int, Losses]) -> None:
+        """Raise the alarm if the newest evaluations were all much worse than what is usual for their devices.
+
+        What is usual is found from the evaluations before these. Gone back to is the best of the ``earlier`` versions
+        that were evaluated since a version was last gone back to.
+        """
         guards = self._run.config.guards
-        (_, now), earlier = self._latest[-1], self._latest[:-1]
-        times = [worse(now, losses) for _, losses in earlier]
-        if not guards.drift or max(times, default=0.0) <= guards.drift:
+        newest = self._latest[-IN_A_ROW:]
+        usual = usual_losses([losses for _, losses in self._latest[:-IN_A_ROW]])
+        if not guards.drift or not usual or any(worse(losses, usual) < guards.drift for _, losses in newest):
             return
-        best, then = earlier[times.index(max(times))]
-        text = _text(now, then, best)
-        calm = [name for name in now.keys() & then.keys() if _times(now[name], then[name]) <= 1 + CHANCE]
+        last, now = newest[-1]
+        times = self._better(last, now, {v: losses for v, losses in earlier.items() if v >= self._since})
+        if not times:
+            return
+        best = max(times, key=lambda version: (times[version], version))
+        both = now.keys() & usual.keys()
+        found, before = (median(losses[name] for name in both) for losses in (now, usual))
+        text = (
+            f"loss {found:.4g} on unseen devices after {IN_A_ROW} bad evaluations, usually {before:.4g}; "
+            f"the best was version {best}"
+        )
+        most = {name: max(_times(losses.get(name, 0.0), usual[name]) for _, losses in newest) for name in both}
+        calm = [name for name, times_usual in most.items() if times_usual <= 1 + CHANCE]
         if calm:
             text += f"; nothing got worse at {_names(calm)}"
         self._run.drifted(text, best)
-        if guards.on_drift == "rollback":
-            # What the best version comes to from now on is the new measure: if the devices' data have changed, it is as
-            # bad as the last one, and to go back again and again would stop learning for good.
-            self._latest.clear()
 
 
 def _text(now: Losses, then: Losses, version: int) -> str:

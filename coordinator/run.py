@@ -132,7 +132,8 @@ class Run:
             self._store.write([Checkpoint(0, 0, weights)])
         self.weights: Weights = state.weights
         self.version, self.updates = state.version, state.updates
-        self.evaluations.restore(self._store.evaluations())
+        gone_back = [event.version for event in self._store.events() if event.kind == "rollback"]
+        self.evaluations.restore(self._store.evaluations(), max(gone_back, default=0))
         for known in self._store.devices():
             self.registry.restore(known)
         for row in self._store.accepted_since(max(0, self.updates - RESTORED)):
@@ -392,6 +393,7 @@ class Run:
         self.weights = state.weights
         self.version += 1
         self._gone_back = True
+        self.evaluations.gone_back(self.version)
         self._record(self.checkpoint(), None)
         self._note("rollback", f"to version {version}")
 

@@ -418,21 +418,26 @@ def test_a_coordinator_that_starts_anew_still_knows_who_pulls_elsewhere(start: S
 # Drift
 
 
-def drifting(start: StartRun, reaction: str) -> Driver:
-    """A run whose second evaluation is much worse than its first."""
-    driver = start(devices=1, guards={"drift": 2.0, "on_drift": reaction}, evaluation={"every": 5})
+def evaluated(start: StartRun, losses: list[float], **guards: Any) -> Driver:
+    """A run whose one held-out device comes to ``losses``, one evaluation after the other."""
+    driver = start(devices=1, run={"rounds": 0}, guards=guards, evaluation={"every": 5})
     driver.hello("e0", role="evaluate")
-    train(driver, 5)
-    evaluate(driver, 1.0)
-    train(driver, 5)
-    evaluate(driver, 2.5)
+    for loss in losses:
+        train(driver, 5)
+        evaluate(driver, loss)
     return driver
+
+
+def drifting(start: StartRun, reaction: str) -> Driver:
+    """A run whose two last evaluations are much worse than the three before."""
+    return evaluated(start, [1.0, 0.9, 1.1, 2.6, 2.5], drift=2.0, on_drift=reaction)
 
 
 def test_learning_that_gets_worse_is_told(start: StartRun) -> None:
     driver = drifting(start, "tell")
     (event,) = driver.store.events()
-    assert (event.kind, event.text) == ("drift", "loss 2.5 on unseen devices, 1 at version 5")
+    text = "loss 2.5 on unseen devices after 2 bad evaluations, usually 1; the best was version 10"
+    assert (event.kind, event.text) == ("drift", text)
     assert not driver.run.config.run.paused
 
 
@@ -445,30 +450,84 @@ def test_learning_that_gets_worse_holds_the_run(start: StartRun) -> None:
 
 def test_learning_that_gets_worse_goes_back_to_the_best(start: StartRun) -> None:
     driver = drifting(start, "rollback")
-    assert driver.run.to_roll_back == 5
-    best = driver.versions[5]
+    assert driver.run.to_roll_back == 10
+    best = driver.versions[10]
     driver.run.roll_back(driver.run.to_roll_back)
     driver.advance()
     assert driver.run.to_roll_back is None
     assert driver.versions[driver.run.version] == best
 
 
-def test_a_version_that_was_gone_back_to_is_not_gone_back_to_again(start: StartRun) -> None:
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1.0, 0.9, 1.1, 9.0, 1.0, 9.0],
+        [1.0, 0.01, 0.9, 1.1, 0.95, 1.0, 0.9],
+        [1.0, 1.1, 2.5, 2.5],
+        [1.0, 0.9, 1.1, 1.9, 1.9],
+    ],
+    ids=["single bad ones", "a lucky one", "too few before", "not so much worse"],
+)
+def test_chance_is_no_drift(start: StartRun, losses: list[float]) -> None:
+    driver = evaluated(start, losses, drift=2.0)
+    assert driver.run.to_roll_back is None
+    assert driver.run.events["drift"] == 0
+
+
+def test_learning_that_gets_worse_little_by_little_is_told(start: StartRun) -> None:
+    losses = [1.0] * 3 + [1.25**count for count in range(1, 11)]
+    driver = evaluated(start, losses, drift=3.0, on_drift="tell")
+    first = next(event for event in driver.store.events() if event.kind == "drift")
+    assert first.version == 5 * (3 + 8)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_version_that_was_gone_back_to_is_the_new_measure(start: StartRun, restarts: bool) -> None:
     driver = drifting(start, "rollback")
-    assert driver.run.to_roll_back == 5
-    driver.run.roll_back(5)
-    for loss in (2.5, 2.6):  # the devices' data have changed: the best version has become as bad
+    driver.run.roll_back(10)
+    driver.commit()
+    for loss in (2.5, 2.6, 2.4, 2.5):  # the devices' data have changed: the best version has become as bad
+        if restarts:
+            driver = evaluated(start, [], drift=2.0)
         train(driver, 5)
         evaluate(driver, loss)
         assert driver.run.to_roll_back is None
+    for loss in (5.5, 5.6):
+        train(driver, 5)
+        evaluate(driver, loss)
+    assert driver.run.to_roll_back is not None, "and it is one"
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_operator_who_goes_back_to_a_worse_version_is_not_overruled(start: StartRun, restarts: bool) -> None:
+    driver = evaluated(start, [4.0, 1.0, 0.9, 1.0, 1.1])
+    driver.run.roll_back(5)
+    driver.commit()
+    for _ in range(3):
+        if restarts:
+            driver = evaluated(start, [])
+        train(driver, 5)
+        evaluate(driver, 4.0)
+        assert driver.run.to_roll_back is None
+
+
+def test_an_evaluation_that_a_rollback_has_cut_short_is_no_measure(start: StartRun) -> None:
+    driver = start(devices=1, run={"rounds": 0}, evaluation={"every": 5})
+    for name in ("e0", "e1"):
+        driver.hello(name, role="evaluate")
+    train(driver, 5)
+    driver.advance()
+    report(driver, "e0", 0.5)
+    driver.run.roll_back(3)
+    driver.advance()
+    assert driver.run.evaluations.latest["version"] == 5
+    assert driver.run.evaluations._latest == []
+    driver.commit()
+    assert start().run.evaluations._latest == []
 
 
 def test_by_default_a_run_whose_learning_breaks_down_goes_back(start: StartRun) -> None:
-    driver = start(devices=1, evaluation={"every": 5})
-    driver.hello("e0", role="evaluate")
-    for loss in (1.0, 1.3, 0.9, 3.0):
-        train(driver, 5)
-        evaluate(driver, loss)
+    driver = evaluated(start, [1.0, 1.3, 0.9, 3.1, 3.2])
     assert driver.run.to_roll_back == 15
 
 
@@ -504,7 +563,7 @@ def test_a_minority_neither_holds_a_run_nor_rolls_it_back(
 ) -> None:
     """It says that all has become worse, and that all was well before."""
     good, bad = (TRUE | dict.fromkeys(liars, loss) for loss in (before * TRUE[liars[0]], 1e9))
-    driver = among_nine(start, [good, good, good, bad, bad], on_drift=reaction)
+    driver = among_nine(start, [good, good, good, bad, bad, bad], on_drift=reaction)
     assert not driver.run.config.run.paused
     assert driver.run.to_roll_back is None
     assert "drift" not in [event.kind for event in driver.store.events()]
@@ -514,14 +573,14 @@ def test_a_minority_neither_holds_a_run_nor_rolls_it_back(
 def test_a_minority_that_comes_or_goes_does_not_either(start: StartRun, away: str) -> None:
     honest, false = {name: TRUE[name] for name in NINE[4:]}, dict.fromkeys(NINE[:4], 1e9)
     good, bad = (honest, TRUE | false) if away == "before" else (TRUE | dict.fromkeys(false, 0.0), honest)
-    driver = among_nine(start, [good, good, good, bad])
+    driver = among_nine(start, [good, good, good, bad, bad])
     assert driver.run.to_roll_back is None
 
 
 @MINORITIES
 def test_a_minority_does_not_blind_the_alarm_and_is_named(start: StartRun, liars: list[str]) -> None:
     worse = {name: (1.0 if name in liars else 4.0) * loss for name, loss in TRUE.items()}
-    driver = among_nine(start, [TRUE, TRUE, worse])
+    driver = among_nine(start, [TRUE, TRUE, TRUE, worse, worse])
     assert driver.run.to_roll_back is not None
     (text,) = [event.text for event in driver.store.events() if event.kind == "drift"]
     assert text.endswith(f"; nothing got worse at {', '.join(liars)}")
@@ -529,8 +588,17 @@ def test_a_minority_does_not_blind_the_alarm_and_is_named(start: StartRun, liars
 
 def test_who_comes_or_goes_does_not_blind_the_alarm(start: StartRun) -> None:
     worse = {name: 4.0 * loss for name, loss in TRUE.items() if name in NINE[4:]}
-    driver = among_nine(start, [{name: TRUE[name] for name in NINE[4:]}, worse | dict.fromkeys(NINE[:4], 0.0)])
-    assert driver.run.to_roll_back == 5
+    good, bad = {name: TRUE[name] for name in NINE[4:]}, worse | dict.fromkeys(NINE[:4], 0.0)
+    driver = among_nine(start, [good, good, good, bad, bad])
+    assert driver.run.to_roll_back == 15
+
+
+@MINORITIES
+def test_a_minority_does_not_choose_what_is_gone_back_to(start: StartRun, liars: list[str]) -> None:
+    best, good, bad = ({name: times * loss for name, loss in TRUE.items()} for times in (0.8, 1.0, 4.0))
+    lie = dict.fromkeys(liars, 1e-9)
+    driver = among_nine(start, [good | lie, best, good | lie, bad | dict.fromkeys(liars, 1e9), bad])
+    assert driver.run.to_roll_back == 10
 
 
 def test_who_alone_reports_a_huge_loss_is_named_once(start: StartRun) -> None:
@@ -541,16 +609,17 @@ def test_who_alone_reports_a_huge_loss_is_named_once(start: StartRun) -> None:
 
 
 def test_all_that_got_worse_is_no_disagreement(start: StartRun) -> None:
-    driver = among_nine(start, [TRUE] * 3 + [{name: 20 * loss for name, loss in TRUE.items()}], on_drift="tell")
+    driver = among_nine(start, [TRUE] * 3 + [{name: 20 * loss for name, loss in TRUE.items()}] * 2, on_drift="tell")
     assert [event.kind for event in driver.store.events()] == ["drift"]
 
 
 def test_the_alarm_remembers_what_each_device_found_across_a_restart(start: StartRun) -> None:
-    among_nine(start, [TRUE] * 2)
+    among_nine(start, [TRUE] * 3)
     false = dict.fromkeys(NINE[:4], 1e9)
     assert among_nine(start, [TRUE | false]).run.to_roll_back is None
     worse = {name: 4.0 * loss for name, loss in TRUE.items()}
-    assert among_nine(start, [worse]).run.to_roll_back == 5
+    assert among_nine(start, [worse]).run.to_roll_back is None
+    assert among_nine(start, [worse]).run.to_roll_back is not None
 
 
 def test_a_run_does_not_end_with_what_a_minority_calls_the_best(start: StartRun) -> None:
