@@ -288,6 +288,20 @@ def changed(config: Config, values: dict[str, Any], asked: Iterable[str] = ()) -
     return _validate("setting", tables)
 
 
+def check_setting(name: str, value: Any) -> None:
+    """Raise `ConfigError` if the key ``name``, table.key, can't change while a run is going on, or not be ``value``."""
+    tables = Config().model_dump()
+    table, _, key = name.partition(".")
+    if key not in tables.get(table, {}) or not name.startswith(CHANGEABLE) or name in _FIXED:
+        raise ConfigError(f"{name} is no setting that can change while a run is going on")
+    try:
+        Config(**{table: tables[table] | {key: value}})
+    except ValidationError as error:  # what does not go with the values of other keys may go with those configured
+        for item in error.errors():
+            if item["loc"][:2] == (table, key):
+                raise ConfigError(complaint(item)) from None
+
+
 def setting(config: Config, name: str) -> Any:
     """The value of the key ``name``, table.key."""
     table, _, key = name.partition(".")

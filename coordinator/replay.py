@@ -11,6 +11,7 @@ from tinyreptile.model import Model
 from .deltas import unpack
 from .entries import Accepted, Checkpoint
 from .errors import StoreError
+from .integrity import check_rows
 from .rules import MetaUpdate, Weights, discount, schedule
 from .store import Store
 
@@ -48,7 +49,7 @@ def replay(store: Store, model: Model, meta: MetaUpdate, version: int | None = N
             return None
         raise _out_of_reach(store, version)
     if checkpoint.weights.size != model.parameters:
-        raise _damaged(store, f"a checkpoint of {checkpoint.weights.size} weights, its model has {model.parameters}")
+        raise store.damaged(f"a checkpoint of {checkpoint.weights.size} weights, its model has {model.parameters}")
     state = _state(checkpoint, meta)
     if not _advance(store, model, state, version):
         raise _out_of_reach(store, version)
@@ -58,24 +59,29 @@ def replay(store: Store, model: Model, meta: MetaUpdate, version: int | None = N
 def model_of(store: Store) -> Model:
     """Return the model of the store's run; raise `StoreError` if there is none."""
     properties = store.properties()
-    if "model" not in properties:
+    if not properties:
         raise StoreError(f"the store {store.location} holds no run yet")
+    for name in ("run", "model", "weights"):
+        if name not in properties:
+            raise store.damaged(f"table property has no row with the name {name!r}")
     try:
-        return Model(properties["model"], properties.get("weights"))
-    except (ValueError, TypeError) as error:
-        raise _damaged(store, f"its model: {error}") from None
+        return Model(properties["model"], properties["weights"])
+    except Exception as error:  # noqa: BLE001 - whatever a list that is no model comes to
+        raise store.damaged(f"table property, name 'model' or 'weights': value: {error}") from None
 
 
 def check(store: Store, model: Model) -> int:
-    """Replay all deltas that the store has between its checkpoints; how many that were.
+    """Look at every row, and replay all deltas that the store has between its checkpoints; how many that were.
 
-    Raises `StoreError` where the weights of a checkpoint don't come out as they were kept, to the last bit.
+    Raises `StoreError` for a row that can't be right, and where the weights of a checkpoint don't come out as they were
+    kept, to the last bit.
     """
     if damage := store.damage():
-        raise _damaged(store, damage)
+        raise store.damaged(damage)
     versions = store.checkpoint_versions()
     if not versions:
         raise StoreError(f"the store {store.location} holds no run yet")
+    check_rows(store, model)
     gone_back = {event.version for event in store.events() if event.kind == "rollback"}
     first = store.first_delta()
     checked = 0
@@ -87,10 +93,8 @@ def check(store: Store, model: Model) -> int:
             continue
         state = _state(start, MetaUpdate(schedule("constant", 1, 1), discount("constant")))
         if not _advance(store, model, state, version) or state.weights.tobytes() != end.weights.tobytes():
-            raise _damaged(store, f"version {version} is not what led to it")
+            raise store.damaged(f"version {version} is not what led to it")
         checked += state.updates - start.updates
-    if missing := store.missing_updates():
-        raise _damaged(store, missing)
     replay(store, model, MetaUpdate(schedule("constant", 1, 1), discount("constant")))
     return checked
 
@@ -109,18 +113,14 @@ def _advance(store: Store, model: Model, state: State, version: int | None) -> b
         try:
             state.fold(model, row)
         except DeltaError as error:
-            raise _damaged(store, f"the delta of update {row.updates}: {error}") from None
+            raise store.damaged(f"the delta of update {row.updates}: {error}") from None
         if state.version == version:
             return True
     return version is None
 
 
-def _damaged(store: Store, what: str) -> StoreError:
-    return StoreError(f"the store {store.location} is damaged: {what}")
-
-
 def _out_of_reach(store: Store, version: int | None) -> StoreError:
     if version is None:
-        return _damaged(store, "a delta is missing since its last checkpoint")
+        return store.damaged("a delta is missing since its last checkpoint")
     versions = ", ".join(str(version) for version, _ in store.checkpoint_versions())
     return StoreError(f"version {version} can't be had any more, or not yet; checkpoints are at {versions}")

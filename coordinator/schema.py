@@ -1,9 +1,15 @@
-"""The tables of a store, the same in SQLite and PostgreSQL, and how a store of an older format becomes one of this."""
+"""The tables of a store, the same in SQLite and PostgreSQL, and how a store of an older format becomes one of this.
+
+Each column has a type and a range. Whatever is read is checked against them (`checked`): SQLite keeps what is written,
+whatever the type of a column, and what a program wrote that is not ours, or a disk has lost, must not be computed with.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from binascii import crc32
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
@@ -17,6 +23,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    RowMapping,
     Table,
     Text,
     delete,
@@ -24,100 +31,248 @@ from sqlalchemy import (
     inspect,
     select,
     text,
+    type_coerce,
     update,
 )
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import NullType
+
+from tinyreptile import messages, reports
+
+from .rules import COMBINATIONS
 
 FORMAT = 5
 OLDEST = 2  # format that can be upgraded
 APPLICATION_ID = 0x54526570  # "TRep", by which file(1) and others may tell an SQLite file's owner
 
+SHOWN = 40  # characters of a value in a message
+
 metadata = MetaData()
 
 
-def _column(name: str, kind: Any, *, key: bool = False) -> Column[Any]:
-    return Column(name, kind, primary_key=key, nullable=False, autoincrement=False)
+class Damage(ValueError):
+    """Something in a store that none of ours has written; the text names table, row and column."""
 
 
-properties = Table("property", metadata, _column("name", Text, key=True), _column("value", JSON))
-settings = Table("setting", metadata, _column("name", Text, key=True), _column("value", JSON))
+def _column(
+    name: str,
+    kind: Any,
+    low: float = 0,
+    high: float = math.inf,
+    *,
+    key: bool = False,
+    optional: bool = False,
+    check: Callable[[Any], object] | None = None,
+) -> Column[Any]:
+    """Return a column of numbers, or lengths of texts and bytes, from ``low`` to ``high``.
+
+    ``check`` raises ValueError for a value that is none all the same.
+    """
+    info = {"low": low, "high": high, "check": check}
+    return Column(name, kind, primary_key=key, nullable=optional, autoincrement=False, info=info)
+
+
+def _one_of(*values: object) -> Callable[[Any], object]:
+    def check(value: Any) -> None:
+        if value not in values:
+            raise ValueError(f"it is to be one of {', '.join(map(str, values))}")
+
+    return check
+
+
+def _id(value: Any) -> None:
+    messages.check_id(value, "it")
+
+
+def _gains(value: Any) -> None:
+    if not isinstance(value, list) or not value:
+        raise ValueError("it is to be a list of numbers")
+    reports.check_ints("they", value, 1, 65536)
+
+
+# Of evaluations of earlier releases medians are missing, and losses.
+_SUMMARY = (
+    *((name, kind, low, high, False) for name, kind, low, high, _ in reports.EVALUATION_SUMMARY),
+    *((name, "number", 0, 1e9, True) for name in ("before", "after")),
+    *((name, int, 0, reports.COUNT, True) for name in ("updates", "version")),
+    ("losses", dict, 0, reports.COUNT, False),
+)
+
+
+def _summary(value: Any) -> None:
+    messages.check(_SUMMARY, value)
+    for device, loss in value.get("losses", {}).items():
+        messages.check_id(device, "a device id")
+        messages.check((("loss", "number", 0, 1e9, True),), {"loss": loss})
+
+
+_COUNT = reports.COUNT
+_TIME = 1e12  # seconds since 1970
+
+properties = Table("property", metadata, _column("name", Text, 1, 32, key=True), _column("value", JSON))
+settings = Table("setting", metadata, _column("name", Text, 1, 64, key=True), _column("value", JSON))
 checkpoints = Table(
     "checkpoint",
     metadata,
-    _column("version", Integer, key=True),
-    _column("updates", Integer),
-    _column("weights", LargeBinary),  # little-endian float64
+    _column("version", Integer, 0, _COUNT, key=True),
+    _column("updates", Integer, 0, _COUNT),
+    _column("weights", LargeBinary, 8),  # little-endian float64
     _column("evaluated", Boolean),
-    _column("crc", BigInteger),  # `checksum` of the others
+    _column("crc", BigInteger, 0, (1 << 32) - 1),  # `checksum` of the others
 )
 accepted = Table(
     "accepted",
     metadata,
-    _column("work", Integer, key=True),  # an update is taken once, whatever is sent again
-    _column("updates", Integer),
-    _column("device", Text),
-    _column("version", Integer),
-    _column("tau", Integer),
-    _column("weight", Double),
+    _column("work", Integer, 1, _COUNT, key=True),  # an update is taken once, whatever is sent again
+    _column("updates", Integer, 0, _COUNT),
+    _column("device", Text, check=_id),
+    _column("version", Integer, 0, _COUNT),
+    _column("tau", Integer, 0, _COUNT),
+    _column("weight", Double, 0, 1),
     _column("moved", Boolean),
-    Column("loss", Double),
-    _column("samples", Integer),
-    _column("bits", Integer),
-    _column("gains", JSON),
-    Column("delta", LargeBinary),
-    _column("at", Double),
-    Column("kept", Integer),
-    _column("norm", Double),
-    _column("scale", Double),
-    _column("combine", Text),
+    _column("loss", Double, 0, 1e9, optional=True),
+    _column("samples", Integer, 1, 1_000_000),
+    _column("bits", Integer, check=_one_of(4, 8, 16)),
+    _column("gains", JSON, check=_gains),
+    _column("delta", LargeBinary, 1, optional=True),
+    _column("at", Double, 0, _TIME),
+    _column("kept", Integer, 1, _COUNT, optional=True),
+    _column("norm", Double, 0, 1e9),
+    _column("scale", Double, 0, 1),
+    _column("combine", Text, check=_one_of(*COMBINATIONS)),
     Index("accepted_updates", "updates"),
 )
 issued = Table(
     "issued",
     metadata,
-    _column("work", Integer, key=True),
-    _column("device", Text),
-    _column("kind", Text),
-    _column("version", Integer),
-    _column("bits", Integer),
-    _column("deadline", Double),
-    Column("kept", Integer),
+    _column("work", Integer, 1, _COUNT, key=True),
+    _column("device", Text, check=_id),
+    _column("kind", Text, check=_one_of(messages.TRAIN, messages.EVALUATE)),
+    _column("version", Integer, 0, _COUNT),
+    _column("bits", Integer, check=_one_of(4, 8, 16)),
+    _column("deadline", Double, 0, _TIME),
+    _column("kept", Integer, 1, _COUNT, optional=True),
 )
 evaluations = Table(
     "evaluation",
     metadata,
-    _column("updates", Integer),
-    _column("version", Integer),
-    _column("summary", JSON),
-    _column("at", Double),
+    _column("updates", Integer, 0, _COUNT),
+    _column("version", Integer, 0, _COUNT),
+    _column("summary", JSON, check=_summary),
+    _column("at", Double, 0, _TIME),
 )
 devices = Table(
     "device",
     metadata,
-    _column("device", Text, key=True),
-    _column("role", Text),
-    _column("boot", Text),
-    _column("platform", Text),
-    _column("ram", Integer),
-    _column("accepted", Integer),
-    _column("refused", Integer),
-    _column("expired", Integer),
-    _column("failures", Integer),
-    _column("strikes", Integer),
+    _column("device", Text, key=True, check=_id),
+    _column("role", Text, 1, 16),
+    _column("boot", Text, 0, 16),
+    _column("platform", Text, 0, reports.TEXT),
+    _column("ram", Integer, 0, _COUNT),
+    _column("accepted", Integer, 0, _COUNT),
+    _column("refused", Integer, 0, _COUNT),
+    _column("expired", Integer, 0, _COUNT),
+    _column("failures", Integer, 0, _COUNT),
+    _column("strikes", Integer, 0, _COUNT),
     _column("quarantine", Text),
-    _column("seen", Double),
-    _column("private", Integer),
-    _column("rho", Double),
+    _column("seen", Double, 0, _TIME),
+    _column("private", Integer, 0, reports.COUNT),
+    _column("rho", Double, 0, reports.RHO),
 )
 events = Table(
     "event",
     metadata,
-    _column("at", Double),
-    _column("updates", Integer),
-    _column("version", Integer),
-    _column("kind", Text),
+    _column("at", Double, 0, _TIME),
+    _column("updates", Integer, 0, _COUNT),
+    _column("version", Integer, 0, _COUNT),
+    _column("kind", Text, 1, 32),
     _column("text", Text),
 )
+
+_PYTHON: dict[type, type] = {Integer: int, Double: float, Text: str, LargeBinary: bytes, Boolean: bool}
+
+
+def checked(table: Table, row: RowMapping, *, sqlite: bool) -> dict[str, Any]:
+    """Return the values of ``row``, as the database has them, if each is of its column's type and range.
+
+    It may lack columns of ``table``. Raises `Damage`.
+    """
+    return {name: _value(table.c[name], value, row, sqlite) for name, value in row.items()}
+
+
+def _value(column: Column[Any], value: Any, row: RowMapping, sqlite: bool) -> Any:
+    if value is None and column.nullable:
+        return None
+    try:
+        if not isinstance(column.type, JSON):
+            value = _plain(column, value, sqlite)
+        elif sqlite:  # the driver of PostgreSQL has read it
+            if isinstance(value, str):
+                value = json.loads(value)
+            elif not isinstance(value, int | float) or not math.isfinite(value):  # SQLite keeps a number as one
+                raise TypeError("it is to be JSON")
+        if (check := column.info["check"]) is not None:
+            check(value)
+    except (TypeError, ValueError, RecursionError) as error:  # MessageError among them
+        raise Damage(f"{_place(column.table, row)}: {column.name} is {_shown(value)}: {error}") from None
+    return value
+
+
+def _plain(column: Column[Any], value: Any, sqlite: bool) -> Any:
+    """Return ``value`` if it is of the type and in the range of ``column``, else raise ValueError."""
+    kind = next(python for sql_type, python in _PYTHON.items() if isinstance(column.type, sql_type))
+    if kind is bool:
+        if sqlite and value in (0, 1) and isinstance(value, int):
+            return bool(value)
+        if not isinstance(value, bool):
+            raise ValueError("it is to be true or false")
+        return value
+    if kind is float and isinstance(value, int):  # a column's default, in a store that was upgraded
+        value = float(value)
+    if not isinstance(value, int | float | str | bytes) or not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"it is to be {_NAMES[kind]}")
+    low, high = column.info["low"], column.info["high"]
+    if isinstance(value, str | bytes):
+        if not low <= len(value) <= high:
+            raise ValueError(f"its length is to be {_range(low, high)}")
+    elif not low <= value <= high or not math.isfinite(value):
+        raise ValueError(f"it is to be {_range(low, high)}")
+    return value
+
+
+_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bytes: "binary"}
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.15g} or more" if high == math.inf else f"{low:.15g} to {high:.15g}"
+
+
+def _place(table: Any, row: RowMapping) -> str:
+    """Return which row of which table that is."""
+    keys = [column.name for column in table.primary_key] or [next(iter(table.c)).name]
+    return f"table {table.name}, " + ", ".join(f"{key} {_shown(row[key])}" for key in keys if key in row)
+
+
+def _shown(value: Any) -> str:
+    text = "absent" if value is None else repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def missing(connection: Connection) -> str:
+    """Return which table, column or key is not as it is to be, in words; empty if all are."""
+    inspector = inspect(connection)
+    there = inspector.get_table_names()
+    for table in metadata.sorted_tables:
+        if table.name not in there:
+            return f"there is no table {table.name}"
+        columns = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.c:
+            if column.name not in columns:
+                return f"table {table.name} has no column {column.name}"
+        keys = inspector.get_pk_constraint(table.name)["constrained_columns"]
+        if keys != [column.name for column in table.primary_key]:
+            return f"the key of table {table.name} is {', '.join(keys) or 'missing'}"
+    return ""
 
 
 def found_format(connection: Connection) -> int | None:
@@ -134,17 +289,26 @@ def found_format(connection: Connection) -> int | None:
     if "property" in tables:
         try:
             row = connection.execute(text("SELECT value FROM property WHERE name = 'format'")).first()
-            if row is not None:
-                return int(json.loads(row[0]) if isinstance(row[0], str) else row[0])
         except DBAPIError:
             if owner == APPLICATION_ID:
                 raise  # it is damaged
             return None
-        except (ValueError, TypeError):
+        if row is not None:
+            try:
+                found = json.loads(row[0]) if isinstance(row[0], str) else row[0]
+            except (ValueError, RecursionError):
+                found = None
+            if isinstance(found, int) and not isinstance(found, bool):
+                return found
+            if owner == APPLICATION_ID:
+                raise Damage(f"table property, name 'format': value is {_shown(row[0])}: it is to be a whole number")
             return None
     if sqlite:  # formats 1 and 2 were SQLite's alone, and said so there
-        found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-        return found if found in (1, 2) else None
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        if version in (1, 2):
+            return int(version)
+        if owner == APPLICATION_ID:
+            raise Damage("table property has no row with the format of the store")
     return None
 
 
@@ -181,8 +345,11 @@ def upgrade(connection: Connection, found: int) -> None:
         connection.exec_driver_sql("ALTER TABLE accepted DROP COLUMN loss_3")
     table = checkpoints
     for version in connection.scalars(select(table.c.version)).all():
-        row = connection.execute(select(table.c.updates, table.c.weights).where(table.c.version == version)).one()
-        crc = checksum(version, row.updates, row.weights)
+        row = connection.execute(
+            rows_of(table, "version", "updates", "weights").where(table.c.version == version)
+        ).one()
+        whole = checked(table, row._mapping, sqlite=connection.dialect.name == "sqlite")
+        crc = checksum(**whole)
         connection.execute(update(table).where(table.c.version == version).values(crc=crc))
     connection.execute(delete(properties).where(properties.c.name == "format"))
     _mark(connection)
@@ -212,7 +379,7 @@ def _mark(connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA user_version={FORMAT}")
 
 
-def property_values(connection: Connection) -> dict[str, Any]:
-    """All properties but the format."""
-    rows = connection.execute(select(properties.c.name, properties.c.value).where(properties.c.name != "format"))
-    return {name: value for name, value in rows}  # noqa: C416 - rows are no pairs to dict's type
+def rows_of(table: Table, *names: str) -> Any:
+    """Return a query for rows of ``table`` as `checked` takes them, with the columns ``names`` or all."""
+    columns = [table.c[name] for name in names] or list(table.c)
+    return select(*(type_coerce(column, NullType()).label(column.name) for column in columns))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -97,6 +96,10 @@ class Store:
                 else:
                     _log.info("the store %s is brought from format %d to %d", self.location, found, schema.FORMAT)
                     schema.upgrade(connection, found)
+        with self._database.read() as connection:
+            if missing := schema.missing(connection):
+                raise schema.Damage(missing)
+        self.checkpoint_versions()  # which are looked at whenever there is a new one
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -110,8 +113,14 @@ class Store:
         except DBAPIError as error:
             text = f"the store {self.location} is damaged or no store at all: {_reason(error)}"
             raise StoreError(text) from error
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:  # in a column of that kind
-            raise StoreError(f"the store {self.location} is damaged: {error}") from error
+        except schema.Damage as error:
+            raise self.damaged(str(error)) from None
+
+    def damaged(self, what: str) -> StoreError:
+        """Return the error for a store of which ``what`` is not as it was written."""
+        return StoreError(
+            f"the store {self.location} is damaged: {what}; tinyreptile runs restore puts a back-up in its place"
+        )
 
     def close(self) -> None:
         """Let go of it; what was committed stays."""
@@ -187,51 +196,62 @@ class Store:
 
     # Reading
 
+    def rows(
+        self, table: sql.Table, *conditions: Any, order: Sequence[Any] = (), names: Sequence[str] = (), limit: int = -1
+    ) -> Iterator[dict[str, Any]]:
+        """Yield rows of ``table``, each as `schema.checked`, with the columns ``names`` or all; -1: no ``limit``.
+
+        Raises `StoreError` at the first that is damaged.
+        """
+        query = schema.rows_of(table, *names).where(*conditions).order_by(*order)
+        if limit >= 0:
+            query = query.limit(limit)
+        with self._errors(), self._database.read() as connection:
+            sqlite = connection.dialect.name == "sqlite"
+            with connection.execution_options(yield_per=1000).execute(query) as found:
+                for row in found:
+                    yield schema.checked(table, row._mapping, sqlite=sqlite)
+
     def properties(self) -> dict[str, Any]:
         """What `bind` kept."""
-        with self._errors(), self._database.read() as connection:
-            return schema.property_values(connection)
+        table = schema.properties
+        return {row["name"]: row["value"] for row in self.rows(table, table.c.name != "format")}
 
     def settings(self) -> dict[str, Any]:
         """The settings that were changed while the run was going on, by ``table.key``."""
         table = schema.settings
-        with self._errors(), self._database.read() as connection:
-            return {row.name: row.value for row in connection.execute(sql.select(table).order_by(table.c.name))}
+        return {row["name"]: row["value"] for row in self.rows(table, order=[table.c.name])}
 
     def checkpoint(self, version: int | None = None) -> Checkpoint | None:
         """The last checkpoint, of those up to ``version``; None if there is none."""
         table = schema.checkpoints
-        query = sql.select(table).order_by(table.c.version.desc()).limit(1)
-        if version is not None:
-            query = query.where(table.c.version <= version)
-        with self._errors(), self._database.read() as connection:
-            row = connection.execute(query).first()
-        if row is None:
+        conditions = [] if version is None else [table.c.version <= version]
+        found = list(self.rows(table, *conditions, order=[table.c.version.desc()], limit=1))
+        if not found:
             return None
-        whole = isinstance(row.weights, bytes) and row.crc == schema.checksum(row.version, row.updates, row.weights)
-        if not whole:
-            raise StoreError(
-                f"the store {self.location} is damaged: the checkpoint of version {row.version} is not what was "
-                "written; tinyreptile runs restore puts a back-up in its place"
-            )
-        return Checkpoint(row.updates, row.version, np.frombuffer(row.weights, "<f8").astype(np.float64), row.evaluated)
+        row = found[0]
+        if row["crc"] != schema.checksum(row["version"], row["updates"], row["weights"]):
+            raise self.damaged(f"the checkpoint of version {row['version']} is not what was written")
+        if len(row["weights"]) % 8:
+            raise self.damaged(f"table checkpoint, version {row['version']}: weights are no row of numbers")
+        weights = np.frombuffer(row["weights"], "<f8").astype(np.float64)
+        if not np.isfinite(weights).all():
+            raise self.damaged(f"table checkpoint, version {row['version']}: weights are not all finite numbers")
+        return Checkpoint(row["updates"], row["version"], weights, row["evaluated"])
 
     def checkpoint_versions(self) -> list[tuple[int, int]]:
         """(version, updates) of all checkpoints, in order."""
         table = schema.checkpoints
-        query = sql.select(table.c.version, table.c.updates).order_by(table.c.version)
-        with self._errors(), self._database.read() as connection:
-            return [(row.version, row.updates) for row in connection.execute(query)]
+        found = list(self.rows(table, order=[table.c.version], names=["version", "updates", "evaluated"]))
+        if found and all(row["evaluated"] for row in found):
+            raise self.damaged("table checkpoint: evaluated is true of all, and deltas are counted from none")
+        return [(row["version"], row["updates"]) for row in found]
 
     def accepted_since(self, updates: int) -> Iterator[Accepted]:
         """The journal from the ``updates``-th update on, in order."""
         table = schema.accepted
-        query = sql.select(table).where(table.c.updates >= updates).order_by(table.c.updates)
-        with self._errors(), self._database.read() as connection:
-            for row in connection.execution_options(yield_per=1000).execute(query):
-                fields = dict(row._mapping)
-                fields["gains"] = tuple(fields["gains"])
-                yield Accepted(**fields)
+        for row in self.rows(table, table.c.updates >= updates, order=[table.c.updates]):
+            yield Accepted(**row | {"gains": tuple(row["gains"])})
 
     def first_delta(self) -> int | None:
         """Return the place of the first update whose delta is on record, or None."""
@@ -240,26 +260,6 @@ class Store:
         with self._errors(), self._database.read() as connection:
             first: int | None = connection.scalar(query)
         return first
-
-    def missing_updates(self) -> str:
-        """Return what is not on record though it should be, in words; empty if all is there.
-
-        The oldest rows may be gone, and of the oldest that are there the deltas.
-        """
-        table = schema.accepted
-        newest = max((updates for _, updates in self.checkpoint_versions()), default=0)
-        query = sql.select(table.c.updates, table.c.delta.is_not(None).label("whole")).order_by(table.c.updates)
-        place, whole = None, False
-        with self._errors(), self._database.read() as connection:
-            for row in connection.execution_options(yield_per=1000).execute(query):
-                if place is not None and row.updates != place + 1:
-                    return f"update {place + 1} of its journal is missing, or there twice"
-                if whole and not row.whole:
-                    return f"the delta of update {row.updates} of its journal is missing"
-                place, whole = row.updates, bool(row.whole)
-        if (-1 if place is None else place) + 1 < newest:
-            return f"the updates before its checkpoint at {newest} are missing"
-        return ""
 
     def is_accepted(self, work: int, device: str) -> bool:
         """Whether the update of ``work`` by ``device`` has been taken."""
@@ -274,15 +274,7 @@ class Store:
 
     def devices(self) -> list[Known]:
         """All devices that were ever seen, and not forgotten since."""
-        devices = self._all(Known, schema.devices, schema.devices.c.device)
-        for known in devices:  # SQLite keeps what is written, whatever a column's type: no cost may be lost by that
-            counts = isinstance(known.private, int) and isinstance(known.rho, float)
-            if not counts or known.private < 0 or not 0 <= known.rho < math.inf:
-                raise StoreError(
-                    f"the store {self.location} is damaged: what private updates have cost device {known.device} is no "
-                    "number; tinyreptile runs restore puts a back-up in its place"
-                )
-        return devices
+        return self._all(Known, schema.devices, schema.devices.c.device)
 
     def evaluations(self) -> list[Evaluated]:
         """All evaluations, in order."""
@@ -303,13 +295,12 @@ class Store:
 
     def last_work(self) -> int:
         """The highest work id on record, 0 if none."""
-        with self._errors(), self._database.read() as connection:
-            highest = (connection.scalar(sql.func.max(t.c.work)) for t in (schema.accepted, schema.issued))
-            return max(work or 0 for work in highest)
+        tables = (schema.accepted, schema.issued)
+        latest = [self.rows(t, order=[t.c.work.desc()], names=["work"], limit=1) for t in tables]
+        return max((row["work"] for rows in latest for row in rows), default=0)
 
     def _all(self, kind: Any, table: sql.Table, *order: sql.Column[Any]) -> list[Any]:
-        with self._errors(), self._database.read() as connection:
-            return [kind(**row._mapping) for row in connection.execute(sql.select(table).order_by(*order))]
+        return [kind(**row) for row in self.rows(table, order=order)]
 
 
 class _Transaction:

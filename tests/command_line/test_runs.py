@@ -152,14 +152,22 @@ def test_a_check_only_reads(tmp_path: Path) -> None:
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
 
 
+_RUN = "INSERT INTO property VALUES ('run', '\"kitchen\"');"
 UNSOUND = {
     "foreign": ("CREATE TABLE recipe (name TEXT); PRAGMA user_version=4", "is another program's database"),
     "empty": ("", "there is no store at store.sqlite"),
     "no run": (None, "the store store.sqlite holds no run yet"),
-    "no model": ("INSERT INTO property VALUES ('model', '[[\"input\"]]')", "is damaged: its model: "),
+    "no model": (
+        _RUN + "INSERT INTO property VALUES ('weights', '\"int16\"'), ('model', '[[\"input\"]]')",
+        "is damaged: table property, name 'model' or 'weights': value: ",
+    ),
+    "no name": (
+        "INSERT INTO property VALUES ('weights', '\"int16\"')",
+        "is damaged: table property has no row with the name 'run'",
+    ),
     "no JSON": ("INSERT INTO property VALUES ('model', '[[')", "is damaged: "),
     "no checkpoint": (
-        'INSERT INTO property VALUES (\'model\', \'[["input", 1], ["dense", 1], ["squared_error"]]\');'
+        _RUN + 'INSERT INTO property VALUES (\'model\', \'[["input", 1], ["dense", 1], ["squared_error"]]\');'
         "INSERT INTO property VALUES ('weights', '\"int16\"')",
         "the store store.sqlite holds no run yet",
     ),

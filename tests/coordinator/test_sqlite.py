@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -56,6 +57,9 @@ CREATE TABLE evaluation (
 );
 PRAGMA user_version=2;
 """
+
+
+SUMMARY = {"updates": 1, "version": 1, "before": 0.5, "after": 0.25}
 
 
 @pytest.fixture
@@ -117,7 +121,7 @@ def test_a_store_of_format_2_is_upgraded_with_all_that_it_holds(path: Path) -> N
         row = (7, 1, "d0", 0, 2, 0.25, 1, 0.5, 32, 8, "[1, 65536]", b"abc", 12.5, None)
         database.execute("INSERT INTO accepted VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
         database.execute("INSERT INTO issued VALUES (9, 'd1', 'train', 1, 8, 99.5, 12)")
-        database.execute("INSERT INTO evaluation VALUES (1, 1, '{\"after\": 0.25}', 12.5)")
+        database.execute("INSERT INTO evaluation VALUES (1, 1, ?, 12.5)", (json.dumps(SUMMARY),))
     database.close()
     for _ in range(2):  # the second time it is of this format
         store = Store(str(path), "test")
@@ -127,7 +131,7 @@ def test_a_store_of_format_2_is_upgraded_with_all_that_it_holds(path: Path) -> N
         assert (checkpoint.updates, checkpoint.version, checkpoint.weights.tolist()) == (1, 1, [0.5, -0.0])
         assert list(store.accepted_since(0)) == [replace(accepted(7, 1), version=0, tau=2)]
         assert store.open_work() == [Issued(9, "d1", "train", 1, 8, 99.5, 12)]
-        assert store.evaluations() == [Evaluated(1, 1, {"after": 0.25}, 12.5)]
+        assert store.evaluations() == [Evaluated(1, 1, SUMMARY, 12.5)]
         assert [(device.device, device.accepted, device.seen) for device in store.devices()] == [("d0", 1, 12.5)]
         store.close()
 
@@ -377,7 +381,8 @@ def test_a_checkpoint_that_has_changed_on_the_disk_is_found_when_it_is_read(
         assert database.execute(f"UPDATE checkpoint SET {name} = ?", (value,)).rowcount == 1
     database.close()
     with pytest.raises(
-        StoreError, match=r"is damaged: the checkpoint of version 2 is not what was written; .* restore"
+        StoreError,
+        match=r"is damaged: (the checkpoint of version 2 is not what was written|.* 2: weights is 'text'.*); .*restore",
     ):
         store.checkpoint()
 
@@ -393,7 +398,7 @@ def test_a_damaged_cost_of_private_updates_is_told_and_counts_for_no_less(
     with sqlite3.connect(path) as database:
         assert database.execute(f"UPDATE device SET {name} = ?", (value,)).rowcount == 1
     database.close()
-    with pytest.raises(StoreError, match="is damaged: what private updates have cost device d0 is no number"):
+    with pytest.raises(StoreError, match=f"is damaged: table device, device 'd0': {name} is "):
         store.devices()
 
 
@@ -402,7 +407,9 @@ def test_json_that_is_nested_without_an_end_is_told(path: Path, store: Store) ->
     with sqlite3.connect(path) as database:
         assert database.execute("UPDATE setting SET value = ?", ("[" * 100_000,)).rowcount == 1
     database.close()
-    with pytest.raises(StoreError, match="is damaged: maximum recursion depth exceeded"):
+    with pytest.raises(
+        StoreError, match=r"is damaged: table setting, name 'learning.alpha': value is '\[+\.\.\.: maximum"
+    ):
         store.settings()
 
 

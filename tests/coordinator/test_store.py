@@ -69,6 +69,10 @@ def accepted(work: int, updates: int, delta: bytes | None = b"abc") -> Accepted:
     return Accepted(work, updates, "d0", updates, 1, 0.25, True, 0.5, 32, 8, (1, 65536), delta, 12.5)
 
 
+def summary(after: float) -> dict[str, Any]:
+    return {"updates": 1, "version": 1, "before": 2.5, "after": after}
+
+
 def known(device: str, **fields: Any) -> Known:
     return replace(Known(device, "train", "b1", "esp32", 4096, 1, 2, 3, 4, 5, "", 12.5), **fields)
 
@@ -89,7 +93,7 @@ def test_what_was_written_is_read_by_the_next_start(open_store: OpenStore) -> No
         Issued(5, "d0", "train", 0, 8, 99.5),
         Issued(6, "d1", "evaluate", 0, 8, 99.5),
         accepted(5, 0),
-        Evaluated(1, 1, {"after": 0.25, "devices": 3}, 12.5),
+        Evaluated(1, 1, summary(0.25), 12.5),
     ]
     first.write(entries)
     first.close()
@@ -99,7 +103,7 @@ def test_what_was_written_is_read_by_the_next_start(open_store: OpenStore) -> No
     assert checkpoint.weights.tobytes() == weights.tobytes()
     assert list(store.accepted_since(0)) == [accepted(5, 0)]
     assert store.open_work() == [Issued(6, "d1", "evaluate", 0, 8, 99.5)]
-    assert store.evaluations() == [Evaluated(1, 1, {"after": 0.25, "devices": 3}, 12.5)]
+    assert store.evaluations() == [Evaluated(1, 1, summary(0.25), 12.5)]
     assert store.last_work() == 6
     store.close()
 
@@ -150,7 +154,7 @@ def test_the_properties_of_a_new_store_are_those_it_is_first_bound_to(open_store
 
 
 def test_evaluations_are_read_in_the_order_of_their_updates(store: Store) -> None:
-    store.write([Evaluated(20, 20, {"after": 2}, 2.0), Evaluated(10, 10, {"after": 1}, 1.0)])
+    store.write([Evaluated(20, 20, summary(2), 2.0), Evaluated(10, 10, summary(1), 1.0)])
     assert [past.updates for past in store.evaluations()] == [10, 20]
 
 
@@ -227,6 +231,25 @@ def test_devices_are_kept_as_they_were_last_known(store: Store, open_store: Open
     assert open_store().devices() == [known("d0", accepted=7), known("d1", quarantine="it sends nonsense")]
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1"])
+def test_what_is_no_cost_is_reported_in_either_database(store: Store, value: str) -> None:
+    store.write([known("d0"), known("d1")])
+    with store._database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE device SET rho = '{value}' WHERE device = 'd1'")
+    with pytest.raises(StoreError, match="is damaged: table device, device 'd1': rho is "):
+        store.devices()
+
+
+def test_json_of_another_kind_is_reported_in_either_database(store: Store) -> None:
+    store.write([accepted(1, 0)])
+    with store._database.write() as connection:
+        connection.exec_driver_sql("UPDATE accepted SET gains = '{\"a\": 1}'")
+    with pytest.raises(
+        StoreError, match=r"is damaged: table accepted, work 1: gains is .*: it is to be a list of numbers"
+    ):
+        list(store.accepted_since(0))
+
+
 def test_a_forgotten_device_is_gone_until_it_comes_back(store: Store) -> None:
     store.write([known("d0"), Forgotten("d0"), known("d1")])
     assert [device.device for device in store.devices()] == ["d1"]
@@ -253,7 +276,7 @@ def test_a_transaction_may_be_repeated_if_its_end_is_not_known(store: Store, mon
         Issued(2, "d0", "train", 0, 8, 1.0),
         accepted(1, 0),
         known("d0"),
-        Evaluated(1, 1, {"after": 0.5}, 3.0),
+        Evaluated(1, 1, summary(0.5), 3.0),
         Event(1.0, 1, 1, "setting", "x"),
         Setting("run.paused", True),
         Checkpoint(1, 1, np.ones(2)),
@@ -307,7 +330,7 @@ def test_the_best_version_of_all_is_kept_however_old_it_is(open_store: OpenStore
     last = 2 * EVALUATED_KEPT + 1
     for version in range(1, last):
         store.write([accepted(version, version - 1), Checkpoint(version, version, np.zeros(2), evaluated=True)])
-        store.write([Evaluated(version, version, {"after": losses.get(version, 1.0)}, 0.0)])
+        store.write([Evaluated(version, version, summary(losses.get(version, 1.0)), 0.0)])
     store.write([accepted(last, last - 1), Checkpoint(last, last, np.zeros(2))])
     store.write([accepted(last + 1, last), Checkpoint(last + 1, last + 1, np.zeros(2))])
     assert [version for version, _ in store.checkpoint_versions()] == [4, *range(EVALUATED_KEPT + 1, last + 2)]
