@@ -159,7 +159,7 @@ class GuardsConfig(_Table):
     clip: float = Field(4.0, ge=0, description="times the usual norm that a delta is scaled down to; 0: never")
     refuse: float = Field(100.0, ge=0, description="times the usual norm beyond which it is refused; 0: never")
     repeats: bool = Field(True, description="refuse a delta that its device has sent before")
-    strikes: int = Field(10, ge=0, description="refused updates until a device is quarantined; 0: never")
+    strikes: int = Field(10, ge=0, description="refused messages until a device is quarantined; 0: never")
     reputation: bool = Field(False, description="devices that pull elsewhere than the others count less, or nothing")
     trusted: list[str] = Field([], description="ids of devices in the operator's own hands: they always count")
     administrator: Path | None = Field(

@@ -279,13 +279,19 @@ class Run:
         device.refused += 1
         device.trouble = str(refusal)
         self.registry.failed(device, self._clock())
-        limit = self.config.guards.strikes
         if refusal.kind in STRIKES:
-            device.strikes += 1
-            if limit and device.strikes >= limit and not device.quarantine:
-                self.quarantine(device.id, f"{device.strikes} updates refused, the last for: {refusal}")
-                return
-        self._keep(device)
+            self._strike(device, refusal)
+        else:
+            self._keep(device)
+
+    def _strike(self, device: Device, refusal: Refusal) -> None:
+        """``device`` has sent what no honest device sends: after some of it, it is put into quarantine."""
+        device.strikes += 1
+        limit = self.config.guards.strikes
+        if limit and device.strikes >= limit and not device.quarantine:
+            self.quarantine(device.id, f"{device.strikes} messages refused, the last for: {refusal}")
+        else:
+            self._keep(device)
 
     def quarantine(self, device_id: str, reason: str) -> None:
         """Give ``device_id`` no more work, and take none of it, until it is released."""
@@ -498,6 +504,21 @@ class Run:
         if version in work.versions:
             device = self.registry.devices[work.device]
             device.holds, device.task = version, work.task
+
+    def take_malformed(self, device_id: str, number: int, reason: str) -> None:
+        """What is no message of the protocol, on a topic of ``device_id``; ``number`` is the work that it names, or 0.
+
+        The owner of the topic answers for it: broker and credentials let nobody else write there.
+        """
+        refusal = Refusal("malformed", reason)
+        if 1 <= number <= reports.COUNT:
+            self.refuse(device_id, number, refusal)
+            return
+        self.refusals[refusal.kind] += 1
+        device = self.registry.devices.get(device_id)
+        if device is not None and not device.quarantine:
+            device.trouble = str(refusal)
+            self._strike(device, refusal)
 
     def refuse(self, device_id: str, number: int, refusal: Refusal) -> None:
         """Tell the device why; if the work is its own, it is closed."""

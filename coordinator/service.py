@@ -29,7 +29,6 @@ from .mqtt import broker_error, check_files, client, denied, limit_of, pack, sub
 from .run import Run
 from .store import Store
 from .traffic import RETAINED, Flow, guarded_queue, kind_of
-from .work import Refusal
 
 _log = logging.getLogger(__name__)
 
@@ -615,10 +614,7 @@ class Coordinator:
             self.malformed += 1
             sender = device_id or topic
             _log.warning("a message on %s was not understood: %s", topic, error, extra={"sender": sender})
-            if 1 <= number < 2**31:
-                run.refuse(device_id, number, Refusal("malformed", str(error)))
-            else:
-                run.refusals["malformed"] += 1
+            run.take_malformed(device_id, number, str(error))
         self._wake.set()
 
     def _take_request(self, request: dict[str, Any]) -> None:

@@ -255,7 +255,7 @@ def test_a_device_that_sends_nonsense_again_and_again_is_put_in_quarantine(start
         driver.now += 120  # it has rested
         driver.advance()
     assert driver.run.book.open == {}
-    assert "3 updates refused, the last for: chunk 0 of" in driver.run.registry.devices["d0"].quarantine
+    assert "3 messages refused, the last for: chunk 0 of" in driver.run.registry.devices["d0"].quarantine
     driver.commit()
     assert start().run.registry.devices["d0"].quarantine
 
