@@ -21,7 +21,7 @@ from .traffic import RECEIVED, SENT, Flow
 # The values of labels: whatever devices say, there are no more. Each is told from the start, as 0.
 REASONS = (
     *("malformed", "wrong size", "wrong version", "unknown work", "not its work", "repeated", "late", "lost"),
-    *("device error", "too large", "repeated delta", "quarantined", "rolled back", "too many devices"),
+    *("device error", "too large", "repeated delta", "quarantined", "rolled back", "too many devices", "unfit"),
 )
 EVENTS = (
     *("setting", "quarantine", "release", "forget", "rollback", "drift", "disagreement", "best", "flood"),

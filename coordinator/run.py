@@ -248,8 +248,12 @@ class Run:
         if device.notice not in ("", noticed):
             _log.warning("device %s: %s", device_id, device.notice, extra={"sender": device_id})
         work = self.book.open.get(device.work)
+        at = status.get("work", 0)
+        if device.state == "unfit" and work is not None and at != work.id:
+            # Another can have its place at once. What it is at it may still deliver: the last update of a budget, say.
+            self._close(work, device, "unfit", "its device is not fit for it")
+            self.registry.failed(device, self._clock())  # who says so again and again waits ever longer
         if device.state == "online":
-            at = status.get("work", 0)
             if at and at not in self.book.open:
                 self._answer_again(device_id, at)  # the acknowledgement was lost with the device's last connection
             if work is not None and at != work.id and work.versions:  # and so was the request

@@ -309,6 +309,60 @@ def test_no_more_devices_are_taken_in_than_are_wanted(start: StartRun) -> None:
     assert driver.run.refusals["too many devices"] == 2
 
 
+# Devices that are not fit for their work
+
+
+def test_work_of_a_device_that_is_not_fit_for_it_goes_to_another_at_once(start: StartRun) -> None:
+    driver = start(devices=2)
+    (work,) = driver.run.book.open.values()
+    other = "d1" if work.device == "d0" else "d0"
+    driver.hello(work.device, state="unfit")
+    driver.advance()
+    assert [open_.device for open_ in driver.run.book.open.values()] == [other]
+    assert driver.run.refusals["unfit"] == 1
+
+
+def test_an_evaluation_does_not_wait_for_a_device_that_is_not_fit_for_it(start: StartRun) -> None:
+    driver = start(devices=1, evaluation={"every": 5})
+    for name in ("e0", "e1"):
+        driver.hello(name, role="evaluate")
+    train(driver, 5)
+    driver.advance()
+    report(driver, "e0", 0.5)
+    driver.hello("e1", role="evaluate", state="unfit")
+    driver.advance()
+    assert driver.run.evaluations.latest["devices"] == 1
+
+
+def test_a_device_that_is_unfit_from_now_on_delivers_what_it_is_at(start: StartRun) -> None:
+    driver = start(devices=1)
+    (work,) = driver.run.book.open.values()
+    driver.hello("d0", state="unfit", work=work.id)  # its budget ends with this update
+    driver.answer("d0")
+    assert driver.run.updates == 1
+
+
+def test_who_is_unfit_again_and_again_has_no_more_turns_than_others(start: StartRun) -> None:
+    driver = start(devices=4, run={"rounds": 0})
+    restless = driver.run.registry.devices["d3"]
+    for _ in range(300):
+        driver.advance()
+        driver.now += 0.1
+        (work,) = driver.run.book.open.values() or [None]
+        if work is None:
+            continue
+        if work.device == "d3":
+            driver.hello("d3", state="unfit")
+            driver.hello("d3")
+        else:
+            driver.answer(work.device, seed=driver.run.updates + 1)
+    turns = len(driver.requests("d3"))
+    others = [len(driver.requests(name)) for name in ("d0", "d1", "d2")]
+    assert restless.failures == turns
+    assert turns <= 6, "it rests for 1, 3, 7, ... seconds"
+    assert min(others) > 60
+
+
 # Deltas
 
 
