@@ -470,6 +470,9 @@ class Coordinator:
                     self._awaited.discard(topic)
         elif payload == (b"" if topic == self._own_status else self._published.get(topic)):
             self._awaited.discard(topic)
+        elif payload and topic.startswith(self._topics.piece("")) and topic not in self._published:
+            self._drop("retained")  # of another encoding, or not of a coordinator: nobody else would clear it
+            self._send(topic, None)
         if not self._awaited:
             self._seen.set()
 

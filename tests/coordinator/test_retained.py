@@ -90,6 +90,24 @@ async def test_what_is_there_is_left_alone(broker: Mosquitto, tmp_path: Path, ca
     assert not [record for record in caplog.records if record.name.startswith("coordinator.")]
 
 
+async def test_pieces_that_are_none_of_the_published_version_are_cleared(broker: Mosquitto, tmp_path: Path) -> None:
+    """Those of a coordinator with another encoding, say, or of whoever has had the right."""
+    config = run_config(broker, tmp_path, run={"rounds": 0, "paused": True})
+    topics = reports.CoordinatorTopics(config.run.name)
+    foreign = [topics.piece(77), topics.piece("x"), topics.piece(9)]
+    async with client(config.broker) as session:
+        for topic in foreign[:2]:
+            await session.publish(topic, b"anything", qos=1, retain=True)
+        async with serving(config) as coordinator:
+            await session.publish(foreign[2], b"later", qos=1, retain=True)
+            await eventually(lambda: coordinator.dropped["retained"] >= 3, "they have been seen")
+            await eventually(lambda: coordinator.sent.messages["cleared"] >= 3, "and cleared")
+            assert await published(config)
+    async with listening(config.broker, topics.init + "/+") as heard:
+        await asyncio.sleep(0.3)
+    assert {message.topic.value for message in heard} == {topics.piece(i) for i in range(len(heard))}
+
+
 @pytest.mark.usefixtures("compiled")
 async def test_a_device_that_comes_after_topics_were_cleared_joins(broker: Mosquitto, tmp_path: Path) -> None:
     config = run_config(broker, tmp_path, run={"rounds": 20})
