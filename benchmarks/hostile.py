@@ -43,7 +43,7 @@ from coordinator.store import Store
 from simulator.collusion import COLLUSIONS, Attack, Known, packed
 from simulator.hostile import Forged
 from simulator.offline import IntegerDevice, evaluate, run_now
-from simulator.tasks import make_task
+from simulator.tasks import TaskError, make_task
 from tinyreptile import episodes, messages, reports
 
 from .report import make_console
@@ -260,10 +260,16 @@ def main() -> int:
     parser.add_argument("--task", choices=STUDIES, default="sine")
     parser.add_argument("--quick", action="store_true", help="one seed, shorter runs: rough")
     parser.add_argument("--only", nargs="+", choices=COLLUSIONS, default=list(COLLUSIONS), metavar="ATTACK")
-    parser.add_argument("--hostile", type=int, default=HOSTILE, metavar="N", help="devices that are, up to 40")
+    parser.add_argument("--hostile", type=int, default=HOSTILE, metavar="N", help="devices that are")
     parser.add_argument("--seeds", nargs="+", type=int, help="by default 1 2 3, in a quick table 1")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time")
     arguments = parser.parse_args()
+    try:
+        devices = min(DEVICES, make_task(arguments.task).devices or DEVICES)
+    except TaskError as error:  # its data are not here
+        parser.exit(1, f"error: {error}\n")
+    if not 0 <= arguments.hostile <= devices - TRUSTED:
+        parser.error(f"of the {devices} devices of {arguments.task} 0 to {devices - TRUSTED} can be hostile")
     seeds = arguments.seeds or ([1] if arguments.quick else [1, 2, 3])
     updates = STUDIES[arguments.task].updates[arguments.quick]
     attacks = ["", *arguments.only]

@@ -24,7 +24,7 @@ from boards.library import library
 from coordinator.initialization import encode, random_weights
 from simulator.offline import take
 from simulator.study.experiments import EXPERIMENTS
-from simulator.tasks import make_task
+from simulator.tasks import TaskError, make_task
 from tests.boards.runners import RUNNERS
 from tinyreptile.geometry import layers, multiplications
 from tinyreptile.model import Model
@@ -226,4 +226,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except TaskError as error:  # its data are not here
+        sys.exit(f"error: {error}")

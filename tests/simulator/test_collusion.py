@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +96,19 @@ def test_colluders_lose_their_standing_in_a_run(tmp_path: Path) -> None:
     assert max(standings[i] for i in fleet.hostile) < 0.2
     assert np.mean([standings[i] for i in standings if i not in fleet.hostile]) > 0.9
     assert fleet.run.events["distrust"] >= 10
+
+
+@pytest.mark.parametrize("module", ["benchmarks.hostile", "benchmarks.boards"])
+def test_a_benchmark_without_the_data_of_its_task_says_so(module: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TINYREPTILE_DATA"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--task", "presence"],
+        env=environment | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: data set occupancy")
+    assert len(done.stderr.splitlines()) == 1
