@@ -19,13 +19,18 @@ from tinyreptile.messages import MessageError
 from .errors import BoardError
 
 _ANSWER_SECONDS = 10.0
+_MOST_LINES = 10_000  # of a log: a board keeps some hundred
 
 
 async def log_of(config: Config, device_id: str, seconds: float = _ANSWER_SECONDS) -> list[str]:
-    """The newest lines of the device's log, oldest first; raises `BoardError` if it does not answer, `BrokerError`."""
+    """The newest lines of the device's log, oldest first.
+
+    Raises `BoardError` if it does not answer, or without an end; `BrokerError`.
+    """
     topics = messages.RunTopics(config.run.name).device(device_id)
     command = Echo(topics.command, pack({"command": "log"}))
     lines: list[str] = []
+    left = _MOST_LINES + 1
     try:
         async with client(config.broker) as session, asyncio.timeout(seconds):
             await subscribe(session, topics.log)
@@ -38,6 +43,12 @@ async def log_of(config: Config, device_id: str, seconds: float = _ANSWER_SECOND
                     lines += [str(line) for line in part["lines"]]
                     if not part["left"]:
                         return lines
+                    if part["left"] >= left or len(lines) > _MOST_LINES:
+                        raise BoardError(
+                            f"{device_id} does not come to an end with its log: after {len(lines)} lines it says that "
+                            f"{part['left']} are still to come; no log has more than {_MOST_LINES}"
+                        )
+                    left = part["left"]
     except TimeoutError:
         raise BoardError(
             f"{device_id} does not answer; tinyreptile status says whether it is online (a simulated one keeps no log)"

@@ -32,6 +32,7 @@ async def ask(config: Config, command: str, arguments: dict[str, Any] | None = N
         topics.control, pack({"request": 1, "client": name, "command": command, "arguments": arguments or {}})
     )
     rows: list[dict[str, Any]] = []
+    left = reports.COUNT + 1
     fields = reports.ROWS.get(command, ())
     try:
         async with client(config.broker) as session:
@@ -49,6 +50,9 @@ async def ask(config: Config, command: str, arguments: dict[str, Any] | None = N
                             rows += [messages.check(fields, row) for row in answer.get("rows", [])]
                             if not answer["left"]:
                                 return rows
+                            if answer["left"] >= left:
+                                raise CoordinatorError(f"the answer of run {config.run.name} does not come to an end")
+                            left = answer["left"]
     except aiomqtt.MqttError as error:
         raise broker_error(config.broker, error) from None
     unknown = request.check()

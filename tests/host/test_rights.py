@@ -99,6 +99,32 @@ async def test_a_command_that_is_not_let_through_is_told(guarded: Callable[[str]
         await remote.restart(guarded("writer"), "board-1", seconds=1)
 
 
+@pytest.mark.parametrize("lefts", [[5] * 3, [2, 3], [1 << 30, (1 << 30) - 1], [20_000]], ids=str)
+async def test_a_log_without_an_end_is_told(broker: Mosquitto, tmp_path: Path, lefts: list[int]) -> None:
+    config = run_config(broker, tmp_path)
+    device = messages.RunTopics(config.run.name).device("board-1")
+    async with client(config.broker) as session:
+        await session.subscribe(device.command)
+        asked = asyncio.create_task(remote.log_of(config, "board-1", seconds=20))
+        await anext(aiter(session.messages))
+        for left in lefts:
+            await session.publish(device.log, pack({"lines": ["a line"], "left": left}), qos=1)
+        with pytest.raises(BoardError, match=r"board-1 does not come to an end with its log: after \d lines it says"):
+            await asyncio.wait_for(asked, 5)
+
+
+async def test_a_log_of_several_messages_is_shown(broker: Mosquitto, tmp_path: Path) -> None:
+    config = run_config(broker, tmp_path)
+    device = messages.RunTopics(config.run.name).device("board-1")
+    async with client(config.broker) as session:
+        await session.subscribe(device.command)
+        asked = asyncio.create_task(remote.log_of(config, "board-1"))
+        await anext(aiter(session.messages))
+        for left in (2, 1, 0):
+            await session.publish(device.log, pack({"lines": [f"line {left}"], "left": left}), qos=1)
+        assert await asyncio.wait_for(asked, 5) == ["line 2", "line 1", "line 0"]
+
+
 async def test_what_a_board_has_had_retained_is_neither_a_log_nor_a_prediction(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
