@@ -113,7 +113,7 @@ def _advance(store: Store, model: Model, state: State, version: int | None) -> b
         try:
             state.fold(model, row)
         except DeltaError as error:
-            raise store.damaged(f"the delta of update {row.updates}: {error}") from None
+            raise store.damaged(f"table accepted, work {row.work}: delta: {error}") from None
         if state.version == version:
             return True
     return version is None

@@ -144,7 +144,10 @@ class Run:
             if row.delta is not None:
                 same = fingerprint(row.delta, row.gains)
                 if self.config.guards.reputation:
-                    delta = unpack(self.model, row.delta, row.bits, row.gains, row.kept)
+                    try:
+                        delta = unpack(self.model, row.delta, row.bits, row.gains, row.kept)
+                    except DeltaError as error:
+                        raise self._store.damaged(f"table accepted, work {row.work}: delta: {error}") from None
                     self._guards.compare(row.device, delta, row.norm)
             self._guards.accepted(row.device, same, row.version, row.norm)
         self._first_work = self._store.last_work() + ID_GAP

@@ -108,6 +108,21 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose rows of accepted updates are all after its last checkpoint."""
+    path = tmp_path_factory.mktemp("replayed") / "run.sqlite"
+    driver = Driver(path)
+    for name in ("d0", "d1"):
+        driver.hello(name)
+    for count in range(12):
+        driver.advance()
+        driver.answer(next(iter(driver.run.book.open.values())).device, seed=count)
+    driver.commit()
+    driver.close()
+    return path
+
+
 def rewrite(path: Path, statement: str, *values: Any) -> None:
     """Change the store at ``path``, whatever its columns are to hold."""
     database = sqlite3.connect(path, isolation_level=None)
@@ -191,28 +206,43 @@ def test_damage_is_reported_with_its_table_row_and_column(name: str, healthy: Pa
     assert done
 
 
+def go_on(path: Path, **tables: dict[str, Any]) -> None:
+    """Go on with the run at ``path``, which is refused in a sentence or works."""
+    try:
+        driver = Driver(path, **tables)
+    except CoordinatorError:
+        return
+    try:
+        for device in ("d0", "d1"):
+            driver.hello(device, boot="b2")
+        driver.now += 100  # whoever has work in the store may not be there any more
+        for _ in range(3):
+            driver.advance()
+            driver.answer(next(iter(driver.run.book.open.values())).device, seed=driver.run.updates)
+        driver.commit()
+        driver.store.write([driver.run.checkpoint()])
+        driver.run.status("running")
+    finally:
+        driver.close()
+
+
 @pytest.mark.parametrize("name", columns())
 def test_who_goes_on_with_a_damaged_store_refuses_or_goes_on(name: str, healthy: Path, tmp_path: Path) -> None:
     for number, value in enumerate(damages(name)):
         path = tmp_path / f"{number}.sqlite"
-        if not damage(healthy, path, name, value):
-            continue
-        try:
-            driver = Driver(path, evaluation={"every": 5})
-        except CoordinatorError:
-            continue
-        try:
-            for device in ("d0", "d1"):
-                driver.hello(device, boot="b2")
-            driver.now += 100  # whoever has work in the store may not be there any more
-            for _ in range(3):
-                driver.advance()
-                driver.answer(next(iter(driver.run.book.open.values())).device, seed=driver.run.updates)
-            driver.commit()
-            driver.store.write([driver.run.checkpoint()])
-            driver.run.status("running")
-        finally:
-            driver.close()
+        if damage(healthy, path, name, value):
+            go_on(path, evaluation={"every": 5})
+
+
+@pytest.mark.parametrize("reputation", [False, True])
+@pytest.mark.parametrize("name", [name for name in columns() if name.startswith("accepted.")])
+def test_who_replays_a_damaged_row_refuses_or_goes_on(
+    name: str, reputation: bool, replayed: Path, tmp_path: Path
+) -> None:
+    for number, value in enumerate(damages(name)):
+        path = tmp_path / f"{number}.sqlite"
+        if damage(replayed, path, name, value):
+            go_on(path, guards={"reputation": reputation})
 
 
 @pytest.mark.parametrize("table", [table.name for table in schema.metadata.sorted_tables])
