@@ -50,6 +50,10 @@ SHOWN = 40  # characters of a value in a message
 metadata = MetaData()
 
 
+# Types of values; JSON may be anything.
+_PYTHON: dict[Any, type] = {Integer: int, BigInteger: int, Double: float, Text: str, LargeBinary: bytes, Boolean: bool}
+
+
 class Damage(ValueError):
     """Something in a store that none of ours has written; the text names table, row and column."""
 
@@ -68,7 +72,7 @@ def _column(
 
     ``check`` raises ValueError for a value that is none all the same.
     """
-    info = {"low": low, "high": high, "check": check}
+    info = {"python": _PYTHON.get(kind), "low": low, "high": high, "check": check}
     return Column(name, kind, primary_key=key, nullable=optional, autoincrement=False, info=info)
 
 
@@ -137,7 +141,7 @@ accepted = Table(
     _column("delta", LargeBinary, 1, optional=True),
     _column("at", Double, 0, _TIME),
     _column("kept", Integer, 1, _COUNT, optional=True),
-    _column("norm", Double, 0, 1e9),
+    _column("norm", Double, 0, 1e15),
     _column("scale", Double, 0, 1),
     _column("combine", Text, check=_one_of(*COMBINATIONS)),
     Index("accepted_updates", "updates"),
@@ -189,8 +193,6 @@ events = Table(
     _column("text", Text),
 )
 
-_PYTHON: dict[type, type] = {Integer: int, Double: float, Text: str, LargeBinary: bytes, Boolean: bool}
-
 
 def checked(table: Table, row: RowMapping, *, sqlite: bool) -> dict[str, Any]:
     """Return the values of ``row``, as the database has them, if each is of its column's type and range.
@@ -204,7 +206,7 @@ def _value(column: Column[Any], value: Any, row: RowMapping, sqlite: bool) -> An
     if value is None and column.nullable:
         return None
     try:
-        if not isinstance(column.type, JSON):
+        if column.info["python"] is not None:
             value = _plain(column, value, sqlite)
         elif sqlite:  # the driver of PostgreSQL has read it
             if isinstance(value, str):
@@ -220,7 +222,7 @@ def _value(column: Column[Any], value: Any, row: RowMapping, sqlite: bool) -> An
 
 def _plain(column: Column[Any], value: Any, sqlite: bool) -> Any:
     """Return ``value`` if it is of the type and in the range of ``column``, else raise ValueError."""
-    kind = next(python for sql_type, python in _PYTHON.items() if isinstance(column.type, sql_type))
+    kind = column.info["python"]
     if kind is bool:
         if sqlite and value in (0, 1) and isinstance(value, int):
             return bool(value)
@@ -370,6 +372,10 @@ def _upgrade_2(connection: Connection) -> None:
     connection.exec_driver_sql(
         "INSERT INTO device SELECT device, 'train', '', '', 0, count(*), 0, 0, 0, 0, '', max(at), 0, 0 "
         "FROM accepted GROUP BY device"
+    )
+    connection.exec_driver_sql(  # who has work and has not delivered any yet
+        "INSERT INTO device SELECT DISTINCT device, 'train', '', '', 0, 0, 0, 0, 0, 0, '', 0, 0, 0 "
+        "FROM issued WHERE device NOT IN (SELECT device FROM device)"
     )
 
 
