@@ -15,7 +15,7 @@ from coordinator.errors import CoordinatorError, StoreError
 from coordinator.replay import check, model_of
 from coordinator.store import Store
 
-from .driver import Driver
+from .driver import MODES, Driver
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -189,6 +189,53 @@ def damage(healthy: Path, path: Path, name: str, value: Any) -> bool:
 def test_a_healthy_store_is_one(healthy: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(healthy, tmp_path / "run.sqlite"))
     assert checked(path) == 10, "not those since the last checkpoint before the rollback"
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        *({"learning": learning} for learning in MODES.values()),
+        {"learning": {"bits": 4, "top": 0.25}},
+        {"learning": {"bits": 16, "schedule": "cosine", "alpha": 1.0, "staleness": "hinge"}},
+        {"learning": MODES["asynchronous"], "guards": {"buffer": 3, "combine": "median", "reputation": True}},
+        {"journal": {"history": 1, "rows": 1}, "run": {"rounds": 0}},
+        {"journal": {"history": 0, "rows": 0}, "run": {"rounds": 0}},
+        {"run": {"rounds": 40}},
+    ],
+    ids=lambda tables: ", ".join(f"{key} {value}" for table in tables.values() for key, value in table.items()),
+)
+def test_healthy_stores_of_all_kinds_pass(
+    tables: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.run.CHECKPOINT_EVERY", 8)
+    path = tmp_path / "run.sqlite"
+    updates = 0
+    for start in range(4):  # each time after a crash
+        driver = Driver(path, evaluation={"every": 5}, **tables)
+        for name in ("d0", "d1", "d2"):
+            driver.hello(name, boot=f"b{start}", platform="linux \u00e4" * 20, ram=5000)
+        driver.hello("e0", role="evaluate", boot=f"b{start}")
+        for _ in range(10):
+            driver.now += 1
+            driver.advance()
+            for work in list(driver.run.book.open.values()):
+                if work.kind == "evaluate":
+                    found = {"version": work.version, "before": 2, "after": 1e9, "queries": 5}
+                    driver.send("e0", {"work": work.id, "evaluation": found})
+                elif driver.run.rounds_left != 0:
+                    driver.answer(work.device, seed=driver.run.updates + 1)
+        driver.commit()
+        assert driver.run.updates > updates
+        updates = driver.run.updates
+        if start == 1:
+            driver.run.quarantine("d2", "a broken sensor, " * 50)
+            driver.run.change({"guards.clip": 5.0, "learning.alpha": 0.125, "guards.trusted": None})
+        if start == 2 and driver.run.version > 1:
+            driver.run.roll_back(driver.store.checkpoint_versions()[0][0])
+            driver.run.forget("d2")
+        driver.commit()
+        driver.close()
+        checked(path)
 
 
 @pytest.mark.parametrize("name", columns())
