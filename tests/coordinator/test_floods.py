@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("compiled")
 def config(broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setattr("coordinator.service.SIEGE_SECONDS", 1.5)
     monkeypatch.setattr("coordinator.service.CALM_SECONDS", 0.5)
-    guards = {"rate": 20, "burst": 300}
+    guards = {"rate": 20, "burst": 300, "strikes": 0}  # its garbage is another matter
     return run_config(broker, tmp_path, run={"rounds": 0}, evaluation={"every": 0}, guards=guards)
 
 
