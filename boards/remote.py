@@ -7,11 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiomqtt
-
 from coordinator.config import Config
 from coordinator.echo import Echo
-from coordinator.mqtt import broker_error, client, pack, subscribe, unpack
+from coordinator.mqtt import pack, session_with, subscribe, unpack
 from coordinator.observer import follow
 from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
@@ -32,7 +30,7 @@ async def log_of(config: Config, device_id: str, seconds: float = _ANSWER_SECOND
     lines: list[str] = []
     left = _MOST_LINES + 1
     try:
-        async with client(config.broker) as session, asyncio.timeout(seconds):
+        async with session_with(config.broker) as session, asyncio.timeout(seconds):
             await subscribe(session, topics.log)
             await command.publish(session)
             async for message in session.messages:
@@ -54,8 +52,6 @@ async def log_of(config: Config, device_id: str, seconds: float = _ANSWER_SECOND
             f"{device_id} does not answer; tinyreptile status says whether it is online (a simulated one keeps no log)"
             f"{command.check()}"
         ) from None
-    except aiomqtt.MqttError as error:
-        raise broker_error(config.broker, error) from None
     raise AssertionError("messages do not end")
 
 
@@ -81,7 +77,7 @@ async def restart(config: Config, device_id: str, seconds: float = 3 * _ANSWER_S
     command = Echo(topics.command, pack({"command": "restart"}))
     before = None
     try:
-        async with client(config.broker) as session, asyncio.timeout(seconds):
+        async with session_with(config.broker) as session, asyncio.timeout(seconds):
             await subscribe(session, topics.status)
             async for message in session.messages:
                 if command.takes(message):
@@ -102,5 +98,3 @@ async def restart(config: Config, device_id: str, seconds: float = 3 * _ANSWER_S
                 "tinyreptile status lists who is"
             ) from None
         raise BoardError(f"{device_id} was told to restart, and is not back yet{command.check()}") from None
-    except aiomqtt.MqttError as error:
-        raise broker_error(config.broker, error) from None

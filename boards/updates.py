@@ -6,11 +6,9 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import aiomqtt
-
 from coordinator.config import Config
 from coordinator.echo import check_retained
-from coordinator.mqtt import broker_error, client, pack, subscribe
+from coordinator.mqtt import pack, session_with, subscribe
 from coordinator.observer import look, retained
 from tinyreptile import messages
 from tinyreptile.software import MAX_IMAGE, SOFTWARE, signature
@@ -62,12 +60,9 @@ async def check_key(config: Config, key: str, fleet: dict[str, State]) -> None:
     What no board has taken may itself be signed with a wrong one.
     """
     topics = messages.RunTopics(config.run.name)
-    try:
-        async with client(config.broker) as session:
-            await subscribe(session, *(topics.software(chip) for chip in sorted({b.chip for b in fleet.values()})))
-            offered = [message async for _, message in retained(session, 1.0)]
-    except aiomqtt.MqttError as error:
-        raise broker_error(config.broker, error) from None
+    async with session_with(config.broker) as session:
+        await subscribe(session, *(topics.software(chip) for chip in sorted({b.chip for b in fleet.values()})))
+        offered = [message async for _, message in retained(session, 1.0)]
     for message in offered:
         try:
             offer = messages.check(SOFTWARE, message)
@@ -104,20 +99,17 @@ async def publish(
     for index in range(messages.chunk_count(len(offer.image))):
         data = offer.image[index * messages.CHUNK_BYTES : (index + 1) * messages.CHUNK_BYTES]
         chunks[f"{topic}/{index}"] = pack({"version": offer.number, "data": data})
-    try:
-        async with client(config.broker) as session:
-            await subscribe(session, f"{topic}/+")
-            old = {name async for name, _ in retained(session, 1.0)}
-            await session.unsubscribe(f"{topic}/+")
-            # The announcement goes first: nobody is to begin with chunks of which some are old and some new.
-            await session.publish(topic, b"", qos=1, retain=True)
-            for done, (name, chunk) in enumerate(chunks.items(), 1):
-                await session.publish(name, chunk, qos=1, retain=True)
-                progress(done, len(chunks))
-            for left in sorted(old - chunks.keys()):  # of a longer image
-                await session.publish(left, b"", qos=1, retain=True)
-            await check_retained(session, f"{topic}/+", chunks)
-            await session.publish(topic, pack(manifest), qos=1, retain=True)
-            await check_retained(session, topic, {topic: pack(manifest)})
-    except aiomqtt.MqttError as error:
-        raise broker_error(config.broker, error) from None
+    async with session_with(config.broker) as session:
+        await subscribe(session, f"{topic}/+")
+        old = {name async for name, _ in retained(session, 1.0)}
+        await session.unsubscribe(f"{topic}/+")
+        # The announcement goes first: nobody is to begin with chunks of which some are old and some new.
+        await session.publish(topic, b"", qos=1, retain=True)
+        for done, (name, chunk) in enumerate(chunks.items(), 1):
+            await session.publish(name, chunk, qos=1, retain=True)
+            progress(done, len(chunks))
+        for left in sorted(old - chunks.keys()):  # of a longer image
+            await session.publish(left, b"", qos=1, retain=True)
+        await check_retained(session, f"{topic}/+", chunks)
+        await session.publish(topic, pack(manifest), qos=1, retain=True)
+        await check_retained(session, topic, {topic: pack(manifest)})

@@ -98,8 +98,8 @@ def configure_logging(verbose: bool, *, as_json: bool = False, runs: int = 1) ->
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
-    """Not what aiomqtt logs, with a traceback, of an answer to what was cancelled, by Ctrl-C for example."""
-    return not str(record.msg).startswith("Unexpected message ID")
+    """Not what aiomqtt and paho log of an answer to what was cancelled, by Ctrl-C say, or of a connection's end."""
+    return not str(record.msg).startswith(("Unexpected message ID", "failed to receive on socket"))
 
 
 def tell_error(error: Exception) -> None:

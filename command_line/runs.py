@@ -31,6 +31,7 @@ def list_runs(connection: Connection) -> None:
 
     Example: [bold]tinyreptile runs list --broker localhost:1883[/]
     """
+    configure_logging(False)
     settings = connection.settings()
     found = asyncio.run(runs(settings.broker))
     if not found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
@@ -11,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import aiomqtt
 import typer
 from rich.table import Table
 
@@ -109,7 +107,6 @@ async def _serve(runs: Runs, voice: _Display | _Records, address: tuple[str, int
         await stack.enter_async_context(notified(runs, Notifier()))
         stack.enter_context(voice.progress)
         runs.begin()
-        asyncio.get_running_loop().set_exception_handler(_tell)
         stack.enter_context(stopping(runs.stop))
         for served in runs.served:
             if served.coordinator is not None and not runs.failure:
@@ -173,14 +170,6 @@ class _Records:
 def _where(config: Config, version: int) -> str:
     store = location_text(config.store_location())
     return f"at version {version}, store {store}, broker {config.broker.host}:{config.broker.port}"
-
-
-def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Pass over what aiomqtt leaves behind of a connection that was lost, which the service tells; tell all else."""
-    error = context.get("exception")
-    of_a_closed_socket = isinstance(error, OSError) and error.errno == errno.EBADF
-    if not (of_a_closed_socket or isinstance(error, aiomqtt.MqttError)):
-        loop.default_exception_handler(context)
 
 
 def summary(config: Config, status: dict[str, Any]) -> Table:

@@ -206,6 +206,7 @@ async def _run(swarm: SwarmProcesses, spec: SwarmSpec, stay: bool) -> str | None
         finally:
             watching.cancel()
             counts = await swarm.stop()
+            await asyncio.gather(watching, return_exceptions=True)  # whatever it has ended with is of no use any more
     table = Table(title=f"Swarm of run {spec.run}", show_header=False)
     table.add_row("took part", f"{counts.took_part} of {spec.devices + spec.evaluators} devices")
     for name, value in vars(counts).items():

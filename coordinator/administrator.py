@@ -14,7 +14,7 @@ from tinyreptile import reports
 
 from .config import BrokerConfig
 from .errors import PluginError
-from .mqtt import broker_error, client, subscribe
+from .mqtt import session_with, subscribe
 
 TOPIC = "$CONTROL/dynamic-security/v1"
 ANSWER_SECONDS = 10.0
@@ -69,12 +69,9 @@ async def plugin_of(broker: BrokerConfig) -> AsyncIterator[Plugin]:
 
     Raises `BrokerError` where there is no broker, or it refuses this client.
     """
-    try:
-        async with client(broker) as session:
-            await subscribe(session, f"{TOPIC}/response")
-            yield Plugin(session)
-    except aiomqtt.MqttError as error:
-        raise await asyncio.to_thread(broker_error, broker, error) from None
+    async with session_with(broker) as session:
+        await subscribe(session, f"{TOPIC}/response")
+        yield Plugin(session)
 
 
 def _letters(commands: list[dict[str, Any]]) -> list[str]:

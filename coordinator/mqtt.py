@@ -3,42 +3,94 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
 import math
 import secrets
 import socket
-import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiomqtt
 import msgpack
-import paho.mqtt.client as paho
 from aiomqtt.exceptions import MqttConnectError
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from tinyreptile import reports
 from tinyreptile.messages import MessageError
 from tinyreptile.msgpack import MAX_DEPTH, unpackb
 
-from . import tls
+from . import limits, tls
 from .config import BrokerConfig
-from .errors import BrokerError, CoordinatorError, DeniedError
+from .errors import BrokerError, DeniedError
 
 _log = logging.getLogger(__name__)
 
 SUBSCRIBE_SECONDS = 10.0
-_PROBE_SECONDS = 3.0
 _CALLS = 1000  # at once, of which aiomqtt warns beyond: in a siege each device's topics are subscribed to
-_NOT_AUTHORIZED = 135
 _REFUSED = 0x80  # of a subscription, and all codes above
+
+_known: set[tuple[str, int]] = set()  # brokers that offer all that is needed, as this process has found out
+
+
+class ClosedError(aiomqtt.MqttError):
+    """The broker has closed the connection without an answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection was closed without an answer")
+
+
+class _Client(aiomqtt.Client):
+    """aiomqtt's, which leaves nothing behind of a connection that was lost, and notices one that ends early."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._connected.add_done_callback(_retrieve)
+        self._disconnected.add_done_callback(_retrieve)
+
+    async def __aenter__(self) -> _Client:
+        await super().__aenter__()
+        if not self._client.is_connected():  # closed since; aiomqtt has forgotten that
+            self._disconnected.set_result(None)
+            await self.__aexit__(None, None, None)
+            raise ClosedError
+        return self
+
+    def _on_disconnect(self, *arguments: Any, **options: Any) -> None:
+        """As aiomqtt's, which waits on for an answer to its request where the connection is gone before."""
+        self._loop.call_soon_threadsafe(self._mind_end, arguments, options)
+
+    def _mind_end(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(ClosedError())
+        else:
+            super()._on_disconnect(*arguments, **options)
+
+    async def _misc_loop(self) -> None:
+        with contextlib.suppress(OSError):  # the connection is lost, which its reader tells
+            await super()._misc_loop()
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    """Take note of the error in ``future``: nobody waits for it where a session ends for another reason."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Pass over callbacks for the socket of a connection that was lost, which its session tells; tell all else."""
+    error = context.get("exception")
+    if not (isinstance(error, OSError) and error.errno == errno.EBADF):
+        loop.default_exception_handler(context)
 
 
 def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
     """An aiomqtt client for ``broker``; raises `CoordinatorError` if its files can't be used."""
+    asyncio.get_running_loop().set_exception_handler(_tell)
     identifier = _client_id(broker)
     _log.info("connecting to %s:%d with the client id %s", broker.host, broker.port, identifier)
-    made = aiomqtt.Client(
+    made = _Client(
         broker.host,
         broker.port,
         username=broker.user,
@@ -61,6 +113,8 @@ def _client_id(broker: BrokerConfig) -> str:
 async def subscribe(session: aiomqtt.Client, *topics: str) -> None:
     """Subscribe to ``topics`` at QoS 1; raises `DeniedError` where the broker refuses any of them.
 
+    Raises `BrokerError` where it grants QoS 0 only.
+
     Others, Mosquitto's access list among them, grant every subscription and send nothing.
     """
     try:
@@ -68,7 +122,9 @@ async def subscribe(session: aiomqtt.Client, *topics: str) -> None:
             codes = await session.subscribe([(topic, 1) for topic in topics], timeout=math.inf)
     except TimeoutError:
         raise aiomqtt.MqttError("the broker does not answer a subscription") from None
-    numbers = (code if isinstance(code, int) else code.value for code in codes)
+    numbers = [code if isinstance(code, int) else code.value for code in codes]
+    if 0 in numbers:  # QoS 1 was asked for
+        raise BrokerError(f"the broker can't be used: {limits.QOS_0_ONLY}")
     refused = [topic for topic, number in zip(topics, numbers, strict=True) if number >= _REFUSED]
     if refused:
         raise denied("read", *refused)
@@ -85,58 +141,61 @@ def check_files(broker: BrokerConfig) -> None:
     tls.context(broker)
 
 
+@contextlib.asynccontextmanager
+async def session_with(broker: BrokerConfig) -> AsyncIterator[aiomqtt.Client]:
+    """Open a session with ``broker`` for a command; raises `BrokerError` where it does not come about, or ends.
+
+    So it does where the broker does not offer what the messages of a run need.
+    """
+    await check_limits(broker)
+    try:
+        async with client(broker) as session:
+            yield session
+    except aiomqtt.MqttError as error:
+        raise await asyncio.to_thread(broker_error, broker, error) from None
+
+
+async def check_limits(broker: BrokerConfig) -> None:
+    """Raise `BrokerError` if ``broker`` is known not to offer what the messages of a run need."""
+    if (broker.host, broker.port) not in _known:
+        if limit := await asyncio.to_thread(limit_of, broker):
+            raise _no_session(broker, limit)
+        _known.add((broker.host, broker.port))
+
+
+def limit_of(broker: BrokerConfig) -> str | None:
+    """Return what ``broker`` does not offer and its clients need, in a sentence; None if nothing is known of that."""
+    return limits.limit_of(broker, _client_id(broker))
+
+
 def broker_error(broker: BrokerConfig, error: BaseException) -> BrokerError:
-    """``error`` of a first connection as a sentence for the user."""
+    """``error`` of a first connection as a sentence for the user; it takes seconds, in which the broker is tried."""
     text = str(error)
     where = f"{broker.host}:{broker.port}"
+    _known.discard((broker.host, broker.port))
+    if (obstacle := tls.obstacle(broker) or limit_of(broker)) is not None:
+        return _no_session(broker, obstacle)
     if isinstance(error, MqttConnectError):
         name = f"the client id {broker.client_id}" if broker.client_id else "client ids that are made up"
         advice = {
             133: f"it does not take {name}; give this client the one that it is to have with --client-id",
             136: "it is not available just now; try again later",
-        }.get(error.rc.value if isinstance(error.rc, ReasonCode) else -1, "check --user and --password-file")
-        if broker.client_id and isinstance(error.rc, ReasonCode) and error.rc.value == _NOT_AUTHORIZED:
-            advice += f", and whether it takes {name}: a fleet's takes what begins with tinyreptile"
+        }.get(
+            error.rc.value if isinstance(error.rc, ReasonCode) else -1,
+            f"check --user and --password-file; or it does not take {name}: --client-id gives this client another, "
+            "and the broker of a fleet takes what begins with tinyreptile",
+        )
         return BrokerError(f"the broker at {where} refused the connection ({text}); {advice}")
-    if (obstacle := tls.obstacle(broker) or limit_of(broker)) is not None:
-        return BrokerError(f"no session with the broker at {where}: {obstacle}")
+    if isinstance(error, ClosedError):
+        return _no_session(broker, limits.obstacle_of_a_closed_connection(broker))
     or_tls = "" if broker.tls_ca else ", or its authority with --tls-ca if it speaks TLS"
     return BrokerError(
         f"no broker answers at {where} ({text}); start Mosquitto or name another with --broker HOST:PORT{or_tls}"
     )
 
 
-def limit_of(broker: BrokerConfig) -> str | None:
-    """What the broker does not offer and its clients need, in a sentence; None if nothing is known of that.
-
-    Under MQTT 3.1.1 it only closes the connection. Under MQTT 5, which is tried for this, it says why.
-    """
-    session = paho.Client(CallbackAPIVersion.VERSION2, client_id=_client_id(broker), protocol=paho.MQTTv5)
-    offered: list[dict[str, Any]] = []
-    session.on_connect = lambda *arguments: offered.append(vars(arguments[4]) if arguments[3] == 0 else {})
-    try:
-        session.username_pw_set(broker.user, broker.password())
-        if (context := tls.context(broker)) is not None:
-            session.tls_set_context(context)
-        session.connect(broker.host, broker.port)
-        end = time.monotonic() + _PROBE_SECONDS
-        while not offered and time.monotonic() < end and session.loop(0.1) == paho.MQTT_ERR_SUCCESS:
-            pass
-        session.disconnect()
-    except (OSError, ValueError, CoordinatorError):
-        return None
-    properties = offered[0] if offered else {}
-    if properties.get("RetainAvailable") == 0:
-        return "it does not retain messages, which every run needs; let it (Mosquitto: retain_available true)"
-    if properties.get("MaximumQoS") == 0:
-        return "it takes messages of QoS 0 only; let it take QoS 1 (Mosquitto: max_qos 1)"
-    most = properties.get("MaximumPacketSize", reports.PACKET_BYTES)
-    if most < reports.PACKET_BYTES:
-        return (
-            f"it takes packets of {most} bytes at most; let it take {reports.PACKET_BYTES} "
-            f"(Mosquitto: max_packet_size {reports.PACKET_BYTES})"
-        )
-    return None
+def _no_session(broker: BrokerConfig, obstacle: str) -> BrokerError:
+    return BrokerError(f"no session with the broker at {broker.host}:{broker.port}: {obstacle}")
 
 
 def pack(message: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from tinyreptile.model import Model
 from .config import BrokerConfig, Config
 from .errors import CoordinatorError
 from .initialization import decode, encoded_size, held
-from .mqtt import broker_error, client, subscribe, unpack
+from .mqtt import session_with, subscribe, unpack
 from .rules import Weights
 
 _log = logging.getLogger(__name__)
@@ -79,17 +79,15 @@ async def follow(broker: BrokerConfig, topic: str) -> AsyncIterator[aiomqtt.Mess
     outage, connected_once = Outage(), False
     while True:
         try:
-            async with client(broker) as session:
+            async with session_with(broker) as session:
                 await subscribe(session, topic)
                 connected_once = True
                 outage.end()
                 async for message in session.messages:
                     yield message
-        except (aiomqtt.MqttError, CoordinatorError) as error:
+        except CoordinatorError as error:
             if not connected_once:
-                if isinstance(error, CoordinatorError):
-                    raise
-                raise broker_error(broker, error) from None
+                raise
             outage.report(error)
         await asyncio.sleep(AGAIN_SECONDS)
 
@@ -105,22 +103,19 @@ async def look(config: Config, seconds: float = FIRST_SECONDS) -> Snapshot:
     """The run as its retained messages show it; raises `BrokerError`."""
     topics = reports.CoordinatorTopics(config.run.name)
     snapshot = Snapshot()
-    try:
-        async with client(config.broker) as session:
-            await subscribe(session, topics.coordinator, topics.all_status)
-            live: set[str] = set()
-            async for topic, message in retained(session, seconds, live=live):
-                with contextlib.suppress(MessageError):
-                    if topic == topics.coordinator:
-                        snapshot.coordinator = check_run_status(message)
-                    else:
-                        device_id, _ = reports.parse(topics, topic)
-                        snapshot.devices[device_id] = messages.check(reports.STATUS, message)
-            if snapshot.coordinator:
-                statuses = {topics.coordinator: snapshot.coordinator}
-                snapshot.coordinator = (await confirmed(session, statuses, live))[topics.coordinator]
-    except aiomqtt.MqttError as error:
-        raise broker_error(config.broker, error) from None
+    async with session_with(config.broker) as session:
+        await subscribe(session, topics.coordinator, topics.all_status)
+        live: set[str] = set()
+        async for topic, message in retained(session, seconds, live=live):
+            with contextlib.suppress(MessageError):
+                if topic == topics.coordinator:
+                    snapshot.coordinator = check_run_status(message)
+                else:
+                    device_id, _ = reports.parse(topics, topic)
+                    snapshot.devices[device_id] = messages.check(reports.STATUS, message)
+        if snapshot.coordinator:
+            statuses = {topics.coordinator: snapshot.coordinator}
+            snapshot.coordinator = (await confirmed(session, statuses, live))[topics.coordinator]
     return snapshot
 
 
@@ -139,7 +134,7 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     try:
-        async with client(config.broker) as session:
+        async with session_with(config.broker) as session:
             await subscribe(session, topics.init, topics.piece("+"))
             manifest: dict[str, Any] | None = None
             pieces: dict[str, dict[str, Any]] = {}
@@ -157,8 +152,6 @@ async def fetch(config: Config, seconds: float = 10.0) -> tuple[Model, int, Weig
                             return model, manifest["version"], weights
                 if loop.time() > end:
                     break
-    except aiomqtt.MqttError as error:
-        raise broker_error(config.broker, error) from None
     except ValueError as error:  # ModelError among them
         raise CoordinatorError(f"the run's model is not known here: {error}") from None
     raise UnpublishedError(

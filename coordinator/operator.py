@@ -7,15 +7,13 @@ import contextlib
 import secrets
 from typing import Any
 
-import aiomqtt
-
 from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 
 from .config import BrokerConfig, Config
 from .echo import Echo
 from .errors import CoordinatorError, DeniedError
-from .mqtt import broker_error, client, pack, subscribe, unpack
+from .mqtt import pack, session_with, subscribe, unpack
 from .observer import check_run_status, confirmed, look, retained
 
 ANSWER_SECONDS = 15.0
@@ -34,27 +32,24 @@ async def ask(config: Config, command: str, arguments: dict[str, Any] | None = N
     rows: list[dict[str, Any]] = []
     left = reports.COUNT + 1
     fields = reports.ROWS.get(command, ())
-    try:
-        async with client(config.broker) as session:
-            await subscribe(session, topics.answers(name))
-            await request.publish(session)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    async for message in session.messages:
-                        if request.takes(message) or message.retain:
-                            continue
-                        with contextlib.suppress(MessageError):
-                            answer = messages.check(reports.ANSWER, unpack(message.payload))
-                            if "error" in answer:
-                                raise CoordinatorError(answer["error"])
-                            rows += [messages.check(fields, row) for row in answer.get("rows", [])]
-                            if not answer["left"]:
-                                return rows
-                            if answer["left"] >= left:
-                                raise CoordinatorError(f"the answer of run {config.run.name} does not come to an end")
-                            left = answer["left"]
-    except aiomqtt.MqttError as error:
-        raise broker_error(config.broker, error) from None
+    async with session_with(config.broker) as session:
+        await subscribe(session, topics.answers(name))
+        await request.publish(session)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                async for message in session.messages:
+                    if request.takes(message) or message.retain:
+                        continue
+                    with contextlib.suppress(MessageError):
+                        answer = messages.check(reports.ANSWER, unpack(message.payload))
+                        if "error" in answer:
+                            raise CoordinatorError(answer["error"])
+                        rows += [messages.check(fields, row) for row in answer.get("rows", [])]
+                        if not answer["left"]:
+                            return rows
+                        if answer["left"] >= left:
+                            raise CoordinatorError(f"the answer of run {config.run.name} does not come to an end")
+                        left = answer["left"]
     unknown = request.check()
     raise CoordinatorError(
         f"the coordinator of run {config.run.name} does not answer: {await _obstacle(config, topics)}{unknown}"
@@ -81,15 +76,12 @@ async def runs(broker: BrokerConfig, seconds: float = 3.0) -> dict[str, dict[str
     """The statuses of all runs at ``broker``, by name, as `confirmed`; raises `BrokerError`."""
     statuses: dict[str, dict[str, Any]] = {}
     live: set[str] = set()
-    try:
-        async with client(broker) as session:
-            await subscribe(session, reports.ALL_COORDINATORS)
-            async for topic, message in retained(session, seconds, live=live):
-                with contextlib.suppress(MessageError):
-                    statuses[topic] = check_run_status(message)
-            statuses = await confirmed(session, statuses, live)
-    except aiomqtt.MqttError as error:
-        raise broker_error(broker, error) from None
+    async with session_with(broker) as session:
+        await subscribe(session, reports.ALL_COORDINATORS)
+        async for topic, message in retained(session, seconds, live=live):
+            with contextlib.suppress(MessageError):
+                statuses[topic] = check_run_status(message)
+        statuses = await confirmed(session, statuses, live)
     return {status["run"]: status for status in statuses.values()}
 
 

@@ -25,7 +25,7 @@ from .echo import ECHO_SECONDS, not_retained
 from .errors import BrokerError, CoordinatorError, cut, failure_text
 from .histogram import Histogram
 from .journal import Journal
-from .mqtt import broker_error, check_files, client, denied, limit_of, pack, subscribe, unpack
+from .mqtt import broker_error, check_files, check_limits, client, denied, limit_of, pack, subscribe, unpack
 from .run import Run
 from .store import Store
 from .traffic import RETAINED, Flow, guarded_queue, kind_of
@@ -193,6 +193,8 @@ class Coordinator:
         over_at = math.inf
         while not (self._reported or self._stopping.is_set() or time.monotonic() > over_at):
             begun = math.inf
+            if not connected_once:
+                await check_limits(self.config.broker)
             try:
                 async with self._client(connected_once) as session:
                     begun = time.monotonic()
@@ -210,7 +212,7 @@ class Coordinator:
                         raise
             except aiomqtt.MqttError as error:
                 if not connected_once:
-                    raise broker_error(self.config.broker, error) from None
+                    raise await asyncio.to_thread(broker_error, self.config.broker, error) from None
                 worked_once = worked_once or self._audited
                 self._away = str(error)
                 if time.monotonic() - begun > LASTED_SECONDS:
@@ -221,7 +223,7 @@ class Coordinator:
                     and (limit := await asyncio.to_thread(limit_of, self.config.broker))
                 ):
                     if not worked_once:
-                        raise broker_error(self.config.broker, error) from None
+                        raise await asyncio.to_thread(broker_error, self.config.broker, error) from None
                     self._away = limit
                 _log.warning("no connection to the broker (%s); trying again", self._away)
                 if self._done():  # only its last word is missing

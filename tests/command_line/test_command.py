@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import re
 import signal
@@ -14,12 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from command_line import serve
 from command_line.app import app
 from coordinator.config import BrokerConfig, Config
 from coordinator.errors import BrokerError
@@ -379,14 +376,3 @@ def test_a_watched_status_stays_when_the_broker_goes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("command_line.status.look", look)
     CliRunner().invoke(app, ["status", "--watch"])
     assert looks == 5
-
-
-def test_what_is_left_of_a_lost_connection_is_no_error_of_the_coordinator(caplog: pytest.LogCaptureFixture) -> None:
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(serve._tell)
-    lost = (OSError(errno.EBADF, "Bad file descriptor"), aiomqtt.MqttError("Unexpected disconnection"))
-    for error in (*lost, ValueError("something else")):
-        loop.call_exception_handler({"message": "in a callback", "exception": error})
-    loop.close()
-    assert "something else" in caplog.text
-    assert not any(str(error) in caplog.text for error in lost)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from coordinator import service
-from coordinator.config import BrokerConfig, Config
+from boards import remote, updates
+from coordinator import operator, service
+from coordinator.config import BrokerConfig, Config, RunConfig
 from coordinator.errors import BrokerError, ConfigError
 from coordinator.mqtt import client, limit_of
-from coordinator.observer import look
+from coordinator.observer import fetch, look, watch
 from coordinator.operator import ask
 from coordinator.runs import Runs
 from coordinator.service import Coordinator
@@ -30,6 +31,8 @@ LIMITS = {
     "max_qos 0": r"it takes messages of QoS 0 only; let it take QoS 1 \(Mosquitto: max_qos 1\)",
     "max_packet_size 1000": r"it takes packets of 1000 bytes at most; let it take 1664",
     "max_packet_size 200": r"it takes packets of 200 bytes at most; let it take 1664",
+    "max_packet_size 30": r"it takes packets of 30 bytes at most; let it take 1664",
+    "message_size_limit 10": r"it refuses a message of 1536 bytes .* \(Mosquitto: message_size_limit 1536\)",
 }
 
 
@@ -40,10 +43,68 @@ async def test_what_a_broker_does_not_offer_is_named(start_broker: StartBroker, 
         await finish(Coordinator(config))
 
 
-async def test_a_command_names_it_too(start_broker: StartBroker, tmp_path: Path) -> None:
-    config = run_config(start_broker("allow_anonymous true", "max_qos 0"), tmp_path)
-    with pytest.raises(BrokerError, match="QoS 0 only"):
-        await ask(config, "pause")
+async def predicted(config: Config) -> None:
+    async for _ in remote.predictions(config, "d0"):
+        pass
+
+
+COMMANDS: dict[str, Callable[[Config], Coroutine[None, None, object]]] = {
+    "ask": lambda config: ask(config, "pause"),
+    "look": look,
+    "fetch": fetch,
+    "runs": lambda config: operator.runs(config.broker),
+    "watch": lambda config: watch(config.run.name, config.broker, lambda *status: None),
+    "predictions": predicted,
+    "log": lambda config: remote.log_of(config, "d0"),
+    "restart": lambda config: remote.restart(config, "d0"),
+    "boards": updates.boards_of,
+    "publish": lambda config: updates.publish(config, updates.make_offer("py", 1, {}), "key"),
+}
+
+
+@pytest.mark.parametrize("line", LIMITS)
+async def test_every_command_names_it_too(start_broker: StartBroker, tmp_path: Path, line: str) -> None:
+    config = run_config(start_broker("allow_anonymous true", line), tmp_path)
+    for command in COMMANDS.values():
+        with pytest.raises(BrokerError, match=f"no session with the broker at 127.0.0.1:[0-9]+: {LIMITS[line]}"):
+            async with asyncio.timeout(5):
+                await command(config)
+
+
+async def test_a_broker_that_takes_no_more_clients_is_named(tmp_path: Path) -> None:
+    """As Mosquitto with max_connections: it accepts, and closes before anything is sent."""
+    async with await asyncio.start_server(
+        lambda reader, writer: writer.close(), "127.0.0.1", 0, family=socket.AF_INET
+    ) as full:
+        broker = BrokerConfig(port=full.sockets[0].getsockname()[1])
+        config = Config(broker=broker, run=RunConfig(store=str(tmp_path / "run.sqlite")))
+        for command in (*COMMANDS.values(), lambda config: finish(Coordinator(config))):
+            with pytest.raises(BrokerError, match=r"it has as many clients as it takes \(Mosquitto: max_connections"):
+                async with asyncio.timeout(5):
+                    await command(config)
+
+
+async def test_a_broker_that_takes_certain_client_ids_only_is_told_of(
+    start_broker: StartBroker, tmp_path: Path
+) -> None:
+    broker = start_broker("allow_anonymous true", "clientid_prefixes x-")
+    config = run_config(broker, tmp_path)
+    for command in COMMANDS.values():
+        with pytest.raises(BrokerError, match=r"or it does not take client ids that are made up: --client-id"):
+            await command(config)
+    config.broker.client_id = "x-1"
+    assert (await look(config)).coordinator is None
+
+
+async def test_a_password_of_a_broker_with_limits_is_not_blamed(start_broker: StartBroker, tmp_path: Path) -> None:
+    """Mosquitto answers a last will that is too long with "not authorized"."""
+    broker = start_broker("allow_anonymous true")
+    coordinator = Coordinator(run_config(broker, tmp_path))
+    broker.stop()
+    broker.config.write_text(f"{broker.config.read_text()}message_size_limit 10\n")
+    broker.start()
+    with pytest.raises(BrokerError, match=LIMITS["message_size_limit 10"]):
+        await finish(coordinator)
 
 
 async def test_a_limit_that_comes_later_is_named_and_waited_for(

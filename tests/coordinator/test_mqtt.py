@@ -1,12 +1,21 @@
-"""Messages as bytes: what comes off the wire can be shown."""
+"""Messages as bytes, which can be shown; sessions that end early, of which nothing is left behind."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import gc
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from coordinator.mqtt import pack, unpack
+from coordinator.config import BrokerConfig
+from coordinator.errors import BrokerError
+from coordinator.mqtt import ClosedError, client, pack, session_with, subscribe, unpack
+from tests.coordinator.packets import packet_from
 from tinyreptile.messages import MessageError
 from tinyreptile.msgpack import MAX_DEPTH
 from tinyreptile.reports import MESSAGE_BYTES
@@ -37,3 +46,61 @@ KEYS = [b"\x81" + key + b"\x01" for key in (b"\xc0", b"\xca\0\0\0\0", b"\x90", b
 def test_what_is_no_message_is_refused(payload: Any) -> None:
     with pytest.raises(MessageError):
         unpack(payload)
+
+
+@asynccontextmanager
+async def closing(*answers: bytes) -> AsyncIterator[int]:
+    """The port of a server that answers one packet after the other and closes the connection then."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        packet = b""
+        for answer in answers:
+            packet = await packet_from(reader)
+            writer.write(answer.replace(b"ID", packet[2:4]))
+        if not answers:
+            await packet_from(reader)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, family=socket.AF_INET) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+ACCEPTED, SUBSCRIBED = b"\x20\x02\0\0", b"\x90\x03ID\x01"
+
+
+async def test_a_session_that_is_lost_while_nobody_looks_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with closing(ACCEPTED, SUBSCRIBED) as port:
+        async with client(BrokerConfig(port=port)) as session:
+            await subscribe(session, "topic")
+            await asyncio.sleep(0.2)
+        del session
+    gc.collect()
+    await asyncio.sleep(0)
+    assert "never retrieved" not in caplog.text
+
+
+async def test_a_connection_that_is_closed_before_its_answer_is_noticed_at_once() -> None:
+    async with closing() as port:
+        async with asyncio.timeout(3):
+            with pytest.raises(ClosedError):
+                await client(BrokerConfig(port=port)).__aenter__()
+        with pytest.raises(BrokerError, match=rf"127.0.0.1:{port}: it closes the connection without an answer: .*TLS"):
+            async with asyncio.timeout(8), session_with(BrokerConfig(port=port)):
+                pass
+
+
+async def test_a_broker_that_grants_no_more_than_qos_0_is_not_used() -> None:
+    async with closing(ACCEPTED, b"\x90\x03ID\0") as port, client(BrokerConfig(port=port)) as session:
+        with pytest.raises(BrokerError, match=r"QoS 0 only; let it take QoS 1"):
+            await subscribe(session, "topic")
+
+
+async def test_what_is_left_of_the_socket_of_a_lost_connection_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    client(BrokerConfig())
+    loop = asyncio.get_running_loop()
+    for error in (OSError(errno.EBADF, "Bad file descriptor"), ValueError("something else")):
+        loop.call_exception_handler({"message": "in a callback", "exception": error})
+    assert "something else" in caplog.text
+    assert "Bad file descriptor" not in caplog.text

@@ -163,8 +163,8 @@ async def test_a_client_of_another_authority_is_told(way: BrokerConfig, tmp_path
 
 async def test_a_client_without_tls_is_told_of_it(way: BrokerConfig) -> None:
     text = await told(BrokerConfig(host=way.host, port=way.port))
-    assert "no broker answers" in text
-    assert "or its authority with --tls-ca if it speaks TLS" in text
+    assert "it closes the connection without an answer" in text
+    assert "it speaks TLS only (--tls-ca)" in text
 
 
 async def test_a_revoked_client_is_told(fleet_broker: FleetBroker, tmp_path: Path) -> None:
