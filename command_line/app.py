@@ -14,6 +14,7 @@ from coordinator.errors import CoordinatorError
 from tinyreptile import __version__
 
 from .console import Printer, tell_error
+from .signals import treat_as_ctrl_c
 from .streams import Unwritable, settle
 
 # Each is a module here, with a `command` or a `group` of them; only the one that is called is loaded.
@@ -51,6 +52,11 @@ def _names(root: Any, group: str) -> list[str]:
 
 class _Commands(_Group):
     """The subcommands, each loaded when it is asked for."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        found = super().resolve_command(ctx, args)
+        treat_as_ctrl_c()  # it is loaded, and about to begin
+        return found
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -21,21 +22,37 @@ _asked = False  # to end, before anything could listen: what was raised then may
 def treat_as_ctrl_c() -> None:
     """Let SIGTERM and SIGHUP do from now on what Ctrl-C does at the time; a SIGHUP that is ignored, as by nohup, stays.
 
-    The first process of a container hears of no signal but those that it has a handler for.
+    Until now they have ended the process: a command begins now. The first process of a container hears of no signal but
+    those that it has a handler for.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _interrupt)
     sys.unraisablehook = _repeat_ctrl_c
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def ignore_all() -> None:
+    """Let no signal disturb the interpreter's end, which gives all others back to the system."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _repeat_ctrl_c(ignored: UnraisableHookArgs) -> None:
     """Repeat a Ctrl-C that came where Python ignores errors, as in what an import leaves to be cleared away."""
     if issubclass(ignored.exc_type, KeyboardInterrupt):
-        signal.signal(signal.SIGALRM, _interrupt)
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        again = threading.Timer(_AGAIN_SECONDS, _signal_main)
+        again.daemon = True  # nothing is left of it where all is over by then
+        again.start()
     else:
         sys.__unraisablehook__(ignored)
+
+
+def _signal_main() -> None:
+    """Send the main thread a signal that ends what it waits for, too."""
+    number = signal.SIGTERM if signal.getsignal(signal.SIGINT) == signal.SIG_IGN else signal.SIGINT
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -195,12 +195,14 @@ import signal
 import time
 import command_line.app
 from command_line.main import main
+from command_line.signals import treat_as_ctrl_c
 
 class Cleared:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
 
 def run():
+    treat_as_ctrl_c()
     Cleared()
     time.sleep(120)
     return 0
@@ -212,15 +214,81 @@ main()
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+@pytest.mark.parametrize("module", ["command_line.signals", "command_line.app", "rich.console", "command_line.status"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_a_command_is_imported_ends_it_without_a_word(name: str, module: str) -> None:
+    code = f"""
+import signal
+import sys
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "{module}":
+            try:
+                signal.raise_signal(signal.{name})
+            except BaseException:
+                pass  # as an import may
+
+sys.meta_path.insert(0, Finder)
+sys.argv = ["tinyreptile", "status", "--broker", "127.0.0.1:1"]
+from command_line.main import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_second_signal_while_the_first_is_dealt_with_says_nothing() -> None:
+    code = """
+import signal
+import time
+import command_line.app
+from command_line.main import main
+from command_line.signals import treat_as_ctrl_c
+
+def run():
+    treat_as_ctrl_c()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.raise_signal(signal.SIGINT)
+
+class Cleared:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)  # to be repeated, when the interpreter has no handlers any more
+
+class Late:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.1)
+
+def ends():
+    treat_as_ctrl_c()
+    Cleared()
+    return 0
+
+command_line.app.run = {run}
+late = Late()
+main()
+"""
+    for run, codes in (("run", (130,)), ("ends", (0, 130))):
+        command = [sys.executable, "-c", code.replace("{run}", run)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode in codes
+        assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_sigterm_that_an_import_swallows_still_ends_a_run(broker: Mosquitto, tmp_path: Path) -> None:
     code = """
 import signal
 import command_line.app
 from command_line.main import main
+from command_line.signals import treat_as_ctrl_c
 
 run = command_line.app.run
 
 def swallowing():
+    treat_as_ctrl_c()
     try:
         signal.raise_signal(signal.SIGTERM)
     except BaseException:
