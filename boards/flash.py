@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator import documents
 from deployment.fleet import load
 from tinyreptile.device import ConfigError
 from tinyreptile.settings import TLS_FILES, check_config
@@ -55,12 +56,10 @@ def settings(
     know the board.
     """
     try:
-        given = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin it with a mark
+        given = documents.read(path, documents.parse_json)
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
-    except RecursionError:
-        raise ConfigError(f"{path} is not valid JSON: values are nested too deep in it") from None
-    except ValueError as error:
+    except documents.DocumentError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
     if isinstance(given, dict):
         given |= {name: value for name, value in (("id", board_id), ("key", key)) if value is not None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from boards.errors import BoardError
 from boards.keys import read_key
 from boards.library import compiled, library, new_number
 from coordinator.config import Config
+from coordinator.documents import parse_json
 from coordinator.errors import CoordinatorError
 from coordinator.observer import AGAIN_SECONDS, Outage, look
 from tinyreptile.settings import SECRETS
@@ -72,9 +72,9 @@ def config(port: PortOption = None, timeout: TimeoutOption = 20) -> None:
     if text is None:
         raise BoardError("this board has no configuration: tinyreptile flash gives it one")
     try:
-        given = json.loads(text)
+        given = parse_json(text.decode())
         shown = _without_secrets(given)
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         raise BoardError("its configuration is damaged: tinyreptile flash writes a new one") from None
     out.print_json(data=shown)
 

@@ -100,7 +100,7 @@ def set_(
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"{text!r} is not TABLE.KEY=VALUE, as learning.alpha=0.1")
-        changes[name] = value_of(name, value)
+        changes[name] = value_of(name, value, f"setting: {name}")
     _show_settings(_ask(connection, "set", changes)[1])
 
 

@@ -7,16 +7,18 @@ An environment variable names its key in capitals after ``TINYREPTILE_``, with t
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tinyreptile import messages
 from tinyreptile.model import Model
+from tinyreptile.settings import check_text
 
+from . import documents
+from .documents import DocumentError
 from .errors import ConfigError
 
 _PREFIX = "TINYREPTILE_"
@@ -31,8 +33,11 @@ class _Table(BaseModel):
     @classmethod
     def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:  # Python has them for 1 and 0
-            raise ValueError(f"must be a number, not {str(value).lower()}")
+        number = bool({int, float} & {kind, *get_args(kind)})
+        if number and isinstance(value, bool | str):  # Python has 1 and 0 for booleans
+            raise ValueError(f"must be a number, not {_shown(value)}")
+        if kind is bool and not isinstance(value, bool):
+            raise ValueError(f"must be true or false, not {_shown(value)}")
         if "\0" in (str(value) if isinstance(value, str | Path) else ""):
             raise ValueError("must not contain the character U+0000")
         return value
@@ -89,6 +94,11 @@ class BrokerConfig(_Table):
     client_id: str | None = Field(
         None, min_length=1, max_length=128, description="of this client alone; unset: another one for each connection"
     )
+
+    @field_validator("host", "user", "client_id")
+    @classmethod
+    def _legal_text(cls, value: str | None) -> str | None:
+        return value if value is None else check_text(value)
 
     @field_validator("host")
     @classmethod
@@ -350,22 +360,13 @@ def broker_in(path: Path) -> BrokerConfig:
 def _read(path: Path) -> dict[str, Any]:
     """The tables of the TOML file ``path``."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin it with a mark
+        tables: dict[str, Any] = documents.read(path, documents.parse_toml)
     except OSError as error:
         raise ConfigError(f"configuration file {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"configuration file {path} is not valid TOML: {_fault(error)}") from None
+    except DocumentError as error:
+        raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from None
     _locate(tables, path.parent)
     return tables
-
-
-def _fault(error: Exception) -> str:
-    """Why text can't be read as TOML, in words."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"it is no text in UTF-8 ({error.reason} at byte {error.start})"
-    if isinstance(error, RecursionError):
-        return "values are nested too deep in it"
-    return str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a number in it has too many digits"
 
 
 def _locate(tables: dict[str, Any], folder: Path) -> None:
@@ -382,27 +383,54 @@ def _environment() -> dict[str, dict[str, Any]]:
     for name, text in os.environ.items():
         table, separator, key = name.removeprefix(_PREFIX).lower().partition("__")
         if name.startswith(_PREFIX) and separator and text:
-            tables.setdefault(table, {})[key] = value_of(f"{table}.{key}", text)
+            tables.setdefault(table, {})[key] = value_of(f"{table}.{key}", text, f"environment: {table}.{key}: {name}")
     return tables
 
 
-def value_of(name: str, text: str) -> Any:
+def value_of(name: str, text: str, given: str) -> Any:
     """``text`` as the value of the key ``name``, table.key: itself where a text is wanted, else read as in the file.
 
-    A text may be in quotation marks as in the file, too. What is no TOML is returned as it is.
+    A text may be in quotation marks as in the file, too. Raises `ConfigError`, which begins with what has ``given`` the
+    value, for one of another kind. A key that is not known is refused later.
     """
     table, _, key = name.partition(".")
     holder: Any = Config.model_fields[table].annotation if table in Config.model_fields else _Table
     field = holder.model_fields.get(key)
+    value: Any = None
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
+        tables = documents.parse_toml(f"value = {text}")
+        if tables.keys() == {"value"}:  # no further lines
+            value = tables["value"]
+    except DocumentError:
+        pass
+    if field is None:
         return text
-    return text if field and _is_text(field.annotation) and not isinstance(value, str) else value
+    if _is_text(field.annotation):
+        return value if isinstance(value, str) else text
+    wanted, kinds = _kind(field.annotation)
+    if type(value) not in kinds:
+        raise ConfigError(f"{given} must be {wanted}, not {_shown(text)}")
+    return value
+
+
+_KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
+    bool: ("true or false", (bool,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    list: ("a list in brackets", (list,)),
+}
+
+
+def _kind(annotation: Any) -> tuple[str, tuple[type, ...]]:
+    """What values of a field with that ``annotation`` are, in words, and their types as TOML has them."""
+    parts = {annotation, get_origin(annotation), *get_args(annotation), *map(type, get_args(annotation))}
+    return next(kind for type_, kind in _KINDS.items() if type_ in parts)
 
 
 def _is_text(kind: Any) -> bool:
     """Whether values of the type ``kind`` are texts, or paths."""
+    if get_origin(kind) is list:
+        return False
     return kind in (str, Path) or any(isinstance(arg, str) or _is_text(arg) for arg in get_args(kind))
 
 
@@ -441,7 +469,7 @@ def complaint(item: Any) -> str:
 def _shown(value: Any) -> str:
     """``value`` as a message shows it, cut where it is long."""
     try:
-        text = repr(value)
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
     except (ValueError, RecursionError):
         return "a value that is too long to show"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -9,7 +9,6 @@ devices/        all that the devices need
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from coordinator.config import BrokerConfig, complaint
+from coordinator.documents import parse_json
 from tinyreptile.messages import check_id
 from tinyreptile.settings import TLS_FILES
 
@@ -206,8 +206,8 @@ class Fleet:
         """What the configuration of the device ``name`` holds, with its files' paths; raises `DeploymentError`."""
         path = self.device(name).configuration
         try:
-            given: dict[str, Any] = json.loads(read(path))
-        except (ValueError, RecursionError):
+            given: dict[str, Any] = parse_json(read(path).decode())
+        except ValueError:
             raise DeploymentError(f"{path} is damaged; delete it to have it made anew") from None
         return given | {key: str((path.parent / given[key]).resolve()) for key in TLS_FILES if key in given}
 
@@ -222,7 +222,7 @@ def load(folder: Path) -> Fleet:
     if not path.exists():
         raise DeploymentError(f"{folder} holds no fleet; make one with: tinyreptile provision {folder} --host HOST")
     try:
-        given = json.loads(read(path))
+        given = parse_json(read(path).decode())
         if isinstance(given, dict) and "hosts" in given and "roles_port" not in given:
             raise DeploymentError(
                 f"{path} is of an earlier form, with one listener for devices and all others; provision another folder"
@@ -230,5 +230,5 @@ def load(folder: Path) -> Fleet:
         return Fleet(folder, Description(**given))
     except ValidationError as error:
         raise DeploymentError(f"{path}: {complaint(error.errors()[0])}") from None
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError):
         raise DeploymentError(f"{path} is damaged; restore it from a backup of the folder") from None

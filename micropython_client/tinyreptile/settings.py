@@ -71,6 +71,7 @@ def check_config(given, path):
         check_id(config["id"], "id")
         check_id(config["run"], "run")
         check_client_id(config["client_id"])
+        check_text(config["user"])
     except ValueError as error:
         raise ConfigError("%s: %s" % (path, error))
     if config["role"] not in (TRAIN, EVALUATE):
@@ -104,10 +105,19 @@ def check_config(given, path):
     return config
 
 
+def check_text(text):
+    """Return ``text``; raise ValueError if it has control characters, for which brokers close the connection."""
+    for c in text:
+        if c < " " or "\x7f" <= c < "\xa0":
+            raise ValueError("a name must not contain control characters, as in %r" % text)
+    return text
+
+
 def check_client_id(text):
     """Raise ValueError if ``text`` is no client id, or names in braces something else than ``id`` and ``random``."""
     if not 1 <= len(text) <= 128:
         raise ValueError("a client id has 1 to 128 characters, not %d" % len(text))
+    check_text(text)
     rest = text.replace("{id}", "").replace("{random}", "")
     if "{" in rest or "}" in rest:
         raise ValueError("the braces of a client id hold id or random, not as in %s" % text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from coordinator.config import MAX_CREDENTIAL, Config, broker_in, load_config
+from coordinator.documents import DocumentError, parse_toml
 from coordinator.errors import ConfigError
 from tests.environment import ROOT
 
@@ -248,8 +251,11 @@ def test_each_source_wins_over_the_one_before(tmp_path: Path, monkeypatch: pytes
         ("BROKER__PASSWORD_FILE", "12", Path("12")),
         ("BROKER__HOST", "1.10", "1.10"),
         ("RUN__ROUNDS", "1_000", 1000),
-        ("RUN__PAUSED", "True", True),
-        ("RUN__PAUSED", "0", False),
+        ("RUN__PAUSED", "true", True),
+        ("RUN__PAUSED", "false", False),
+        ("GUARDS__TRUSTED", "[]", []),
+        ("GUARDS__TRUSTED", '["desk"]', ["desk"]),
+        ("EVALUATION__BETA", "1", 1.0),
         ("BROKER__PASSWORD_FILE", "secrets/password.txt", Path("secrets/password.txt")),
         ("LEARNING__BITS", "4", 4),
         ("LEARNING__BETA", "1e-3", 0.001),
@@ -259,9 +265,62 @@ def test_each_source_wins_over_the_one_before(tmp_path: Path, monkeypatch: pytes
 def test_the_environment_is_read_by_the_type_of_its_key(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any
 ) -> None:
+    monkeypatch.setenv("TINYREPTILE_GUARDS__REPUTATION", "true")
     monkeypatch.setenv(f"TINYREPTILE_{name}", text)
     table, _, key = name.lower().partition("__")
     assert getattr(getattr(load_config(), table), key) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("RUN__PAUSED", "yes", "true or false"),
+        ("RUN__PAUSED", "True", "true or false"),
+        ("RUN__PAUSED", "1", "true or false"),
+        ("RUN__PAUSED", '"true"', "true or false"),
+        ("RUN__PAUSED", "true\nstore = 'x'", "true or false"),
+        ("RUN__ROUNDS", "5.0", "a whole number"),
+        ("RUN__ROUNDS", "true", "a whole number"),
+        ("RUN__ROUNDS", "٣", "a whole number"),
+        ("RUN__ROUNDS", "007", "a whole number"),
+        ("LEARNING__BITS", '"8"', "a whole number"),
+        ("LEARNING__ALPHA", "0.5\nx=1", "a number"),
+        ("LEARNING__ALPHA", "0,5", "a number"),
+        ("LEARNING__ALPHA", '"0.5"', "a number"),
+        ("EVALUATION__BETA", "none", "a number"),
+        ("RUN__MODEL", "dense", "a list in brackets"),
+        ("GUARDS__TRUSTED", "desk", "a list in brackets"),
+    ],
+)
+def test_a_value_of_another_type_in_the_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, wanted: str
+) -> None:
+    monkeypatch.setenv(f"TINYREPTILE_{name}", text)
+    key = name.lower().replace("__", ".")
+    assert complaint() == f"environment: {key}: TINYREPTILE_{name} must be {wanted}, not {text!r}"
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("[run]\npaused = 1", "run.paused: must be true or false, not 1"),
+        ('[run]\npaused = "yes"', "run.paused: must be true or false, not 'yes'"),
+        ('[run]\nrounds = "5"', "run.rounds: must be a number, not '5'"),
+        ('[learning]\nalpha = "0.5"', "learning.alpha: must be a number, not '0.5'"),
+        ("[learning]\nalpha = true", "learning.alpha: must be a number, not true"),
+    ],
+)
+def test_a_value_of_another_type_in_the_file_is_refused(tmp_path: Path, line: str, wanted: str) -> None:
+    path = file(tmp_path, line)
+    assert complaint(path) == f"{path}: {wanted}"
+
+
+@pytest.mark.parametrize("key", ["client_id", "user", "host"])
+@pytest.mark.parametrize("character", ["\x01", "\x1b", "\n", "\x7f", "\x9f"])
+def test_a_name_with_control_characters_is_refused(key: str, character: str) -> None:
+    name = f"a{character}b"
+    wanted = f"command line: broker.{key}: a name must not contain control characters, as in {name!r}"
+    assert complaint(broker={key: name}) == wanted
 
 
 def test_variables_of_others_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,14 +448,41 @@ def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path, mark: bytes) -> 
     [
         (b"a = " + b"[" * 100_000, "values are nested too deep in it"),
         (b"[run]\nseed = " + b"9" * 5000, "a number in it has too many digits"),
+        (b"a." * 100_000 + b"a = 1", "a name in it has more than 16 dots"),
+        (b"[" + b"a." * 100_000 + b"a]", "a name in it has more than 16 dots"),
+        (b"[[" + b"a\t. " * 100_000 + b"a]]", "a name in it has more than 16 dots"),
+        (b"x = {" + b'"a.b".' * 100_000 + b"a = 1}", "a name in it has more than 16 dots"),
+        (b"x = '\n" + b"'a'." * 100_000 + b"a = 1", "a name in it has more than 16 dots"),
+        (b"#" * 2_000_000, "it has more than 1,048,576 characters"),
         ("[run]\nname = 1\n".encode("utf-16"), "it is no text in UTF-8 (invalid start byte at byte 0)"),
     ],
-    ids=["deep", "long", "UTF-16"],
+    ids=["deep", "long", "dots", "table", "tables", "inline", "quoted", "large", "UTF-16"],
 )
 def test_a_file_that_can_not_be_read_as_toml_is_told(tmp_path: Path, text: bytes, said: str) -> None:
     path = tmp_path / "run.toml"
     path.write_bytes(text)
+    begun = time.monotonic()
     assert complaint(path) == f"configuration file {path} is not valid TOML: {said}"
+    assert time.monotonic() - begun < 5
+
+
+def test_dots_in_texts_and_comments_are_not_names(tmp_path: Path) -> None:
+    dots = "a." * 50 + "a"
+    lines = [f'user = "{dots}" # {dots}', f"host = '{dots}'"]
+    broker = load_config(file(tmp_path, f'# {dots} "\n[broker]\n' + "\n".join(lines))).broker
+    assert (broker.user, broker.host) == (dots, dots)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"' * 500_001, '"\\' * 300_000, "'" * 500_001, ". " * 500_000, " " * 1_000_000, '"\n' * 500_000, "a" * 1_000_000],
+    ids=lambda text: repr(text[:2]),
+)
+def test_no_text_takes_long(text: str) -> None:
+    begun = time.monotonic()
+    with contextlib.suppress(DocumentError):
+        parse_toml(text)
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,11 @@ def test_a_configuration_may_begin_with_a_byte_order_mark(runner: str, tmp_path:
         (CONFIG | {"client_id": ""}, "device.json: a client id has 1 to 128 characters, not 0"),
         (CONFIG | {"client_id": "d" * 129}, "device.json: a client id has 1 to 128 characters, not 129"),
         (
+            CONFIG | {"client_id": "{id}\x01"},
+            "device.json: a name must not contain control characters, as in '{id}\\x01'",
+        ),
+        (CONFIG | {"user": "a\x9f"}, "device.json: a name must not contain control characters, as in 'a\\x9f'"),
+        (
             CONFIG | {"client_id": "{id}-{name}"},
             "device.json: the braces of a client id hold id or random, not as in {id}-{name}",
         ),
