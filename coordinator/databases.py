@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import resource
 import secrets
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from errno import EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,10 @@ class Database:
         """Let go of everything, the lock last."""
         self._writer.close()
         self._engine.dispose()
+
+    def discard(self) -> None:
+        """Let go of everything, and leave nothing of what has been begun here."""
+        self.close()
 
     def _live_writer(self) -> sql.Connection:
         return self._writer
@@ -104,7 +110,7 @@ class SQLite(Database):
         self._engine = sql.create_engine(URL.create("sqlite", database=str(path)))
         sql.event.listen(self._engine, "connect", self._prepare)
         try:
-            make_private(path.resolve())
+            self._made = make_private(path.resolve())
             self._writer = self._engine.connect()
         except BaseException:
             self._lock.release()
@@ -130,17 +136,33 @@ class SQLite(Database):
         super().close()
         self._lock.release()
 
+    def discard(self) -> None:  # noqa: D102 - as the base says
+        super().close()
+        if self._made:
+            for part in _parts(self._path.resolve()):
+                part.unlink(missing_ok=True)
+        self._lock.release()
 
-def make_private(path: Path) -> None:
-    """Make ``path`` an empty file if there is none: its owner's alone, whatever the umask, and so is SQLite's log."""
+
+def _parts(path: Path) -> list[Path]:
+    """Return the files that SQLite keeps for the database ``path``."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-journal", "-wal", "-shm")]
+
+
+def make_private(path: Path) -> bool:
+    """Make ``path`` an empty file if there is none: its owner's alone, whatever the umask, and so is SQLite's log.
+
+    Returns whether there was none.
+    """
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        return
+        return False
     except OSError as error:
         raise StoreError(f"the store {path} can't be used: {error.strerror}") from None
     os.fchmod(file, 0o600)
     os.close(file)
+    return True
 
 
 class _FileLock:
@@ -281,7 +303,8 @@ def snapshot(path: Path) -> Iterator[Path]:
                 if part.exists() or not suffix:
                     shutil.copyfile(part, copy.with_name(copy.name + suffix))
         except OSError as error:
-            raise StoreError(f"{path} can't be copied to {folder} to be checked: {error.strerror}") from None
+            reason = no_room(error, Path(folder)) or error.strerror
+            raise StoreError(f"{path} can't be copied to {folder} to be checked: {reason}") from None
         finally:
             lock.release()
         yield copy
@@ -298,8 +321,14 @@ def copy_sqlite(source: Path, target: Path) -> None:
         raise StoreError(f"{target} exists already; a copy of a store replaces nothing")
     if not target.parent.is_dir():
         raise StoreError(f"there is no folder {target.parent} for {target.name}")
-    with _copied(source, target) as unfinished:
-        unfinished.replace(target)
+    for alone in (True, False):
+        if alone and _is_open(source):
+            continue
+        with _copied(source, target, alone=alone) as unfinished:
+            if alone and _is_open(source):  # a coordinator has begun with it since
+                continue
+            unfinished.replace(target)
+            return
 
 
 def restore_sqlite(copy: Path, store: Path) -> Path | None:
@@ -317,8 +346,7 @@ def restore_sqlite(copy: Path, store: Path) -> Path | None:
         kept = store.with_name(store.name + ".before")
         if kept.exists() or kept.resolve() == copy.resolve():
             raise StoreError(f"{kept} is there, of an earlier restoration; move it away first")
-        # No log beside it: nobody writes to it, and reading it leaves nothing there.
-        with _copied(copy, store, alone=not copy.with_name(copy.name + "-wal").exists()) as unfinished:
+        with _copied(copy, store, alone=not _is_open(copy)) as unfinished:
             with closing(sqlite3.connect(unfinished)) as database:
                 found = [row[0] for row in database.execute("PRAGMA integrity_check")]
             if found != ["ok"]:
@@ -337,6 +365,11 @@ def restore_sqlite(copy: Path, store: Path) -> Path | None:
         lock.release()
 
 
+def _is_open(path: Path) -> bool:
+    """Whether anybody may write to the database ``path``, as its log shows; where there is none, reading makes none."""
+    return path.with_name(path.name + "-wal").exists()
+
+
 @contextmanager
 def _copied(source: Path, target: Path, *, alone: bool = False) -> Iterator[Path]:
     """A copy of the store in the file ``source`` beside ``target``, which is removed if it is not put anywhere.
@@ -345,7 +378,7 @@ def _copied(source: Path, target: Path, *, alone: bool = False) -> Iterator[Path
     """
     mode = "ro&immutable=1" if alone else "ro"
     unfinished = target.with_name(target.name + ".unfinished")
-    parts = [unfinished.with_name(unfinished.name + suffix) for suffix in ("", "-journal", "-wal", "-shm")]
+    parts = _parts(unfinished)
     try:
         for part in parts:
             part.unlink(missing_ok=True)
@@ -357,26 +390,31 @@ def _copied(source: Path, target: Path, *, alone: bool = False) -> Iterator[Path
                 database.backup(copy)
         yield unfinished
     except (sqlite3.Error, OSError) as error:
-        reason = disk_full(error, target.resolve().parent) or str(error)
+        reason = no_room(error, target.resolve().parent) or str(error)
         raise StoreError(f"{source} can't be copied to {target}: {reason}") from None
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
 
 
-def disk_full(error: BaseException | None, folder: Path) -> str:
-    """Return that the disk of ``folder`` is full if ``error`` comes of that, in words; empty if it does not.
+def no_room(error: BaseException | None, folder: Path) -> str:
+    """Return in words that a file in ``folder`` can't grow, if ``error`` comes of that; empty if it does not.
 
-    SQLite says "disk I/O error" where its log or its index can't grow.
+    SQLite says "disk I/O error" where its log or its index can't.
     """
     name = getattr(error, "sqlite_errorname", "")
-    if not name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")):
+    number = getattr(error, "errno", None)
+    if not name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")) and number not in (EFBIG, ENOSPC):
         return ""
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:
+    with suppress(OSError):
+        if shutil.disk_usage(folder).free < FULL_BYTES:
+            return f"the disk of {folder} is full"
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if most == resource.RLIM_INFINITY or name.startswith("SQLITE_CANTOPEN"):
         return ""
-    return f"the disk of {folder} is full" if free < FULL_BYTES else ""
+    return (
+        f"{getattr(error, 'strerror', error)}, and no file of this process may grow beyond {most:,} bytes (ulimit -f)"
+    )
 
 
 def _in_use(where: str) -> StoreError:

@@ -21,7 +21,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from . import schema
-from .databases import connect, disk_full, location_text
+from .databases import connect, location_text, no_room
 from .entries import (
     Accepted,
     Checkpoint,
@@ -72,7 +72,7 @@ class Store:
             with self._errors():
                 self._open()
         except BaseException:
-            self.close()
+            self._database.discard()
             raise
 
     def _open(self) -> None:
@@ -106,7 +106,7 @@ class Store:
         try:
             yield
         except OperationalError as error:
-            full = "" if "://" in self.location else disk_full(error.orig, Path(self.location).resolve().parent)
+            full = "" if "://" in self.location else no_room(error.orig, Path(self.location).resolve().parent)
             raise StoreUnavailable(f"the store {self.location} can't be used: {full or _reason(error)}") from error
         except ProgrammingError as error:  # a right is missing in PostgreSQL, say
             raise StoreError(f"the store {self.location} can't be used: {_reason(error)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.databases import LOG_BYTES, _FileLock, copy_sqlite, restore_sqlite
+from coordinator.databases import LOG_BYTES, _FileLock, copy_sqlite, restore_sqlite, snapshot
 from coordinator.entries import Accepted, Checkpoint, Evaluated, Issued, Known, Setting
 from coordinator.errors import StoreError, StoreUnavailable
 from coordinator.schema import FORMAT
@@ -358,6 +359,48 @@ def test_a_back_up_that_does_not_fit_leaves_nothing(path: Path, store: Store, sm
         copy_sqlite(path, copy)
     assert str(caught.value) == f"{path} can't be copied to {copy}: the disk of {small_disk} is full"
     assert list(small_disk.iterdir()) == []
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+LIMITED = r"no file of this process may grow beyond 49,152 bytes \(ulimit -f\)"
+
+
+def test_a_limit_of_files_sizes_is_told_as_such(path: Path, store: Store) -> None:
+    with files_of_at_most(49152), pytest.raises(StoreUnavailable, match=f"can't be used: .*{LIMITED}"):
+        store.write([Checkpoint(0, 0, np.zeros(100_000))])
+    store.write([Checkpoint(0, 0, np.zeros(100_000))])
+    store.close()
+    before = sorted(path.parent.iterdir())
+    copy = path.with_name("copy.sqlite")
+    for make in (copy_sqlite, restore_sqlite):
+        with files_of_at_most(49152), pytest.raises(StoreError, match=f"can't be copied to {copy}: .*{LIMITED}"):
+            make(path, copy)
+        with files_of_at_most(49152), pytest.raises(StoreError, match=f"to be checked: .*{LIMITED}"), snapshot(path):
+            pass
+    assert sorted(path.parent.iterdir()) == before
+
+
+def test_a_store_that_can_not_be_made_leaves_nothing(tmp_path: Path) -> None:
+    with files_of_at_most(8192), pytest.raises(StoreUnavailable, match=r"beyond 8,192 bytes \(ulimit -f\)"):
+        Store(str(tmp_path / "new.sqlite"), "test")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_back_up_leaves_nothing_beside_a_store_that_nobody_serves(path: Path, store: Store) -> None:
+    store.write([Checkpoint(0, 0, np.zeros(10))])
+    store.close()
+    copy = path.with_name("copy.sqlite")
+    copy_sqlite(path, copy)
+    assert sorted(path.parent.iterdir()) == sorted([path, copy])
 
 
 def test_what_an_interrupted_back_up_has_left_goes_with_the_next(path: Path, store: Store) -> None:
