@@ -55,6 +55,32 @@ Send = Callable[..., None]  # a topic, and the messages that follow one another 
 Record = Callable[[Entry, Callable[[], None] | None], None]
 
 
+def _with_stored(config: Config, stored: dict[str, Any], location: str) -> Config:
+    """``config`` with the settings that are ``stored`` at ``location``.
+
+    Raises `ConfigError`, which says how to be rid of those that can't be used: by hand or by another version they may
+    have come to be anything.
+    """
+    try:
+        return changed(config, stored)
+    except ConfigError as error:
+        reason = error
+    bad = [name for name, value in stored.items() if not _can_be(config, {name: value})]
+    raise ConfigError(
+        f"the store {location} has settings that were made while the run went on, and can't be used: {reason}; "
+        f"tinyreptile runs unset {' '.join(bad or stored)} --store {location}"
+        f"{f' --run {config.run.name}' if '://' in location else ''} takes them back"
+    )
+
+
+def _can_be(config: Config, values: dict[str, Any]) -> bool:
+    try:
+        changed(config, values)
+    except ConfigError:
+        return False
+    return True
+
+
 class Run:
     """One run, resumed from ``store`` or begun anew.
 
@@ -68,7 +94,7 @@ class Run:
     def __init__(self, config: Config, store: Store, *, send: Send, record: Record, clock: Callable[[], float]) -> None:
         self._configured = config
         stored = store.settings()
-        self.config = changed(config, stored)
+        self.config = _with_stored(config, stored, store.location)
         self._settings = self._changed(stored)
         for name in stored.keys() - self._settings.keys():  # the file says the same by now
             record(Setting(name, None), None)

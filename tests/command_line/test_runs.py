@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -110,6 +111,34 @@ def test_a_mistake_is_told_in_a_sentence(mistake: str, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("learning.alpha", "0.1", "setting: learning.alpha: must be a number, not '0.1'"),
+        ("learning.steps", [1], "setting: learning.steps: "),
+        ("run.paused", 1, "setting: run.paused: must be true or false, not 1"),
+        ("learning.gone", 5, "unknown setting learning.gone"),
+        ("learning.mode", "serial", "learning.mode can't change while a run is going on"),
+    ],
+)
+def test_a_stored_setting_that_can_not_be_used_is_told_with_the_way_out(
+    name: str, value: object, complaint: str, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "run.sqlite"), "default")
+    store.write([Setting(name, value), Setting("learning.beta", 0.5)])
+    store.close()
+    serve = "serve", "--store", "run.sqlite", "--broker", f"127.0.0.1:{free_port()}"
+    done = tinyreptile(*serve, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: the store run.sqlite has settings that were made while the run went on, and can't be" in done.stderr
+    assert complaint in done.stderr
+    way_out = re.search(r"tinyreptile (runs unset .*) takes them back", done.stderr)
+    assert way_out
+    assert way_out[1].split() == ["runs", "unset", name, "--store", "run.sqlite"]
+    assert "learning.beta │ 0.5" in said(*way_out[1].split(), cwd=tmp_path)
+    assert "no broker answers" in tinyreptile(*serve, cwd=tmp_path).stderr
 
 
 def test_a_run_that_nobody_serves_is_put_back_and_its_settings_are_as_configured(tmp_path: Path) -> None:

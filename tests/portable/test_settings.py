@@ -79,7 +79,21 @@ def test_a_configuration_may_begin_with_a_byte_order_mark(runner: str, tmp_path:
         ),
         (CONFIG | {"client_id": 7}, "device.json: client_id is a str, not 7"),
     ],
-    ids=["list", "object", "UTF-16", "path", "zero", "host", "password", "empty", "long", "braces", "number"],
+    ids=[
+        "list",
+        "object",
+        "UTF-16",
+        "path",
+        "zero",
+        "host",
+        "password",
+        "empty",
+        "long",
+        "control",
+        "user",
+        "braces",
+        "number",
+    ],
 )
 def test_a_configuration_that_can_not_be_used_is_told(
     runner: str, content: bytes | dict[str, Any], said: str, tmp_path: Path
