@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from coordinator.documents import DocumentError, parse_value
+
 from .console import LINE_SECONDS, configure_logging, err, need, out, without_numba
 from .options import DataOption, VerboseOption
 
@@ -143,9 +145,10 @@ def _values(setting: str) -> tuple[str, list[int | float | str]]:
 
 
 def _value(text: str) -> int | float | str:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
+    with contextlib.suppress(DocumentError):
+        value = parse_value(text)
+        if type(value) in (int, float):
+            return value  # type: ignore[no-any-return]
     return text
 
 

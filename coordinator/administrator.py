@@ -13,6 +13,7 @@ import aiomqtt
 from tinyreptile import reports
 
 from .config import BrokerConfig
+from .documents import parse_json
 from .errors import PluginError
 from .mqtt import session_with, subscribe
 
@@ -44,7 +45,10 @@ class Plugin:
                     "the broker's dynamic-security plugin does not answer; was it started with the fleet's "
                     f"mosquitto.conf, and does it let this client write {TOPIC} and read {TOPIC}/response?"
                 ) from None
-            answers += json.loads(str(message.payload, "utf-8"))["responses"]
+            try:
+                answers += parse_json(str(message.payload, "utf-8"))["responses"]
+            except (ValueError, LookupError, TypeError):
+                raise PluginError("the broker's dynamic-security plugin answers what is not understood") from None
         for answer in answers:
             if answer.get("error", but) != but:
                 raise PluginError(f"the dynamic-security plugin refused {answer['command']}: {answer['error']}")

@@ -396,13 +396,10 @@ def value_of(name: str, text: str, given: str) -> Any:
     table, _, key = name.partition(".")
     holder: Any = Config.model_fields[table].annotation if table in Config.model_fields else _Table
     field = holder.model_fields.get(key)
-    value: Any = None
     try:
-        tables = documents.parse_toml(f"value = {text}")
-        if tables.keys() == {"value"}:  # no further lines
-            value = tables["value"]
+        value = documents.parse_value(text)
     except DocumentError:
-        pass
+        value = None
     if field is None:
         return text
     if _is_text(field.annotation):

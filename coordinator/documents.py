@@ -41,6 +41,14 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise DocumentError("a number in it has too many digits") from None
 
 
+def parse_value(text: str) -> Any:
+    """Return the value in TOML that ``text`` is, and nothing else; raises `DocumentError`."""
+    tables = parse_toml(f"value = {text}")
+    if tables.keys() != {"value"}:
+        raise DocumentError("more follows after it")
+    return tables["value"]
+
+
 def parse_json(text: str) -> Any:
     """Return the value in ``text``; raises `DocumentError`."""
     if len(text) > MAX_JSON:

@@ -148,6 +148,8 @@ def test_other_settings_are_refused_until_they_are_wanted_afresh(
         (("sine", "--only", "maml"), "sine has no variant 'maml'"),
         (("sine", "--algorithm", "maml"), "an algorithm is one of tinyreptile"),
         (("sine", "--set", "device.beta=1,hot"), "device.beta: must be a valid number, not 'hot'"),
+        (("sine", "--set", "device.bits=٤"), "device.bits: must be "),
+        (("sine", "--set", "device.beta=0.01\nx=1"), "device.beta: must be a valid number, not '0.01"),
         (("presence", "--data", "nowhere"), "nowhere"),
         (("sine", "--only", "scratch", "--scheduler", "tcp://127.0.0.1"), "no Dask scheduler answers"),
     ],
