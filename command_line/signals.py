@@ -85,6 +85,8 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, taken)
         for number in taken:
             loop.remove_signal_handler(number)  # it puts the system's own in its place
             signal.signal(number, before[number])
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

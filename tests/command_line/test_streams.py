@@ -330,6 +330,35 @@ def test_a_swarm_that_is_interrupted_while_it_starts_says_nothing_but_its_counts
         assert swarm.returncode in (0, 130), moment
 
 
+def test_a_signal_between_two_handlers_is_not_the_systems(tmp_path: Path) -> None:
+    code = """
+import asyncio
+import signal
+import sys
+from command_line.signals import stopping, treat_as_ctrl_c
+
+async def main():
+    loop = asyncio.get_running_loop()
+    remove = loop.remove_signal_handler
+
+    def remove_and_signal(number):
+        remove(number)
+        signal.raise_signal(number)
+
+    loop.remove_signal_handler = remove_and_signal
+    with stopping(lambda: None):
+        pass
+
+treat_as_ctrl_c()
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
 def test_what_aiomqtt_says_of_answers_that_nobody_waits_for_is_not_shown(tmp_path: Path) -> None:
     code = """
 import logging
