@@ -74,7 +74,7 @@ async def test_settings_change_and_are_told(config: Config) -> None:
         with pytest.raises(CoordinatorError, match=r"learning\.alpha: .* less than or equal to 1"):
             await ask(config, "set", {"learning.alpha": 2})
         assert coordinator._store.settings() == {"learning.alpha": 0.25, "learning.steps": 2}, "durable when answered"
-        rows = await ask(config, "set", {"run.paused": "yes", "learning.alpha": None, "learning.steps": None})
+        rows = await ask(config, "set", {"run.paused": True, "learning.alpha": None, "learning.steps": None})
         assert rows == [{"setting": "run.paused", "value": True, "configured": False}], "as it was understood"
 
 
