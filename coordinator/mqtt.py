@@ -9,8 +9,8 @@ import logging
 import math
 import secrets
 import socket
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
 
 import aiomqtt
 import msgpack
@@ -26,6 +26,8 @@ from .config import BrokerConfig
 from .errors import BrokerError, DeniedError
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 SUBSCRIBE_SECONDS = 10.0
 _CALLS = 1000  # at once, of which aiomqtt warns beyond: in a siege each device's topics are subscribed to
@@ -66,6 +68,15 @@ class _Client(aiomqtt.Client):
             self._connected.set_exception(ClosedError())
         else:
             super()._on_disconnect(*arguments, **options)
+
+    async def _wait_for(self, fut: Awaitable[_T], timeout: float | None) -> _T:  # noqa: ASYNC109 - it is aiomqtt's
+        """As aiomqtt's, whose `asyncio.wait_for` may swallow a cancellation under Python 3.11."""
+        seconds = self.timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(None if seconds == math.inf else seconds):
+                return await fut
+        except TimeoutError:
+            raise aiomqtt.MqttError("Operation timed out") from None
 
     async def _misc_loop(self) -> None:
         with contextlib.suppress(OSError):  # the connection is lost, which its reader tells
@@ -118,7 +129,7 @@ async def subscribe(session: aiomqtt.Client, *topics: str) -> None:
     Others, Mosquitto's access list among them, grant every subscription and send nothing.
     """
     try:
-        async with asyncio.timeout(SUBSCRIBE_SECONDS):  # aiomqtt's may swallow a cancellation under Python 3.11
+        async with asyncio.timeout(SUBSCRIBE_SECONDS):
             codes = await session.subscribe([(topic, 1) for topic in topics], timeout=math.inf)
     except TimeoutError:
         raise aiomqtt.MqttError("the broker does not answer a subscription") from None

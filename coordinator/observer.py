@@ -205,7 +205,8 @@ async def retained(
     end = loop.time() + seconds
     while True:
         try:
-            message = await asyncio.wait_for(anext(iterator), end - loop.time())
+            async with asyncio.timeout_at(end):  # `asyncio.wait_for` may swallow a cancellation under Python 3.11
+                message = await anext(iterator)
         except TimeoutError:
             return
         if message.retain:

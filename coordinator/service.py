@@ -385,8 +385,7 @@ class Coordinator:
     async def _put(self, session: aiomqtt.Client, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Publish at QoS 1 and wait for the broker.
 
-        Without a limit of its own: `_mind_answers` has one for all of them. aiomqtt's costs a task for every message
-        and, under Python 3.11, may swallow a cancellation.
+        Without a limit of its own: `_mind_answers` has one for all of them.
         """
         token = object()
         self._unanswered[token] = time.monotonic()
@@ -446,7 +445,7 @@ class Coordinator:
 
         Raises `BrokerError` where a message of this client does not come back. The broker sends again what it retains
         to whoever subscribes again; what is published meanwhile comes, too. An empty status, which nobody reads, shows
-        that those of devices arrive. The limits are not aiomqtt's for the same reason as in `_put`.
+        that those of devices arrive.
         """
         topics = self._topics.coordinator, self._topics.init, self._topics.piece("+")
         self._awaited = {self._topics.coordinator, self._own_status, *self._published}

@@ -104,3 +104,13 @@ async def test_what_is_left_of_the_socket_of_a_lost_connection_is_no_error(caplo
         loop.call_exception_handler({"message": "in a callback", "exception": error})
     assert "something else" in caplog.text
     assert "Bad file descriptor" not in caplog.text
+
+
+async def test_a_cancellation_counts_when_an_answer_comes_at_the_same_time() -> None:
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(client(BrokerConfig())._wait_for(answer, 10))
+    await asyncio.sleep(0)
+    answer.set_result(None)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -242,9 +242,9 @@ def fuzz_commands(data: bytes) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         chdir(folder),
-        patch.multiple("coordinator.observer", client=lambda broker: _Canned(letters), AGAIN_SECONDS=0.0),
-        patch("coordinator.operator.client", lambda broker: _Canned(letters)),
-        patch("boards.remote.client", lambda broker: _Canned(letters)),
+        patch.multiple("coordinator.observer", session_with=lambda broker: _Canned(letters), AGAIN_SECONDS=0.0),
+        patch("coordinator.operator.session_with", lambda broker: _Canned(letters)),
+        patch("boards.remote.session_with", lambda broker: _Canned(letters)),
     ):
         error = CliRunner().invoke(app, [*command, "--run", "fuzz"]).exception
         assert isinstance(error, CoordinatorError | SystemExit | TimeoutError | None), repr(error)
