@@ -34,7 +34,7 @@ LATENESS = 4  # reports of the broker, one a second, by which all are at work
 
 def run(quick: bool, progress: Progress) -> Result:
     """Measure."""
-    updates = 1500 if quick else 8000
+    updates = 4000 if quick else 8000
     progress(0.0, f"{updates:,} updates")
     with tempfile.TemporaryDirectory() as folder, broker(Path(folder), "sys_interval 1") as port:
         raw = asyncio.run(_measure(port, Path(folder), updates))
