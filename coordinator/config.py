@@ -178,7 +178,7 @@ class GuardsConfig(_Table):
     combine: Literal["mean", "median", "trimmed"] = Field("mean", description="how a batch of deltas becomes one")
     buffer: int = Field(1, ge=1, le=1000, description="asynchronous: updates combined into one version")
     drift: float = Field(
-        3.0, ge=0, description="two evaluations in a row so many times worse than is usual: alarm; 0: off"
+        3.0, ge=0, description="three evaluations in a row so many times worse than is usual: alarm; 0: off"
     )
     on_drift: Literal["tell", "hold", "rollback"] = Field(
         "rollback", description="then tell, hold the run, or roll back to the best of them"

@@ -19,13 +19,13 @@ from .work import Refusal, Work
 if TYPE_CHECKING:
     from .run import Run
 
-IN_A_ROW = 2  # evaluations that are much worse raise the alarm: one alone may be so by chance
+IN_A_ROW = 3  # evaluations that are much worse raise the alarm: one or two may be so by chance
 WINDOW = 30  # evaluations before these that show what is usual: with ten, a slow decay would seem usual, too
 CHANCE = 0.05  # share of the last loss by which an earlier one may be lower by chance
 LINGER = 30.0  # seconds that a finished run waits for held-out devices which are away
 HUGE = 10.0  # times its own usual loss, and what the median device has: such a report is noted
 LEAST_LOSS = 1e-9  # lower ones are as good
-FEWEST = 3  # evaluations of a device before its usual loss is known
+FEWEST = 5  # evaluations of a device before its usual loss is known
 NAMED = 5  # devices in one sentence
 
 Losses = Mapping[str, float]  # after adaptation, by device
