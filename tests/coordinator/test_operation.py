@@ -540,7 +540,8 @@ def test_a_version_that_was_gone_back_to_is_the_new_measure(start: StartRun, res
     driver = drifting(start, "rollback")
     driver.run.roll_back(10)
     driver.commit()
-    for loss in (2.5, 2.6, 2.4, 2.5, 2.6, 2.5, 2.4):  # the devices' data have changed: the best version has become as bad
+    # The devices' data have changed: the best version has become as bad.
+    for loss in (2.5, 2.6, 2.4, 2.5, 2.6, 2.5, 2.4):
         if restarts:
             driver = evaluated(start, [], drift=2.0)
         train(driver, 5)
