@@ -51,13 +51,13 @@ class Life:
 
 # What must do for imports, connection, model and rounds. Words of 64 bits take up to twice the room of a board's.
 LIVES = {
-    "sine": Life(Sine.model, {"kind": "sine", "seed": 1}, 32, 60, {"unix": 120, "i386": 88, "armhf": 88}),
+    "sine": Life(Sine.model, {"kind": "sine", "seed": 1}, 32, 60, {"unix": 126, "i386": 88, "armhf": 88}),
     "private": Life(
         Sine.model,
         {"kind": "sine", "seed": 1},
         32,
         60,
-        {"unix": 134, "i386": 98, "armhf": 98},
+        {"unix": 138, "i386": 98, "armhf": 98},
         {"privacy": {"clip": 0.5, "noise": 1.0}},
     ),
     "omniglot": Life(Omniglot.model, {"kind": "noise.Noise"}, 4, 6, {"unix": 236, "i386": 192, "armhf": 192}),
