@@ -5,11 +5,14 @@ It compiles the kernels with numba, or leaves them plain where numba is missing 
 
 import asyncio
 import os
+import signal
+import threading
 from array import array
 from importlib.util import find_spec
 from time import monotonic
 
 THUMB = False
+_BLOCKED_SECONDS = 2.0
 
 
 class ptr32(array):  # noqa: N801 - viper's word
@@ -49,6 +52,33 @@ def forget(name):
 
 def collect():
     """Nothing: there is memory, and a thousand devices in a process would look through that of all, each by itself."""
+
+
+def watch():
+    """Have Ctrl-C end what blocks the running event loop, such as a stream that reads a serial line, after 2 s.
+
+    By itself asyncio only notes the first one, for when the loop comes to it; the second is raised at once.
+    """
+    loop = asyncio.get_running_loop()
+    # A task that was ended so is no fault of its own.
+    loop.set_exception_handler(
+        lambda loop, context: (
+            isinstance(context.get("exception"), KeyboardInterrupt) or loop.default_exception_handler(context)
+        )
+    )
+    stop = signal.getsignal(signal.SIGINT)
+    main = threading.main_thread()
+    if not callable(stop) or threading.current_thread() is not main:
+        return  # it is ignored, as in the background of a script, or somebody else's
+
+    def interrupt(number, frame):
+        stop(number, frame)
+        again = threading.Timer(_BLOCKED_SECONDS, signal.pthread_kill, (main.ident, number))
+        again.daemon = True
+        again.start()
+        loop.call_soon_threadsafe(again.cancel)
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def zeros(code, count):

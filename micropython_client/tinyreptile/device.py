@@ -34,6 +34,10 @@ def run(path, board=None, notice=None):
     import asyncio
 
     async def live():
+        if RUNNER != "micropython":
+            from . import cpython
+
+            cpython.watch()
         guard = asyncio.create_task(watch.run()) if watch else None
         try:
             await client.run()
@@ -93,6 +97,8 @@ def main(path):
     sys.path.append(path.rpartition("/")[0] or ".")
     try:
         return RESTART if run(path) else 0
+    except KeyboardInterrupt:  # before there was anything to count
+        return 0
     except Exception as error:
         if not isinstance(error, (ConfigError, DeviceError)):
             raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
+import json
+import os
 import re
 import signal
 import sys
@@ -18,8 +20,9 @@ import pytest
 from coordinator.config import BrokerConfig
 from coordinator.initialization import encode, random_weights
 from coordinator.service import Coordinator
+from simulator.children import end
 from simulator.micropython import micropython_device
-from tests.environment import Mosquitto, need_program
+from tests.environment import CLIENT, Mosquitto, need_program
 from tests.fleet import SMALL, decoded, eventually, finish, listening, run_config
 from tinyreptile.build import make_stream
 from tinyreptile.client import Client
@@ -257,6 +260,54 @@ async def test_a_device_that_is_stopped_while_its_stream_waits_ends(
         assert await process.wait() == 0
     assert "board: 0 accepted, 0 refused, 0 expired" in (tmp_path / "board.log").read_text()
     assert not peer.updates("computer") + peer.updates("board")
+
+
+BLOCKING = """
+import time
+from tinyreptile.streams import Stream
+
+class Blocking(Stream):
+    async def sample(self, x, y):
+        print("blocked", flush=True)
+        time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"predict": 0.1}], ids=["work", "prediction"])
+async def test_ctrl_c_ends_a_device_on_a_computer_whose_stream_blocks(
+    peer: Peer, tmp_path: Path, options: dict[str, Any], signals: int
+) -> None:
+    (tmp_path / "blocking.py").write_text(BLOCKING)
+    model = Model(SMALL)
+    data = encode(model, random_weights(model, 1))
+    await peer.put(0, data)
+    settings = {"id": "d0", "run": peer.run, "host": peer.broker.host, "port": peer.broker.port}
+    settings["stream"] = {"kind": "blocking.Blocking"}
+    (tmp_path / "device.json").write_text(json.dumps(settings | options))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(CLIENT / "main.py"), "device.json"),
+        cwd=tmp_path,
+        env=os.environ | {"TINYREPTILE_NUMBA": "0"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout
+    try:
+        await peer.hello("d0")
+        if not options:
+            await peer.ask("d0", 1, data)
+        while (await process.stdout.readline()).strip() != b"blocked":
+            pass
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.2)
+        said = await asyncio.wait_for(process.stdout.read(), 15)
+        assert await process.wait() == 0
+    finally:
+        await end(process)
+    assert said.decode() == "d0: 0 accepted, 0 refused, 0 expired\n"
+    await eventually(lambda: peer.statuses("d0")[-1]["state"] == "offline", "it is known to be gone")
 
 
 async def test_a_stream_that_fails_is_tried_later_each_time(broker: Mosquitto, tmp_path: Path) -> None:

@@ -24,20 +24,25 @@ COMMANDS = {"cpython": [sys.executable], "micropython": ["micropython"]}
 CONFIG: dict[str, Any] = {"id": "d", "host": "127.0.0.1", "port": 1, "stream": {"kind": "sine", "seed": 1}}
 
 
-def first_line(runner: str, folder: Path, content: bytes) -> str:
-    """What a device with the configuration ``content`` says first."""
+def started(runner: str, folder: Path, content: bytes) -> subprocess.Popen[str]:
+    """A device with the configuration ``content``."""
     (folder / "device.json").write_bytes(content)
     command = [need_program(COMMANDS[runner][0]) if runner == "micropython" else sys.executable]
     command += [str(CLIENT / "main.py"), "device.json"]
     environment = os.environ | {"TINYREPTILE_NUMBA": "0", "MICROPYPATH": f"{CLIENT}:.frozen", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
+    return subprocess.Popen(
         command,
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    ) as process:
+    )
+
+
+def first_line(runner: str, folder: Path, content: bytes) -> str:
+    """What a device with the configuration ``content`` says first."""
+    with started(runner, folder, content) as process:
         assert process.stdout
         line = process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -100,6 +105,28 @@ def test_a_configuration_that_can_not_be_used_is_told(
 ) -> None:
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     assert first_line(runner, tmp_path, data) == f"error: {said}"
+
+
+SLOW = """
+import time
+
+class Slow:
+    def __init__(self):
+        print("begins")
+        time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("runner", COMMANDS)
+def test_ctrl_c_while_a_stream_begins_ends_a_device_without_a_word(runner: str, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    data = json.dumps(CONFIG | {"stream": {"kind": "slow.Slow"}}).encode()
+    with started(runner, tmp_path, data) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begins\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20) == ("", None)
+        assert process.returncode == 0
 
 
 @pytest.mark.parametrize("runner", COMMANDS)
