@@ -5,9 +5,12 @@ import json
 from .device import ConfigError
 from .messages import CLIENT_ID, EVALUATE, TRAIN, check_id
 from .model import WEIGHT_BITS
+from .portable import const
 
 SECRETS = ("password", "key", "wifi")  # never shown
 RANGES = {"port": (1, 65535), "keepalive": (1, 65535), "predict": (0, 86400), "sleep": (0, 86400)}
+
+_SHOWN = const(60)  # characters of a value that can't be
 
 TLS_FILES = ("tls_ca", "tls_cert", "tls_key")
 
@@ -43,6 +46,7 @@ def load_config(path):
     try:
         with open(path, encoding="utf-8") as file:
             given = json.loads(file.read().lstrip("\ufeff"))  # editors on Windows begin it with a mark
+        repr(given)  # MicroPython reads what is nested too deep for anything else
     except OSError:
         raise ConfigError("no configuration file %s; copy config.example.json and fill it in" % path)
     except (ValueError, RuntimeError, MemoryError):  # the latter two if it is nested too deep
@@ -65,7 +69,9 @@ def check_config(given, path):
             raise ConfigError("%s: %s is missing" % (path, key))
         _check_type(path, key, key, value, kind)
         if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
-            raise ConfigError("%s: %s lies between %d and %d, not %d" % ((path, key) + RANGES[key] + (value,)))
+            raise ConfigError(
+                "%s: %s lies between %d and %d, not %s" % ((path, key) + RANGES[key] + (describe(value),))
+            )
         config[key] = value
     try:
         check_id(config["id"], "id")
@@ -75,7 +81,7 @@ def check_config(given, path):
     except ValueError as error:
         raise ConfigError("%s: %s" % (path, error))
     if config["role"] not in (TRAIN, EVALUATE):
-        raise ConfigError("%s: role is %s or %s, not %r" % (path, TRAIN, EVALUATE, config["role"]))
+        raise ConfigError("%s: role is %s or %s, not %s" % (path, TRAIN, EVALUATE, describe(config["role"])))
     host = config["host"]
     labels = host.rstrip(".").split(".")
     if (
@@ -84,9 +90,11 @@ def check_config(given, path):
         or " " in host
         or host.count(":") == 1  # an address of IPv6 has more of them
     ):
-        raise ConfigError("%s: host is a name or an address alone, with the port in port, not %r" % (path, host))
+        raise ConfigError(
+            "%s: host is a name or an address alone, with the port in port, not %s" % (path, describe(host))
+        )
     if config["weights"] not in WEIGHT_BITS:
-        raise ConfigError("%s: weights are int16 or int8, not %r" % (path, config["weights"]))
+        raise ConfigError("%s: weights are int16 or int8, not %s" % (path, describe(config["weights"])))
     wifi = config["wifi"]
     for key in wifi:
         if key not in WIFI_KEYS:
@@ -136,11 +144,17 @@ def _check_privacy(path, config):
         raise ConfigError("%s: privacy: %s" % (path, error))
 
 
+def describe(value):
+    """``value`` as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
 def _check_type(path, name, key, value, kind):
     if isinstance(value, str) and "\0" in value:
         raise ConfigError("%s: %s must not contain the character U+0000" % (path, name))
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         wanted = " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__
         article = "an" if wanted[0] in "aeiou" else "a"
-        shown = "" if key in SECRETS else ", not %r" % (value,)
+        shown = "" if key in SECRETS else ", not " + describe(value)
         raise ConfigError("%s: %s is %s %s%s" % (path, name, article, wanted, shown))

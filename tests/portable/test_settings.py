@@ -23,6 +23,8 @@ from ..environment import CLIENT, Mosquitto, free_port, need_program
 COMMANDS = {"cpython": [sys.executable], "micropython": ["micropython"]}
 CONFIG: dict[str, Any] = {"id": "d", "host": "127.0.0.1", "port": 1, "stream": {"kind": "sine", "seed": 1}}
 
+DEEP = b'{"id":"d","host":"h",%s' + 20_000 * b"[" + 20_000 * b"]" + b"%s}"
+
 
 def started(runner: str, folder: Path, content: bytes) -> subprocess.Popen[str]:
     """A device with the configuration ``content``."""
@@ -63,6 +65,8 @@ def test_a_configuration_may_begin_with_a_byte_order_mark(runner: str, tmp_path:
     [
         (b"[" * 100_000, "device.json is not valid JSON"),
         (b'{"id":' * 100_000, "device.json is not valid JSON"),
+        (DEEP % (b'"stream":', b""), "device.json is not valid JSON"),
+        (DEEP % (b'"stream":{"kind":', b"}"), "device.json is not valid JSON"),
         (json.dumps(CONFIG).encode("utf-16"), "device.json is not valid JSON"),
         (CONFIG | {"tls_ca": "a\0b"}, "device.json: tls_ca must not contain the character U+0000"),
         (CONFIG | {"host": "a\0b"}, "device.json: host must not contain the character U+0000"),
@@ -83,10 +87,21 @@ def test_a_configuration_may_begin_with_a_byte_order_mark(runner: str, tmp_path:
             "device.json: the braces of a client id hold id or random, not as in {id}-{name}",
         ),
         (CONFIG | {"client_id": 7}, "device.json: client_id is a str, not 7"),
+        (CONFIG | {"port": 10**4000}, f"device.json: port lies between 1 and 65535, not 1{59 * '0'}..."),
+        (
+            b'{"id": "d", "host": "h", "stream": {}, "predict": 1e999}',
+            "device.json: predict lies between 0 and 86400, not inf",
+        ),
+        (
+            CONFIG | {"host": 9999 * "/"},
+            f"device.json: host is a name or an address alone, with the port in port, not '{59 * '/'}...",
+        ),
     ],
     ids=[
         "list",
         "object",
+        "value",
+        "kind",
         "UTF-16",
         "path",
         "zero",
@@ -98,6 +113,9 @@ def test_a_configuration_may_begin_with_a_byte_order_mark(runner: str, tmp_path:
         "user",
         "braces",
         "number",
+        "port",
+        "infinite",
+        "slashes",
     ],
 )
 def test_a_configuration_that_can_not_be_used_is_told(
