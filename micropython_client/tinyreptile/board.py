@@ -10,6 +10,7 @@ import sys
 import time
 
 from .device import ConfigError, DeviceError
+from .log import show
 from .portable import const, ticks_diff, ticks_ms
 from .streams import words
 
@@ -40,18 +41,18 @@ def main(path, run):
         except ConfigError as error:
             if notice is None:
                 notice = str(error)
-                print("error: %s; the last good configuration is taken, if there is one" % notice)
+                show("error: %s; the last good configuration is taken, if there is one" % notice)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever it is: it must not be the board's end
             if isinstance(error, DeviceError):
-                print("error: %s" % error)
+                show("error: %s" % error)
             else:
                 _print_exception(error)
             _pause(words(error))
             break
     else:
-        print("error: %s" % notice)
+        show("error: %s" % notice)
         if not _is_trial():
             return  # a restart would end here again, and the prompt is what a better configuration comes through
         _pause(notice)

@@ -5,11 +5,23 @@ import sys
 from .portable import const, ticks_diff, ticks_ms
 
 _LINE = const(200)  # characters that are kept of one
+_SHOWN = const(600)  # and printed
 
 
 def show(text):
-    """Print ``text``, with question marks for what the terminal lacks; none that takes it is no reason to stop."""
+    """Print the line ``text``, with question marks for control characters, which a terminal obeys, and what it lacks.
+
+    It is cut where it is long. That nothing takes it is no reason to stop.
+    """
     try:
+        data = bytearray(text[:_SHOWN].encode("utf-8", "replace"))
+        # Characters are not looked at one by one: MicroPython would keep each for ever, as a name.
+        for i in range(len(data)):
+            if data[i] < 32 or data[i] == 127:
+                data[i] = 63
+            elif data[i] < 160 and data[i - 1] == 194:  # the controls of Latin-1
+                data[i - 1] = data[i] = 63
+        text = bytes(data).decode()
         try:
             print(text)
         except UnicodeError:  # on CPython alone

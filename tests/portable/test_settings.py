@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tinyreptile.log import Log
+from tinyreptile.log import Log, show
 
 from ..environment import CLIENT, Mosquitto, free_port, need_program
 
@@ -125,6 +125,23 @@ def test_a_configuration_that_can_not_be_used_is_told(
     assert first_line(runner, tmp_path, data) == f"error: {said}"
 
 
+RUDE = """
+class Rude:
+    def __init__(self):
+        raise ValueError("\\n\\x1b[2J\\x7f \\x9b\\u20ac\\xa0" + "\\xe9" * 5000)
+"""
+
+
+@pytest.mark.parametrize("runner", COMMANDS)
+def test_what_a_terminal_obeys_is_shown_as_question_marks_and_cut(runner: str, tmp_path: Path) -> None:
+    (tmp_path / "rude.py").write_text(RUDE)
+    data = json.dumps(CONFIG | {"stream": {"kind": "rude.Rude"}}).encode()
+    with started(runner, tmp_path, data) as process:
+        said, _ = process.communicate(timeout=20)
+    shown = "error: stream: rude.Rude: ValueError: ??[2J? ??\u20ac\xa0"
+    assert said == shown + "\xe9" * (600 - len(shown) + 1) + "\n"
+
+
 SLOW = """
 import time
 
@@ -163,6 +180,11 @@ def test_a_client_id_is_as_configured(
     broker = start_broker()
     first_line(runner, tmp_path, json.dumps(CONFIG | {"port": broker.port} | given).encode())
     assert re.search(f"connected from 127.0.0.1:[0-9]+ as {used} ", broker.log.read_text())
+
+
+def test_a_line_with_what_utf_8_has_not_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show("bad \ud800 text")
+    assert capsys.readouterr().out == "bad ? text\n"
 
 
 def test_a_log_is_kept_where_it_can_not_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
