@@ -6,6 +6,7 @@ A board forgets it after its start.
 import sys
 
 from .device import ConfigError, DeviceError
+from .portable import RUNNER
 from .streams import words
 
 # An emulated Pico W with Wi-Fi took some 6 s for a handshake on P-256, of which computing is some 1.5 s without waits
@@ -41,6 +42,15 @@ def make_stream(options):
         raise
     except BaseException as error:  # it runs code of a user's
         raise ConfigError("stream: %s can't be loaded, %s" % (kind, words(error)))
+    problem = None
+    if RUNNER != "micropython":
+        from . import cpython
+
+        problem = cpython.check(made, options)
+    elif type(getattr(made, "sample", None)).__name__ == "function":  # a coroutine's is a generator
+        problem = "sample must be async def"
+    if problem:
+        raise ConfigError("stream: %s: %s" % (kind, problem))
     try:
         stream = made(**options)
         for name in ("inputs", "outputs"):
@@ -50,7 +60,10 @@ def make_stream(options):
     except (ConfigError, KeyboardInterrupt):
         raise
     except (TypeError, ValueError) as error:
-        raise ConfigError("stream: %s: %s" % (kind, words(error)))
+        problem = words(error)
+        if RUNNER != "micropython" and isinstance(error, TypeError):  # an option of a wrong type, as a rule
+            problem += cpython.describe(made)
+        raise ConfigError("stream: %s: %s" % (kind, problem))
     except BaseException as error:  # a user's may be any
         if "path" in options and isinstance(error, OSError):
             raise ConfigError("stream: %s has no file %s" % (kind, options["path"]))

@@ -81,6 +81,36 @@ def watch():
     signal.signal(signal.SIGINT, interrupt)
 
 
+def check(made, options):
+    """Return why no stream can be made of the class ``made`` and ``options``, to follow its name; None: it can."""
+    import inspect  # it takes a while, and only a device that is a process of its own needs it
+
+    sample = getattr(made, "sample", None)
+    if inspect.isfunction(sample) and not inspect.iscoroutinefunction(sample):
+        return "sample must be async def"
+    try:
+        inspect.signature(made).bind(**options)
+    except ValueError:
+        return None  # it does not say what it takes
+    except TypeError as error:
+        return str(error) + describe(made)
+    return None
+
+
+def describe(made):
+    """Return what options the stream's class ``made`` has, to follow a sentence; empty if it does not say."""
+    import inspect
+
+    try:
+        parameters = inspect.signature(made).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    needed = [p.name for p in named if p.default is p.empty]
+    others = [p.name for p in named if p.default is not p.empty]
+    return "; it needs %s and may have %s" % (", ".join(needed) or "nothing", ", ".join(others) or "nothing else")
+
+
 def zeros(code, count):
     """array(``code``) of ``count`` zeros."""
     return array(code, bytes(array(code).itemsize * count))

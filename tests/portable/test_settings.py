@@ -125,6 +125,52 @@ def test_a_configuration_that_can_not_be_used_is_told(
     assert first_line(runner, tmp_path, data) == f"error: {said}"
 
 
+PLAIN = """
+class Plain:
+    inputs = outputs = 1
+
+    def sample(self, x, y):
+        x[0] = y[0] = 1
+
+class Odd(Plain):
+    async def sample(self, x, y):
+        x[0] = y[0] = 1
+
+    def __init__(self, **options):
+        None.odd
+"""
+NEEDS = "; it needs seed and may have fresh"
+
+
+@pytest.mark.parametrize(
+    ("stream", "said", "on_micropython"),
+    [
+        ({"kind": "plain.Plain"}, "plain.Plain: sample must be async def", None),
+        ({"kind": "plain.Plain", "a": 1}, "plain.Plain: sample must be async def", None),
+        ({"kind": "plain.Odd", "a": 1}, "plain.Odd did not begin, AttributeError: 'NoneType' object has no ", None),
+        ({"kind": "sine"}, f"sine: missing a required argument: 'seed'{NEEDS}", "sine: TypeError: "),
+        (
+            {"kind": "sine", "seed": 1, "sead": 2},
+            f"sine: got an unexpected keyword argument 'sead'{NEEDS}",
+            "sine: TypeError: ",
+        ),
+        (
+            {"kind": "sine", "seed": "x"},
+            f"sine: TypeError: unsupported operand type(s) for &: 'str' and 'int'{NEEDS}",
+            "sine: TypeError: ",
+        ),
+    ],
+    ids=["plain", "plain with options", "any options", "missing", "unknown", "type"],
+)
+@pytest.mark.parametrize("runner", COMMANDS)
+def test_a_stream_that_can_not_be_made_of_its_options_is_told(
+    runner: str, stream: dict[str, Any], said: str, on_micropython: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "plain.py").write_text(PLAIN)
+    shown = first_line(runner, tmp_path, json.dumps(CONFIG | {"stream": stream}).encode())
+    assert shown.startswith(f"error: stream: {(runner == 'micropython' and on_micropython) or said}")
+
+
 RUDE = """
 class Rude:
     def __init__(self):
