@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.config import Config
 from coordinator.echo import Echo
-from coordinator.mqtt import pack, session_with, subscribe, unpack
+from coordinator.mqtt import session_with, subscribe, unpack
 from coordinator.observer import follow
 from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
@@ -26,7 +26,7 @@ async def log_of(config: Config, device_id: str, seconds: float = _ANSWER_SECOND
     Raises `BoardError` if it does not answer, or without an end; `BrokerError`.
     """
     topics = messages.RunTopics(config.run.name).device(device_id)
-    command = Echo(topics.command, pack({"command": "log"}))
+    command = Echo(topics.command, {"command": "log"})
     lines: list[str] = []
     left = _MOST_LINES + 1
     try:
@@ -74,7 +74,7 @@ async def restart(config: Config, device_id: str, seconds: float = 3 * _ANSWER_S
     Raises `BoardError` if it is not to be heard of, `BrokerError`.
     """
     topics = messages.RunTopics(config.run.name).device(device_id)
-    command = Echo(topics.command, pack({"command": "restart"}))
+    command = Echo(topics.command, {"command": "restart"})
     before = None
     try:
         async with session_with(config.broker) as session, asyncio.timeout(seconds):

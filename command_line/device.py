@@ -26,6 +26,7 @@ from .options import (
     Connection,
     PortOption,
     TimeoutOption,
+    check_ids,
     connected,
 )
 
@@ -34,7 +35,7 @@ group = typer.Typer(
     "Example: [bold]tinyreptile device logs kitchen-1 --run kitchen[/]",
     no_args_is_help=True,
 )
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The device's id.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The device's id.", callback=check_ids)]
 
 
 @group.command()
@@ -144,7 +145,10 @@ def _in_words(prediction: dict[str, Any]) -> str:
 def reset(
     connection: Connection,
     device_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The device's id; without one, the board on the cable.")
+        str | None,
+        typer.Argument(
+            metavar="[ID]", help="The device's id; without one, the board on the cable.", callback=check_ids
+        ),
     ] = None,
     port: PortOption = None,
     timeout: TimeoutOption = 20,

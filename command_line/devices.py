@@ -14,14 +14,14 @@ from coordinator.accounting import DELTA
 from coordinator.operator import ask
 
 from .console import configure_logging, epsilon_text, out
-from .options import Connection, connected
+from .options import Connection, check_ids, connected
 
 group = typer.Typer(
     help="The devices of a run, as its coordinator knows them.\n\n"
     "Example: [bold]tinyreptile devices list --run kitchen[/]",
     no_args_is_help=True,
 )
-IdsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of devices.")]
+IdsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of devices.", callback=check_ids)]
 
 
 @group.command("list")

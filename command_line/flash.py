@@ -12,7 +12,7 @@ from boards.errors import BoardError
 from boards.keys import read_key
 
 from .console import err, out
-from .options import CredentialsOption, PortOption, TimeoutOption
+from .options import CredentialsOption, PortOption, TimeoutOption, check_ids
 
 if TYPE_CHECKING:
     from boards.board import Board
@@ -24,7 +24,8 @@ def command(
     config: Annotated[Path, typer.Argument(help="The board's configuration, JSON; see docs/boards.md.")],
     port: PortOption = None,
     board_id: Annotated[
-        str | None, typer.Option("--id", help="The board's id, in place of the file's.", show_default=False)
+        str | None,
+        typer.Option("--id", help="The board's id, in place of the file's.", show_default=False, callback=check_ids),
     ] = None,
     fleet: CredentialsOption = None,
     key_file: Annotated[

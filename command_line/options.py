@@ -12,6 +12,7 @@ import typer
 
 from coordinator.config import Config, load_config
 from coordinator.errors import ConfigError
+from tinyreptile.messages import check_id
 from tinyreptile.settings import check_client_id
 
 ConfigOption = Annotated[
@@ -75,6 +76,15 @@ CredentialsOption = Annotated[
         "--credentials", metavar="FOLDER", help="Fleet's folder, of tinyreptile provision.", show_default=False
     ),
 ]
+
+
+def check_ids(ids: list[str] | str | None) -> list[str] | str | None:
+    """Return ``ids``, one or several of devices; raises `MessageError` for what is none, before anything is asked."""
+    for device_id in [ids] if isinstance(ids, str) else ids or []:
+        check_id(device_id, "a device id")
+    return ids
+
+
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of data sets.", envvar="TINYREPTILE_DATA", show_default=False)
 ]

@@ -22,6 +22,7 @@ from .documents import DocumentError
 from .errors import ConfigError
 
 _PREFIX = "TINYREPTILE_"
+_MOST = 2**31 - 1  # of what is counted, as in messages
 _SHOWN = 200  # characters of a value in a message
 _FILES = {"broker": ("password_file", "tls_ca", "tls_cert", "tls_key"), "guards": ("administrator",)}  # by table
 
@@ -52,7 +53,7 @@ class RunConfig(_Table):
         description="the network, as docs/protocol.md describes it",
     )
     weights: Literal["int16", "int8"] = Field("int16", description="format of the parameters on devices")
-    rounds: int = Field(5000, ge=0, le=2**31 - 1, description="accepted updates until the run ends; 0: it never ends")
+    rounds: int = Field(5000, ge=0, le=_MOST, description="accepted updates until the run ends; 0: it never ends")
     seed: int = Field(1, ge=0, description="of the first initialization")
     paused: bool = Field(False, description="hand out no work")
     store: str | None = Field(
@@ -145,7 +146,7 @@ class LearningConfig(_Table):
         "polynomial", description="discount of an update that was learned from an old version (FedAsync)"
     )
     staleness_exponent: float = Field(0.5, ge=0, le=10, description="polynomial: (1 + tau)^-exponent")
-    hinge_free: int = Field(10, ge=0, description="hinge: tau without discount")
+    hinge_free: int = Field(10, ge=0, le=_MOST, description="hinge: tau without discount")
     hinge_slope: float = Field(0.25, ge=0, description="hinge: 1 / (1 + slope (tau - free))")
     deadline: float = Field(60.0, gt=0, le=1_000_000, description="seconds a device has for its work")
     publish_interval: float = Field(
@@ -169,7 +170,7 @@ class GuardsConfig(_Table):
     clip: float = Field(4.0, ge=0, description="times the usual norm that a delta is scaled down to; 0: never")
     refuse: float = Field(100.0, ge=0, description="times the usual norm beyond which it is refused; 0: never")
     repeats: bool = Field(True, description="refuse a delta that its device has sent before")
-    strikes: int = Field(10, ge=0, description="refused messages until a device is quarantined; 0: never")
+    strikes: int = Field(10, ge=0, le=_MOST, description="refused messages until a device is quarantined; 0: never")
     reputation: bool = Field(False, description="devices that pull elsewhere than the others count less, or nothing")
     trusted: list[str] = Field([], description="ids of devices in the operator's own hands: they always count")
     administrator: Path | None = Field(
@@ -214,8 +215,8 @@ class PrivacyConfig(_Table):
 class JournalConfig(_Table):
     """What the store keeps of the past."""
 
-    history: int = Field(1000, ge=0, description="latest updates whose versions can be gone back to; 0: all")
-    rows: int = Field(1_000_000, ge=0, description="latest updates on record, without their deltas; 0: all")
+    history: int = Field(1000, ge=0, le=_MOST, description="latest updates whose versions can be gone back to; 0: all")
+    rows: int = Field(1_000_000, ge=0, le=_MOST, description="latest updates on record, without their deltas; 0: all")
 
     @model_validator(mode="after")
     def _on_record(self) -> JournalConfig:
@@ -230,7 +231,7 @@ class JournalConfig(_Table):
 class EvaluationConfig(_Table):
     """The regular evaluation on devices of the role "evaluate"."""
 
-    every: int = Field(500, ge=0, description="accepted updates between two evaluations; 0: only at the end")
+    every: int = Field(500, ge=0, le=_MOST, description="accepted updates between two evaluations; 0: only at the end")
     steps: int = Field(32, ge=1, le=1_000_000, description="one-sample SGD steps of the adaptation")
     shots: int = Field(10, ge=1, le=1_000_000, description="distinct support samples")
     queries: int = Field(50, ge=1, le=1_000_000, description="samples the loss is measured on")

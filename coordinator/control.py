@@ -65,9 +65,9 @@ class Control:
                 raise CoordinatorError(f"unknown command {request['command']}; known are {known}")
             rows = await command(request.get("arguments", {}))
             await self._journal.flush()
+            return _messages(number, rows)
         except (CoordinatorError, MessageError) as error:
             return [{"request": number, "error": cut(str(error), reports.LONG_TEXT), "left": 0}]
-        return _messages(number, rows)
 
     # The run
 
@@ -178,7 +178,12 @@ def _row(device: Device) -> Row:
 
 
 def _fitting(row: Row) -> tuple[Row, int]:
-    """``row``, with its longest texts cut until it fits a message, and its bytes: others may have written them."""
+    """``row``, with its longest texts cut until it fits a message, and its bytes: others may have written them.
+
+    Its lists are texts then.
+    """
+    if len(pack(row)) > ANSWER_BYTES:
+        row = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in row.items()}
     while (size := len(pack(row))) > ANSWER_BYTES:
         texts = {name: value for name, value in row.items() if isinstance(value, str)}
         longest = max(texts, key=lambda name: len(texts[name].encode()))

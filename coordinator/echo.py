@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import aiomqtt
 
 from .errors import DeniedError
-from .mqtt import denied, subscribe
+from .mqtt import denied, pack_request, subscribe
 
 ECHO_SECONDS = 5.0  # for what is retained, and for own messages, to come
 
 
 class Echo:
-    """A message that is watched for as it comes back to the session that has published it."""
+    """A request that is watched for as it comes back to the session that has published it.
 
-    def __init__(self, topic: str, payload: bytes) -> None:
-        self.topic, self.payload = topic, payload
+    Raises `MessageError` where nobody could read it: before a session with the broker, if it is made before that.
+    """
+
+    def __init__(self, topic: str, request: dict[str, Any]) -> None:
+        self.topic, self.payload = topic, pack_request(request)
         self._readable = self._seen = False
 
     async def publish(self, session: aiomqtt.Client) -> None:

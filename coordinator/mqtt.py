@@ -210,8 +210,29 @@ def _no_session(broker: BrokerConfig, obstacle: str) -> BrokerError:
 
 
 def pack(message: dict[str, Any]) -> bytes:
-    """``message`` as MessagePack."""
-    data: bytes = msgpack.packb(message)
+    """``message`` as MessagePack; raises `MessageError` for a value in it that has no form there."""
+    try:
+        data: bytes = msgpack.packb(message)
+    except OverflowError:
+        raise MessageError("a whole number in a message lies between -2^63 and 2^64 - 1") from None
+    except UnicodeEncodeError:
+        raise MessageError("a text in a message can't be written in UTF-8") from None
+    except TypeError:  # TOML has dates and times
+        raise MessageError("a value in a message is a number, a text, true or false, a list or a map") from None
+    except ValueError:
+        raise MessageError("a value in a message is nested too deeply") from None
+    return data
+
+
+def pack_request(message: dict[str, Any]) -> bytes:
+    """``message``, which a command is to publish, as `pack`; raises `MessageError` where it would not be read."""
+    data = pack(message)
+    if len(data) > reports.MESSAGE_BYTES:
+        raise MessageError(
+            f"this request has {len(data):,} bytes, and a message has at most {reports.MESSAGE_BYTES:,}; ask for less "
+            "at once, or write long settings in the configuration file"
+        )
+    unpack(data)
     return data
 
 

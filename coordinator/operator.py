@@ -13,7 +13,7 @@ from tinyreptile.messages import MessageError
 from .config import BrokerConfig, Config
 from .echo import Echo
 from .errors import CoordinatorError, DeniedError
-from .mqtt import pack, session_with, subscribe, unpack
+from .mqtt import session_with, subscribe, unpack
 from .observer import check_run_status, confirmed, look, retained
 
 ANSWER_SECONDS = 15.0
@@ -22,13 +22,12 @@ ANSWER_SECONDS = 15.0
 async def ask(config: Config, command: str, arguments: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """The rows with which the run's coordinator answers ``command``.
 
-    Raises `CoordinatorError` with what the coordinator has against it, or if nobody answers; `BrokerError`.
+    Raises `CoordinatorError` with what the coordinator has against it, or if nobody answers; `BrokerError`; before
+    anything is sent `MessageError` where ``arguments`` are none for a message, or too long for one.
     """
     topics = reports.CoordinatorTopics(config.run.name)
     name = f"operator-{secrets.token_hex(6)}"
-    request = Echo(
-        topics.control, pack({"request": 1, "client": name, "command": command, "arguments": arguments or {}})
-    )
+    request = Echo(topics.control, {"request": 1, "client": name, "command": command, "arguments": arguments or {}})
     rows: list[dict[str, Any]] = []
     left = reports.COUNT + 1
     fields = reports.ROWS.get(command, ())

@@ -120,6 +120,8 @@ def revoke(folder: Path, names: list[str]) -> None:
     roles = {member.user: member for member in fleet.members() if member.role in RUN_ROLES}
     for name in names:
         if name not in (*wanted.devices, *wanted.revoked, *roles):
+            if "@" not in name:
+                messages.check_id(name, "a device id")
             raise DeploymentError(f"{folder} has no device or role {name}; its file {FILE} lists them")
     _note_serials(fleet)
     devices = []

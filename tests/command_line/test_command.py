@@ -57,6 +57,27 @@ MISTAKES = {
     "a long path to back up to": (["runs", "backup", "bad.toml", "b" * 300], "bbb: File name too long"),
     "a long folder": (["revoke", "c" * 300, "d0"], "ccc/fleet.json: File name too long"),
     "a user that is no text": (["status", "--user", "a\udcff"], "broker.user: must be a valid string"),
+    "a version beyond all": (["runs", "rollback", "9" * 20, "--broker", NOWHERE], "a whole number in a message lies"),
+    "rounds beyond all": (["runs", "set", f"run.rounds={10**20}", "--broker", NOWHERE], "a whole number in a message"),
+    "a date": (["runs", "set", "guards.trusted=[2026-01-01]", "--broker", NOWHERE], "a value in a message is a number"),
+    "a long request": (["runs", "set", f"guards.trusted={['d'] * 2000}"], "this request has"),
+    "a reason that is no text": (["devices", "quarantine", "d0", "--reason", "\udcff"], "a text in a message can't be"),
+    **{
+        f"{' '.join(command)} {device_id[:5]!r}": (
+            [*command, device_id, "--broker", NOWHERE] if command[0][:6] == "device" else [*command, device_id],
+            sentence,
+        )
+        for device_id, sentence in {
+            "\udcff": "a device id is made of letters, digits, - and _, not '\\udcff'",
+            "a/#": "a device id is made of letters, digits, - and _, not 'a/#'",
+            "a" * 3000: "a device id has 1 to 32 characters",
+        }.items()
+        for command in (
+            *(["devices", verb] for verb in ("show", "forget", "quarantine", "release")),
+            *(["device", verb] for verb in ("logs", "predictions", "reset")),
+            ["flash", "none.json", "--id"],
+        )
+    },
     "no store": (["serve", "--store", "bad.toml"], "the store bad.toml is damaged or no store at all"),
 }
 

@@ -301,6 +301,14 @@ def test_a_value_of_another_type_in_the_environment_is_refused(
 
 
 @pytest.mark.parametrize(
+    "name", ["learning.hinge_free", "evaluation.every", "guards.strikes", "journal.history", "journal.rows"]
+)
+def test_a_count_that_no_message_holds_is_refused(name: str) -> None:
+    table, key = name.split(".")
+    assert f"{name}: must be less than or equal to 2147483647" in complaint(**{table: {key: 10**20}})
+
+
+@pytest.mark.parametrize(
     ("line", "wanted"),
     [
         ("[run]\npaused = 1", "run.paused: must be true or false, not 1"),

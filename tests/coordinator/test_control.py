@@ -249,6 +249,13 @@ async def test_the_longest_texts_are_told_as_far_as_they_fit(config: Config, let
         assert any(letter in row["text"] for row in await ask(config, "events"))
 
 
+async def test_a_setting_that_is_configured_at_length_is_told_as_far_as_it_fits(config: Config) -> None:
+    config.guards.reputation, config.guards.trusted = True, [f"device-{i:03}" for i in range(1000)]
+    async with serving(config, devices=0):
+        (row,) = await ask(config, "set", {"guards.trusted": ["device-000"]})
+    assert row["configured"].startswith("device-000, device-001, ")
+
+
 async def test_what_is_no_request_is_passed_over(config: Config) -> None:
     topics = reports.CoordinatorTopics(config.run.name)
     async with serving(config, devices=0) as coordinator:

@@ -8,13 +8,16 @@ import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import date
+from functools import reduce
 from typing import Any
 
 import pytest
 
-from coordinator.config import BrokerConfig
+from coordinator.config import BrokerConfig, Config
 from coordinator.errors import BrokerError
 from coordinator.mqtt import ClosedError, client, pack, session_with, subscribe, unpack
+from coordinator.operator import ask
 from tests.coordinator.packets import packet_from
 from tinyreptile.messages import MessageError
 from tinyreptile.msgpack import MAX_DEPTH
@@ -33,6 +36,25 @@ def test_a_text_off_the_wire_can_not_steer_a_terminal() -> None:
         "error": "\ufffd[2J\ufffd]0;title\ufffd",
         "lines": ["a\ufffd\ufffderror: forged", {"k\ufffd": "\ufffd\ufffd31m"}],
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        (10**20, "a whole number in a message lies between -2"),
+        (-(10**19), "a whole number in a message lies between -2"),
+        ("\udcff", "a text in a message can't be written in UTF-8"),
+        (date(2026, 1, 1), "a value in a message is a number, a text"),
+        (reduce(lambda value, _: [value], range(2000), 1), "a value in a message is nested too deeply"),
+        (reduce(lambda value, _: [value], range(MAX_DEPTH), 1), f"more than {MAX_DEPTH} levels of nesting"),
+        (["kitchen"] * 600, r"this request has 4,[0-9]+ bytes, and a message has at most 1,536"),
+    ],
+    ids=["large", "small", "no UTF-8", "date", "very deep", "deep", "long"],
+)
+async def test_a_request_that_nobody_could_read_is_told_before_a_broker_is_asked(value: Any, complaint: str) -> None:
+    config = Config(broker=BrokerConfig(port=1))
+    with pytest.raises(MessageError, match=complaint):
+        await ask(config, "set", {"guards.trusted": value})
 
 
 DEEP = [b"\x91" * levels + b"\x01" for levels in (MAX_DEPTH + 1, 500, 900, 1000, 1500)]

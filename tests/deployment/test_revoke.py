@@ -125,6 +125,8 @@ async def test_revoking_twice_or_an_unknown_device_harms_nothing(fleet_broker: F
     await shut_out(fleet_broker, "kitchen-1")
     with pytest.raises(DeploymentError, match="has no device or role stranger"):
         revoke(fleet_broker.folder, ["stranger"])
+    with pytest.raises(messages.MessageError, match="a device id is made of letters"):
+        revoke(fleet_broker.folder, ["\udcff"])
     with pytest.raises(DeploymentError, match="kitchen-1 was revoked"):
         fleet_broker.device("kitchen-1")
     assert not list((fleet_broker.folder / "devices").glob("kitchen-1.*"))
