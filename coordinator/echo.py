@@ -9,7 +9,7 @@ from typing import Any
 import aiomqtt
 
 from .errors import DeniedError
-from .mqtt import denied, pack_request, subscribe
+from .mqtt import not_echoed, pack_request, subscribe
 
 ECHO_SECONDS = 5.0  # for what is retained, and for own messages, to come
 
@@ -44,7 +44,7 @@ class Echo:
         Raises `DeniedError` where it did not though the broker has granted the subscription.
         """
         if self._readable and not self._seen:
-            raise denied("write or read", self.topic)
+            raise not_echoed(self.topic)
         return "" if self._seen else f"; nor is it known whether the broker lets this client write {self.topic}"
 
 
@@ -72,4 +72,7 @@ async def check_retained(session: aiomqtt.Client, topics: str, published: dict[s
 
 def not_retained(topic: str) -> DeniedError:
     """Return the error for a retained message that is not at the broker, as far as this client can see."""
-    return DeniedError(f"the broker does not retain {topic}, or does not let this client write or read it")
+    return DeniedError(
+        f"the broker does not retain {topic}, or does not let this client write or read it, or drops what is queued "
+        "for it (max_queued_messages)"
+    )

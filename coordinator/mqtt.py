@@ -142,8 +142,16 @@ async def subscribe(session: aiomqtt.Client, *topics: str) -> None:
 
 
 def denied(access: str, *topics: str) -> DeniedError:
-    """Return the error for ``topics`` to which this client lacks ``access``: read, or write or read."""
+    """Return the error for ``topics`` to which this client lacks ``access``."""
     return DeniedError(f"the broker does not let this client {access} {', '.join(topics)}; check its rights there")
+
+
+def not_echoed(topic: str) -> DeniedError:
+    """Return the error for a message of this client on ``topic`` that does not come back to it."""
+    return DeniedError(
+        f"the broker does not let this client write or read {topic}, or drops what is queued for it; check its rights "
+        "there and max_queued_messages"
+    )
 
 
 def check_files(broker: BrokerConfig) -> None:

@@ -25,7 +25,7 @@ from .echo import ECHO_SECONDS, not_retained
 from .errors import BrokerError, CoordinatorError, cut, failure_text
 from .histogram import Histogram
 from .journal import Journal
-from .mqtt import broker_error, check_files, check_limits, client, denied, limit_of, pack, subscribe, unpack
+from .mqtt import broker_error, check_files, check_limits, client, limit_of, not_echoed, pack, subscribe, unpack
 from .run import Run
 from .store import Store
 from .traffic import RETAINED, Flow, guarded_queue, kind_of
@@ -459,7 +459,7 @@ class Coordinator:
             await session.unsubscribe(list(topics), timeout=math.inf)
         for topic in (self._topics.coordinator, self._own_status):
             if topic in self._awaited:
-                raise denied("write or read", topic.replace(self._boot, "+"))
+                raise not_echoed(topic.replace(self._boot, "+"))
         due = self.run_state.publish_at() is not None  # then all of it is published soon, whatever is there
         return "" if due else min(self._awaited & self._published.keys(), default="")
 

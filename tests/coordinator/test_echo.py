@@ -17,6 +17,7 @@ from coordinator.service import Coordinator
 from tests.coordinator.packets import Altered
 from tests.environment import Mosquitto
 from tests.fleet import eventually, new_run, run_config, task
+from tinyreptile import reports
 
 StartBroker = Callable[..., Mosquitto]
 
@@ -56,8 +57,22 @@ def guarded(start_broker: StartBroker, tmp_path: Path) -> Callable[[str], Config
 async def test_a_request_that_does_not_get_through_is_told(guarded: Callable[[str], Config]) -> None:
     config = guarded("mute")
     topic = f"tinyreptile/{config.run.name}/control"
-    with pytest.raises(DeniedError, match=f"does not let this client write or read {topic}; check its rights there$"):
+    with pytest.raises(DeniedError, match=f"does not let this client write or read {topic}, or drops what .* rights"):
         await ask(config, "pause")
+
+
+async def test_a_queue_that_may_have_dropped_a_message_is_named_beside_the_rights(
+    start_broker: StartBroker, tmp_path: Path
+) -> None:
+    config = run_config(
+        start_broker("allow_anonymous true", "max_queued_messages 1", "max_inflight_messages 1"), tmp_path
+    )
+    coordinator = Coordinator(config)
+    async with task(coordinator.run()) as served:
+        await eventually(lambda: "max_queued_messages" in coordinator.obstacle, "it says what it lacks")
+        assert len(coordinator.obstacle) <= reports.TEXT, "its status has room for it"
+        coordinator.stop()
+        await served
 
 
 async def test_an_answer_needs_no_right_to_see_the_request(guarded: Callable[[str], Config]) -> None:
