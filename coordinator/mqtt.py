@@ -9,7 +9,7 @@ import logging
 import math
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, TypeVar
 
 import aiomqtt
@@ -31,9 +31,12 @@ _T = TypeVar("_T")
 
 SUBSCRIBE_SECONDS = 10.0
 _CALLS = 1000  # at once, of which aiomqtt warns beyond: in a siege each device's topics are subscribed to
+_TOLD_SECONDS = 2.0  # of waiting for a broker, until that is said
+_PROTOCOL_ERROR = 0x82  # a reason code
 _REFUSED = 0x80  # of a subscription, and all codes above
 
 _known: set[tuple[str, int]] = set()  # brokers that offer all that is needed, as this process has found out
+_told: set[tuple[str, int]] = set()  # brokers whose answer is waited for, as has been said
 
 
 class ClosedError(aiomqtt.MqttError):
@@ -41,6 +44,17 @@ class ClosedError(aiomqtt.MqttError):
 
     def __init__(self) -> None:
         super().__init__("the connection was closed without an answer")
+
+
+class ForeignError(aiomqtt.MqttError):
+    """What answers is no MQTT 3.1.1; this client has closed the connection."""
+
+    def __init__(self) -> None:
+        super().__init__("what answers is no MQTT 3.1.1")
+
+
+class SilentError(aiomqtt.MqttError):
+    """Nothing has come for too long."""
 
 
 class _Client(aiomqtt.Client):
@@ -52,11 +66,13 @@ class _Client(aiomqtt.Client):
         self._disconnected.add_done_callback(_retrieve)
 
     async def __aenter__(self) -> _Client:
-        await super().__aenter__()
+        with _telling(self._hostname, self._port):
+            await super().__aenter__()
         if not self._client.is_connected():  # closed since; aiomqtt has forgotten that
             self._disconnected.set_result(None)
             await self.__aexit__(None, None, None)
             raise ClosedError
+        _told.discard((self._hostname, self._port))
         return self
 
     def _on_disconnect(self, *arguments: Any, **options: Any) -> None:
@@ -65,7 +81,9 @@ class _Client(aiomqtt.Client):
 
     def _mind_end(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         if not self._connected.done():
-            self._connected.set_exception(ClosedError())
+            reason = arguments[3]
+            garbled = isinstance(reason, ReasonCode) and reason.value == _PROTOCOL_ERROR
+            self._connected.set_exception(ForeignError() if garbled else ClosedError())
         else:
             super()._on_disconnect(*arguments, **options)
 
@@ -76,7 +94,7 @@ class _Client(aiomqtt.Client):
             async with asyncio.timeout(None if seconds == math.inf else seconds):
                 return await fut
         except TimeoutError:
-            raise aiomqtt.MqttError("Operation timed out") from None
+            raise SilentError("Operation timed out") from None
 
     async def _misc_loop(self) -> None:
         with contextlib.suppress(OSError):  # the connection is lost, which its reader tells
@@ -94,6 +112,22 @@ def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if not (isinstance(error, OSError) and error.errno == errno.EBADF):
         loop.default_exception_handler(context)
+
+
+@contextlib.contextmanager
+def _telling(host: str, port: int) -> Iterator[None]:
+    """Have it said what is waited for if it takes long: once, until a connection comes about."""
+
+    def tell() -> None:
+        if (host, port) not in _told:
+            _told.add((host, port))
+            _log.warning("waiting for an answer from %s:%d", host, port)
+
+    timer = asyncio.get_running_loop().call_later(_TOLD_SECONDS, tell)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def client(broker: BrokerConfig, **options: Any) -> aiomqtt.Client:
@@ -132,7 +166,7 @@ async def subscribe(session: aiomqtt.Client, *topics: str) -> None:
         async with asyncio.timeout(SUBSCRIBE_SECONDS):
             codes = await session.subscribe([(topic, 1) for topic in topics], timeout=math.inf)
     except TimeoutError:
-        raise aiomqtt.MqttError("the broker does not answer a subscription") from None
+        raise SilentError("the broker does not answer a subscription") from None
     numbers = [code if isinstance(code, int) else code.value for code in codes]
     if 0 in numbers:  # QoS 1 was asked for
         raise BrokerError(f"the broker can't be used: {limits.QOS_0_ONLY}")
@@ -167,17 +201,23 @@ async def session_with(broker: BrokerConfig) -> AsyncIterator[aiomqtt.Client]:
     So it does where the broker does not offer what the messages of a run need.
     """
     await check_limits(broker)
+    opened = False
     try:
         async with client(broker) as session:
+            opened = True
             yield session
     except aiomqtt.MqttError as error:
+        if opened and isinstance(error, SilentError):
+            raise _no_session(broker, f"it lets this client in, and is silent then ({error})") from None
         raise await asyncio.to_thread(broker_error, broker, error) from None
 
 
 async def check_limits(broker: BrokerConfig) -> None:
     """Raise `BrokerError` if ``broker`` is known not to offer what the messages of a run need."""
     if (broker.host, broker.port) not in _known:
-        if limit := await asyncio.to_thread(limit_of, broker):
+        with _telling(broker.host, broker.port):
+            limit = await asyncio.to_thread(limit_of, broker)
+        if limit:
             raise _no_session(broker, limit)
         _known.add((broker.host, broker.port))
 
@@ -192,7 +232,12 @@ def broker_error(broker: BrokerConfig, error: BaseException) -> BrokerError:
     text = str(error)
     where = f"{broker.host}:{broker.port}"
     _known.discard((broker.host, broker.port))
-    if (obstacle := tls.obstacle(broker) or limit_of(broker)) is not None:
+    if isinstance(error, ForeignError):
+        return _no_session(broker, f"{text}; name the port of a broker that speaks it")
+    obstacle = tls.obstacle(broker)
+    if obstacle is None and not isinstance(error, SilentError):  # which would be silent again
+        obstacle = limit_of(broker)
+    if obstacle is not None:
         return _no_session(broker, obstacle)
     if isinstance(error, MqttConnectError):
         name = f"the client id {broker.client_id}" if broker.client_id else "client ids that are made up"

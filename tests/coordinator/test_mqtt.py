@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from coordinator import mqtt
 from coordinator.config import BrokerConfig, Config
 from coordinator.errors import BrokerError
 from coordinator.mqtt import ClosedError, client, pack, session_with, subscribe, unpack
@@ -87,7 +88,7 @@ async def closing(*answers: bytes) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-ACCEPTED, SUBSCRIBED = b"\x20\x02\0\0", b"\x90\x03ID\x01"
+ACCEPTED, ACCEPTED_5, SUBSCRIBED = b"\x20\x02\0\0", b"\x20\x03\0\0\0", b"\x90\x03ID\x01"
 
 
 async def test_a_session_that_is_lost_while_nobody_looks_leaves_nothing_behind(
@@ -111,6 +112,41 @@ async def test_a_connection_that_is_closed_before_its_answer_is_noticed_at_once(
         with pytest.raises(BrokerError, match=rf"127.0.0.1:{port}: it closes the connection without an answer: .*TLS"):
             async with asyncio.timeout(8), session_with(BrokerConfig(port=port)):
                 pass
+
+
+@asynccontextmanager
+async def silent(*answers: bytes) -> AsyncIterator[int]:
+    """The port of a server that answers the first packets of each connection, by MQTT's version, and nothing more."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        packet = await packet_from(reader)
+        if answers:
+            writer.write(answers[packet[8] == 5])
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, family=socket.AF_INET) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("answers", "complaint"),
+    [
+        ((ACCEPTED, ACCEPTED_5), r"no session .*: it lets this client in, and is silent then"),
+        ((ACCEPTED_5, ACCEPTED_5), r"no session .*: what answers is no MQTT 3.1.1"),
+        ((), r"no broker answers at .* \(Operation timed out\)"),
+    ],
+    ids=["after it is connected", "garbled", "always"],
+)
+async def test_what_is_seen_of_a_broker_that_is_silent_is_told(
+    answers: tuple[bytes, ...], complaint: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mqtt, "SUBSCRIBE_SECONDS", 1.0)
+    async with silent(*answers) as port:
+        with pytest.raises(BrokerError, match=complaint):
+            async with asyncio.timeout(15), session_with(BrokerConfig(port=port)) as session:
+                await subscribe(session, "topic")
+    assert caplog.text.count(f"waiting for an answer from 127.0.0.1:{port}") == 1
 
 
 async def test_a_broker_that_grants_no_more_than_qos_0_is_not_used() -> None:
