@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from coordinator.config import value_of
+from coordinator.config import shown, value_of
 from coordinator.errors import ConfigError, CoordinatorError
 from coordinator.operator import ask, runs
 
@@ -99,7 +99,9 @@ def set_(
     for text in values:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"{text!r} is not TABLE.KEY=VALUE, as learning.alpha=0.1")
+            raise ConfigError(f"{shown(text)} is not TABLE.KEY=VALUE, as learning.alpha=0.1")
+        if not name:
+            raise ConfigError(f"the name of a setting is missing in {shown(text)}; write TABLE.KEY=VALUE")
         changes[name] = value_of(name, value, f"setting: {name}")
     _show_settings(_ask(connection, "set", changes)[1])
 

@@ -7,6 +7,7 @@ An environment variable names its key in capitals after ``TINYREPTILE_``, with t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -23,7 +24,7 @@ from .errors import ConfigError
 
 _PREFIX = "TINYREPTILE_"
 _MOST = 2**31 - 1  # of what is counted, as in messages
-_SHOWN = 200  # characters of a value in a message
+_SHOWN = 60  # characters of a value in a message
 _FILES = {"broker": ("password_file", "tls_ca", "tls_cert", "tls_key"), "guards": ("administrator",)}  # by table
 
 
@@ -36,9 +37,9 @@ class _Table(BaseModel):
         kind = cls.model_fields[str(info.field_name)].annotation
         number = bool({int, float} & {kind, *get_args(kind)})
         if number and isinstance(value, bool | str):  # Python has 1 and 0 for booleans
-            raise ValueError(f"must be a number, not {_shown(value)}")
+            raise ValueError(f"must be a number, not {shown(value)}")
         if kind is bool and not isinstance(value, bool):
-            raise ValueError(f"must be true or false, not {_shown(value)}")
+            raise ValueError(f"must be true or false, not {shown(value)}")
         if "\0" in (str(value) if isinstance(value, str | Path) else ""):
             raise ValueError("must not contain the character U+0000")
         return value
@@ -289,6 +290,8 @@ def changed(config: Config, values: dict[str, Any], asked: Iterable[str] = ()) -
     """
     tables = config.model_dump()
     for name in dict.fromkeys((*values, *asked)):
+        if not name:
+            raise ConfigError("the name of a setting is missing; they are written table.key, as learning.alpha")
         table, _, key = name.partition(".")
         if key not in tables.get(table, {}):
             raise ConfigError(f"unknown setting {name}; they are written table.key, as learning.alpha")
@@ -406,11 +409,14 @@ def value_of(name: str, text: str, given: str) -> Any:
     if _is_text(field.annotation):
         return value if isinstance(value, str) else text
     wanted, kinds = _kind(field.annotation)
+    if value is None and _DIGITS.fullmatch(text):
+        raise ConfigError(f"{given} has too many digits: {shown(text)}")
     if type(value) not in kinds:
-        raise ConfigError(f"{given} must be {wanted}, not {_shown(text)}")
+        raise ConfigError(f"{given} must be {wanted}, not {shown(text)}")
     return value
 
 
+_DIGITS = re.compile(r"[+-]?[1-9][0-9]{1000,}")  # more than Python reads, or than anything here may have
 _KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
     bool: ("true or false", (bool,)),
     int: ("a whole number", (int,)),
@@ -448,7 +454,7 @@ def _sentence(source: str, item: Any) -> str:
             table = table.model_fields[part].annotation
         return f"{source}: unknown key {key}; known here are {', '.join(table.model_fields)}"
     if item["type"] == "model_type":
-        return f"{source}: {key} is a table, written [{key}], not {_shown(item['input'])}"
+        return f"{source}: {key} is a table, written [{key}], not {shown(item['input'])}"
     return f"{source}: {complaint(item)}"
 
 
@@ -459,12 +465,12 @@ def complaint(item: Any) -> str:
     given = (
         ""
         if isinstance(item["input"], dict | list) or item["type"] == "value_error"
-        else f", not {_shown(item['input'])}"
+        else f", not {shown(item['input'])}"
     )
     return ": ".join(part for part in (key, text + given) if part)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """``value`` as a message shows it, cut where it is long."""
     try:
         text = str(value).lower() if isinstance(value, bool) else repr(value)

@@ -8,6 +8,7 @@ from typing import Any
 from tinyreptile import messages, reports
 from tinyreptile.messages import MessageError
 
+from .config import shown
 from .errors import CoordinatorError, cut
 from .journal import Journal
 from .mqtt import pack
@@ -98,7 +99,7 @@ class Control:
     async def _rollback(self, arguments: Row) -> list[Row]:
         version = arguments.get("version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 0:
-            raise CoordinatorError(f"a version is a number from 0 on, not {version!r}")
+            raise CoordinatorError(f"a version is a number from 0 on, not {shown(version)}")
         await self._journal.flush()
         self._run.roll_back(version)
         return [{"version": self._run.version}]

@@ -59,6 +59,11 @@ MISTAKES = {
     "a user that is no text": (["status", "--user", "a\udcff"], "broker.user: must be a valid string"),
     "a version beyond all": (["runs", "rollback", "9" * 20, "--broker", NOWHERE], "a whole number in a message lies"),
     "rounds beyond all": (["runs", "set", f"run.rounds={10**20}", "--broker", NOWHERE], "a whole number in a message"),
+    "a setting without a name": (["runs", "set", "=5"], "the name of a setting is missing in '=5'"),
+    "a number of many digits": (
+        ["runs", "set", f"run.rounds={'9' * 6000}"],
+        f"setting: run.rounds has too many digits: '{'9' * 59}...\n",
+    ),
     "a date": (["runs", "set", "guards.trusted=[2026-01-01]", "--broker", NOWHERE], "a value in a message is a number"),
     "a long request": (["runs", "set", f"guards.trusted={['d'] * 2000}"], "this request has"),
     "a reason that is no text": (["devices", "quarantine", "d0", "--reason", "\udcff"], "a text in a message can't be"),
