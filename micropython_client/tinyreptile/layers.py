@@ -107,11 +107,14 @@ def check(spec):
         raise ModelError('a model is a list: ["input", n], one or more layers, a loss')
     for item in spec:
         if not isinstance(item, (list, tuple)) or not item or not isinstance(item[0], str):
-            raise ModelError("each item of a model is a list that begins with a name, not %r" % (item,))
+            raise ModelError("each item of a model is a list that begins with a name, not %.60r" % (item,))
     if spec[0][0] != "input" or not 2 <= len(spec[0]) <= 4 or not _are_sizes(spec[0][1:]):
-        raise ModelError('a model begins with ["input", n], ["input", t, c] or ["input", h, w, c], not %r' % (spec[0],))
+        raise ModelError(
+            'a model begins with ["input", n], ["input", t, c] or ["input", h, w, c] of numbers from 1 to %d, not %.60r'
+            % (MAX_INPUTS, spec[0])
+        )
     if len(spec[-1]) != 1 or spec[-1][0] not in LOSSES:
-        raise ModelError("a model ends with one of %s, not %r" % (sorted([[k] for k in LOSSES]), spec[-1]))
+        raise ModelError("a model ends with one of %s, not %.60r" % (sorted([[k] for k in LOSSES]), spec[-1]))
     if len(spec) - 2 > MAX_LAYERS:
         raise ModelError("a model has at most %d layers, not %d" % (MAX_LAYERS, len(spec) - 2))
     shape = tuple(spec[0][1:])
@@ -145,7 +148,7 @@ def _layer(item, shape):
     numbers = item[1:-1] if relu else item[1:]
     known = {"dense": 1, "conv1d": 4, "conv2d": 4, "depthwise1d": 3, "depthwise2d": 3, "average": 0}
     if name not in known or len(numbers) != known[name] or (relu and name == "average"):
-        raise ModelError("no layer is written %r; docs/protocol.md lists them" % (item,))
+        raise ModelError("no layer is written %.60r; docs/protocol.md lists them" % (item,))
     if name == "dense":
         if len(shape) != 1:
             raise ModelError(

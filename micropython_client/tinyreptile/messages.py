@@ -26,10 +26,10 @@ class MessageError(ValueError):
 def check_id(value, what):
     """``value`` if it is a legal name for one MQTT topic level, else `MessageError` naming ``what``."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID:
-        raise MessageError("%s has 1 to %d characters, not %r" % (what, MAX_ID, value))
+        raise MessageError("%s has 1 to %d characters, not %.60r" % (what, MAX_ID, value))
     for c in value:
         if not ("a" <= c <= "z" or "A" <= c <= "Z" or "0" <= c <= "9" or c in "-_"):
-            raise MessageError("%s is made of letters, digits, - and _, not %r" % (what, value))
+            raise MessageError("%s is made of letters, digits, - and _, not %.60r" % (what, value))
     return value
 
 

@@ -152,6 +152,11 @@ def test_anything_else_is_no_name(value: Any) -> None:
         check_id(value, "a device id")
 
 
+def test_of_a_long_name_the_beginning_is_told() -> None:
+    with pytest.raises(MessageError, match=r"has 1 to 32 characters, not 'x{59}$"):
+        check_id("x" * 6000, "a device id")
+
+
 def test_topics_of_a_run_and_a_device_are_those_of_the_protocol() -> None:
     run = CoordinatorTopics("r")
     device = run.device("d")

@@ -196,6 +196,8 @@ LONG = MAX_SUM + 1
         ([["dense", 1], ["dense", 1], ["squared_error"]], r'begins with \["input", n\]'),
         ([["input"], ["dense", 1], ["squared_error"]], "begins with"),
         ([["input", 0], ["dense", 1], ["squared_error"]], "begins with"),
+        ([["input", 99999999999], ["dense", 1], ["squared_error"]], "begins with .* of numbers from 1 to 65535, not"),
+        ([["input", "x" * 6000], ["dense", 1], ["squared_error"]], "begins with .*, not .{1,60}$"),
         ([["input", -1], ["dense", 1], ["squared_error"]], "begins with"),
         ([["input", True], ["dense", 1], ["squared_error"]], "begins with"),
         ([["input", 1.0], ["dense", 1], ["squared_error"]], "begins with"),
