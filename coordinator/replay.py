@@ -58,6 +58,7 @@ def replay(store: Store, model: Model, meta: MetaUpdate, version: int | None = N
 
 def model_of(store: Store) -> Model:
     """Return the model of the store's run; raise `StoreError` if there is none."""
+    store.check_beginning()
     properties = store.properties()
     if not properties:
         raise StoreError(f"the store {store.location} holds no run yet")

@@ -277,6 +277,23 @@ def missing(connection: Connection) -> str:
     return ""
 
 
+def gone(connection: Connection) -> str:
+    """Return which table has lost what a run begins with, in words; empty if rows are only where they can be.
+
+    First its properties are written, then a checkpoint, and nothing else before.
+    """
+    first = {properties: [properties.c.name != "format"], checkpoints: []}
+    filled = [
+        table
+        for table in (*first, *(table for table in metadata.sorted_tables if table not in first))
+        if connection.execute(select(1).select_from(table).where(*first.get(table, [])).limit(1)).first()
+    ]
+    for place, table in enumerate(first):
+        if filled[place:] and filled[place] is not table:
+            return f"table {table.name} has no row of the run, and table {filled[place].name} has"
+    return ""
+
+
 def found_format(connection: Connection) -> int | None:
     """The format of the store behind ``connection``; 0 if nothing is there, None if it is not a store's."""
     tables = inspect(connection).get_table_names()

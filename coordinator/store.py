@@ -130,6 +130,7 @@ class Store:
 
     def bind(self, properties: dict[str, Any]) -> None:
         """Make this the store of a run with ``properties`` (JSON values), or raise `StoreError` if it is another's."""
+        self.check_beginning()
         found = self.properties()
         if not found:
             rows = [{"name": name, "value": value} for name, value in properties.items()]
@@ -216,6 +217,12 @@ class Store:
         """What `bind` kept."""
         table = schema.properties
         return {row["name"]: row["value"] for row in self.rows(table, table.c.name != "format")}
+
+    def check_beginning(self) -> None:
+        """Raise `StoreError` if what a run begins with is gone, and what came of it is there: such a store is not new."""
+        with self._errors(), self._database.read() as connection:
+            if lost := schema.gone(connection):
+                raise schema.Damage(lost)
 
     def settings(self) -> dict[str, Any]:
         """The settings that were changed while the run was going on, by ``table.key``."""

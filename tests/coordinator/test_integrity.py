@@ -338,6 +338,49 @@ def test_rows_that_do_not_fit_one_another_are_reported(
         checked(path)
 
 
+@pytest.mark.parametrize(
+    ("tables", "complaint"),
+    [
+        (["checkpoint"], "table checkpoint has no row of the run, and table accepted has"),
+        (["checkpoint", "accepted"], "table checkpoint has no row of the run, and table device has"),
+        (["checkpoint", "accepted", "device", "evaluation", "event", "issued"], "and table setting has"),
+        (["property"], "table property has no row of the run, and table checkpoint has"),
+        (["property", "checkpoint"], "table property has no row of the run, and table accepted has"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_store_whose_beginning_is_gone_is_damaged_and_not_begun_anew(
+    tables: list[str], complaint: str, healthy: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(healthy, tmp_path / "run.sqlite"))
+    for table in tables:
+        rewrite(path, f"DELETE FROM {table}" + " WHERE name != 'format'" * (table == "property"))
+    rows = contents(path)
+    for take_up in (checked, Driver):
+        with pytest.raises(StoreError, match=f"is damaged: .*{complaint}"):
+            take_up(path)
+    assert contents(path) == rows
+
+
+def test_a_start_that_was_cut_off_before_its_first_checkpoint_goes_on(healthy: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(healthy, tmp_path / "run.sqlite"))
+    for table in schema.metadata.sorted_tables:
+        if table.name != "property":
+            rewrite(path, f"DELETE FROM {table.name}")
+    assert "holds no run yet" in complaint(path)
+    driver = Driver(path)
+    assert driver.store.checkpoint_versions() == [(0, 0)]
+    driver.close()
+
+
+def contents(path: Path) -> list[list[Any]]:
+    """Return all rows of the store at ``path``, by table."""
+    database = sqlite3.connect(path)
+    rows = [database.execute(f"SELECT * FROM {table.name}").fetchall() for table in schema.metadata.sorted_tables]
+    database.close()
+    return rows
+
+
 def test_infinite_weights_are_reported_though_their_checksum_is_right(healthy: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(healthy, tmp_path / "run.sqlite"))
     database = sqlite3.connect(path, isolation_level=None)
