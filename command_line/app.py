@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -54,6 +55,10 @@ class _Commands(_Group):
     """The subcommands, each loaded when it is asked for."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            raise CoordinatorError("the working folder has been deleted; change to another one") from None
         found = super().resolve_command(ctx, args)
         treat_as_ctrl_c()  # it is loaded, and about to begin
         return found

@@ -34,6 +34,7 @@ def command(
     Example: [bold]tinyreptile export kitchen.npz kitchen.json --run kitchen[/]
     """
     configure_logging(False)
+    files = list(dict.fromkeys(files))
     for path in files:
         if path.suffix not in (".npz", ".json"):
             raise CoordinatorError(f"{path}: the file's name must end in .npz or .json")

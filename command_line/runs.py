@@ -189,33 +189,33 @@ def events(connection: Connection) -> None:
 
 @group.command()
 def backup(
-    store: Annotated[Path, typer.Argument(help="The SQLite file of a run.")],
-    copy: Annotated[Path, typer.Argument(help="A new file.")],
+    store: Annotated[str, typer.Argument(help="The SQLite file of a run.")],
+    copy: Annotated[str, typer.Argument(help="A new file.")],
 ) -> None:
     """Copy a run's store, also while its coordinator is writing to it.
 
     Example: [bold]tinyreptile runs backup kitchen.sqlite kitchen-monday.sqlite[/]
     """
-    from coordinator.databases import copy_sqlite
+    from coordinator.databases import copy_sqlite, file_of
 
-    with out.status(f"copying {escape(str(store))}"):
-        copy_sqlite(store, copy)
-    out.print(f"{copy}: {copy.stat().st_size:,} bytes", highlight=False)
+    with out.status(f"copying {escape(store)}"):
+        copy_sqlite(file_of(store), file_of(copy))
+    out.print(f"{copy}: {Path(copy).stat().st_size:,} bytes", highlight=False)
 
 
 @group.command()
 def restore(
-    copy: Annotated[Path, typer.Argument(help="What runs backup has made.")],
-    store: Annotated[Path, typer.Argument(help="The run's SQLite file; its coordinator must not run.")],
+    copy: Annotated[str, typer.Argument(help="What runs backup has made.")],
+    store: Annotated[str, typer.Argument(help="The run's SQLite file; its coordinator must not run.")],
 ) -> None:
     """Put a back-up in the place of a run's store; what was there is kept beside it.
 
     Example: [bold]tinyreptile runs restore kitchen-monday.sqlite kitchen.sqlite[/]
     """
-    from coordinator.databases import restore_sqlite
+    from coordinator.databases import file_of, restore_sqlite
 
-    with out.status(f"copying {escape(str(copy))}"):
-        kept = restore_sqlite(copy, store)
+    with out.status(f"copying {escape(copy)}"):
+        kept = restore_sqlite(file_of(copy), file_of(store))
     out.print(f"{store} is what {copy} was" + (f"; the store before is {kept}" if kept else ""), highlight=False)
 
 
@@ -231,10 +231,10 @@ def check(
     Example: [bold]tinyreptile runs check kitchen-monday.sqlite[/]
     """
     from coordinator import replay
-    from coordinator.databases import snapshot
+    from coordinator.databases import file_of, snapshot
     from coordinator.store import Store
 
-    with nullcontext(store) if "://" in store else snapshot(Path(store)) as place:
+    with nullcontext(store) if "://" in store else snapshot(file_of(store)) as place:
         opened = Store(str(place), run, create=False, shown="" if "://" in store else store)
         try:
             properties = opened.properties()

@@ -77,7 +77,19 @@ def connect(location: str, run: str, create: bool) -> Database:
 
     Unless it is to ``create`` a store nothing is made where there is none.
     """
-    return PostgreSQL(_url(location), run, create) if "://" in location else SQLite(Path(location))
+    return PostgreSQL(_url(location), run, create) if "://" in location else SQLite(file_of(location))
+
+
+def file_of(location: str) -> Path:
+    """Return the path of the SQLite file that ``location`` names; raises `StoreError` if it can name none."""
+    if not location or location.endswith("/") or location.startswith((":memory:", "file:")):
+        raise StoreError(f"{location!r} is no name of a store: it is a file, as kitchen.sqlite")
+    if "://" in location:
+        raise StoreError("a store in PostgreSQL is copied with pg_dump --schema, and restored with psql or pg_restore")
+    path = Path(location)
+    if path.is_dir():
+        raise StoreError(f"the store {path} is a folder; name a file")
+    return path
 
 
 def location_text(location: str) -> str:
@@ -103,8 +115,6 @@ class SQLite(Database):
     """One file. The lock is a file beside it: SQLite's own would keep out who only reads or copies."""
 
     def __init__(self, path: Path) -> None:
-        if path.is_dir():
-            raise StoreError(f"the store {path} is a folder; name a file")
         self._path = path
         self._lock = _FileLock(path.resolve())  # one store has one lock, whatever links lead to it
         self._engine = sql.create_engine(URL.create("sqlite", database=str(path)))
@@ -315,8 +325,6 @@ def copy_sqlite(source: Path, target: Path) -> None:
 
     Raises `StoreError`; then there is no ``target``, or what was there before.
     """
-    if "://" in str(source):
-        raise StoreError("a store in PostgreSQL is copied with pg_dump --schema")
     if target.exists():
         raise StoreError(f"{target} exists already; a copy of a store replaces nothing")
     if not target.parent.is_dir():
@@ -337,10 +345,10 @@ def restore_sqlite(copy: Path, store: Path) -> Path | None:
     SQLite's log beside a store belongs to it: with another file in the store's place it would damage that one. So it
     is moved with the store. Raises `StoreError`; then all is as it was.
     """
-    if "://" in str(store):
-        raise StoreError("a store in PostgreSQL is restored with psql or pg_restore")
     if not store.resolve().parent.is_dir():
         raise StoreError(f"there is no folder {store.resolve().parent} for {store.name}")
+    if store.resolve() == copy.resolve():
+        raise StoreError(f"{copy} is the store itself; name a copy of it")
     lock = _FileLock(store.resolve())
     try:
         kept = store.with_name(store.name + ".before")

@@ -21,7 +21,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from . import schema
-from .databases import connect, location_text, no_room
+from .databases import connect, file_of, location_text, no_room
 from .entries import (
     Accepted,
     Checkpoint,
@@ -64,9 +64,9 @@ class Store:
         self._history = history
         self._rows = rows
         self._torn = False  # whether the last transaction may have been committed without our knowing
-        if not create and "://" not in location and not Path(location).is_file():
-            raise StoreError(f"there is no store at {self.location}")
         with self._errors():
+            if not create and "://" not in location and not file_of(location).is_file():
+                raise StoreError(f"there is no store at {self.location}")
             self._database = connect(location, run, create)
         try:
             with self._errors():
@@ -113,6 +113,8 @@ class Store:
         except DBAPIError as error:
             text = f"the store {self.location} is damaged or no store at all: {_reason(error)}"
             raise StoreError(text) from error
+        except OSError as error:  # of its path
+            raise StoreError(f"the store {self.location} can't be used: {error.strerror}") from None
         except schema.Damage as error:
             raise self.damaged(str(error)) from None
 
@@ -219,7 +221,7 @@ class Store:
         return {row["name"]: row["value"] for row in self.rows(table, table.c.name != "format")}
 
     def check_beginning(self) -> None:
-        """Raise `StoreError` if what a run begins with is gone, and what came of it is there: such a store is not new."""
+        """Raise `StoreError` if what a run begins with is gone, and what came of it is there: it is not new."""
         with self._errors(), self._database.read() as connection:
             if lost := schema.gone(connection):
                 raise schema.Damage(lost)

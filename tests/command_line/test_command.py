@@ -25,7 +25,7 @@ from coordinator.observer import Snapshot
 from tinyreptile import messages, reports
 
 from ..commands import COMMAND, Popen, lines_until, tinyreptile, wait_until
-from ..environment import Mosquitto, free_port, need_module, with_hosts
+from ..environment import ROOT, Mosquitto, free_port, need_module, with_hosts
 
 # Mistakes: one sentence, exit code 1, no traceback
 
@@ -55,6 +55,16 @@ MISTAKES = {
     "unwritable store": (["serve", "--store", "nowhere/a.sqlite"], "nowhere/a.sqlite can't be used"),
     "a long path": (["runs", "check", "a" * 300 + ".sqlite"], "aaa.sqlite: File name too long"),
     "a long path to back up to": (["runs", "backup", "bad.toml", "b" * 300], "bbb: File name too long"),
+    "a long path to serve": (["serve", "--store", "a" * 300], "aaa can't be used: File name too long"),
+    "a store in memory": (["serve", "--store", ":memory:"], "':memory:' is no name of a store"),
+    "a store by SQLite's URI": (["serve", "--store", "file::memory:"], "'file::memory:' is no name of a store"),
+    "a store that is a folder": (["serve", "--store", "new/"], "'new/' is no name of a store"),
+    "no name to check": (["runs", "check", ""], "'' is no name of a store: it is a file, as kitchen.sqlite"),
+    "no name to unset in": (["runs", "unset", "run.rounds", "--store", ""], "'' is no name of a store"),
+    "no name to back up": (["runs", "backup", "", "copy"], "'' is no name of a store"),
+    "no name to restore": (["runs", "restore", "bad.toml", ""], "'' is no name of a store"),
+    "a folder to restore": (["runs", "restore", "bad.toml", ".."], "the store .. is a folder; name a file"),
+    "a database to back up": (["runs", "backup", "postgresql://h/x", "copy"], "with pg_dump --schema"),
     "a long folder": (["revoke", "c" * 300, "d0"], "ccc/fleet.json: File name too long"),
     "a user that is no text": (["status", "--user", "a\udcff"], "broker.user: must be a valid string"),
     "a version beyond all": (["runs", "rollback", "9" * 20, "--broker", NOWHERE], "a whole number in a message lies"),
@@ -97,6 +107,26 @@ def test_a_mistake_is_told_in_a_sentence(mistake: str, tmp_path: Path) -> None:
     assert sentence in done.stderr
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert {path.name for path in tmp_path.iterdir()} - {"default.sqlite"} == {"bad.toml", "key.toml", "value.toml"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--broker", NOWHERE],
+        ["serve", "--config", "a.toml", "--config", "b.toml"],
+        ["swarm", "-n", 1, "--broker", NOWHERE],
+        ["provision", "fleet", "--host", "h"],
+        ["runs", "check", "a.sqlite"],
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments[:2])),
+)
+def test_a_working_folder_that_was_deleted_is_told(arguments: list[object], tmp_path: Path) -> None:
+    begin = f"import os; os.chdir({str(tmp_path)!r}); os.rmdir({str(tmp_path)!r}); "
+    command = [*COMMAND[:2], begin + COMMAND[2], *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "error: the working folder has been deleted; change to another one\n"
     assert done.returncode == 1
 
 
@@ -352,8 +382,9 @@ def test_a_run_is_served_stopped_resumed_watched_and_exported(
     assert status.returncode == 0
     assert "3000 of 3000" in status.stdout
     assert "finished" in status.stdout
-    done = tinyreptile("export", "end.npz", "end.json", *options, cwd=tmp_path)
+    done = tinyreptile("export", "end.npz", "end.json", "./end.npz", *options, cwd=tmp_path)
     assert done.returncode == 0
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["end.npz", "end.json"]
     arrays = np.load(tmp_path / "end.npz")
     content = json.loads((tmp_path / "end.json").read_text())
     # One more where the run has gone back to its best version at the end.

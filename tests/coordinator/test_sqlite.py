@@ -585,6 +585,18 @@ def test_a_store_is_restored_where_there_is_none(path: Path, store: Store) -> No
     assert newest(path.with_name("other.sqlite")) == 3
 
 
+def test_a_store_is_not_restored_from_itself(path: Path, store: Store) -> None:
+    store.write([Checkpoint(3, 2, np.ones(4))])
+    store.close()
+    (link := path.with_name("link.sqlite")).symlink_to(path)
+    before = path.read_bytes()
+    for copy in (path, link):
+        with pytest.raises(StoreError, match="is the store itself; name a copy of it"):
+            restore_sqlite(copy, path)
+    assert path.read_bytes() == before
+    assert sorted(file.name for file in path.parent.iterdir()) == ["link.sqlite", "run.sqlite"]
+
+
 def test_what_can_not_be_restored_leaves_the_store_as_it_was(path: Path, store: Store) -> None:
     copy = path.with_name("copy.sqlite")
     store.write([Checkpoint(3, 2, np.ones(4000))])
