@@ -1,7 +1,8 @@
 """The configuration of a coordinator: one TOML file, then the environment, then the command line, each checked.
 
 An environment variable names its key in capitals after ``TINYREPTILE_``, with two underscores between table and key:
-``TINYREPTILE_BROKER__HOST=broker.example``. Its value is read by the type of its key; an empty one is not set.
+``TINYREPTILE_BROKER__HOST=broker.example``. Its value is read by the type of its key; an empty one is not set. One that
+begins so and names none is a mistake, but for the few that are not of the configuration.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from .errors import ConfigError
 _PREFIX = "TINYREPTILE_"
 _MOST = 2**31 - 1  # of what is counted, as in messages
 _SHOWN = 60  # characters of a value in a message
+_OTHERS = {"DATA", "NUMBA", "BOARDS", "ENDURANCE", "LOSSES", "POWER_CUTS"}  # of data sets, devices here, and the tests
+_FORM = f"a setting is written as {_PREFIX}RUN__NAME"
 _FILES = {"broker": ("password_file", "tls_ca", "tls_cert", "tls_key"), "guards": ("administrator",)}  # by table
 
 
@@ -385,9 +388,17 @@ def _environment() -> dict[str, dict[str, Any]]:
     """What the environment sets, as tables."""
     tables: dict[str, dict[str, Any]] = {}
     for name, text in os.environ.items():
-        table, separator, key = name.removeprefix(_PREFIX).lower().partition("__")
-        if name.startswith(_PREFIX) and separator and text:
-            tables.setdefault(table, {})[key] = value_of(f"{table}.{key}", text, f"environment: {table}.{key}: {name}")
+        if not name.startswith(_PREFIX) or name.removeprefix(_PREFIX) in _OTHERS or not text:
+            continue
+        table, _, key = name.removeprefix(_PREFIX).lower().partition("__")
+        if table not in Config.model_fields:
+            known = ", ".join(Config.model_fields)
+            raise ConfigError(f"environment: {name} names no table; {_FORM}, and tables are {known}")
+        keys: Any = Config.model_fields[table].annotation
+        if key not in keys.model_fields:
+            known = ", ".join(keys.model_fields)
+            raise ConfigError(f"environment: {name} names no key of {table}; {_FORM}, and keys here are {known}")
+        tables.setdefault(table, {})[key] = value_of(f"{table}.{key}", text, f"environment: {table}.{key}: {name}")
     return tables
 
 

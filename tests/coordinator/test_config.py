@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from coordinator import config
 from coordinator.config import MAX_CREDENTIAL, Config, broker_in, load_config
 from coordinator.documents import DocumentError, parse_toml
 from coordinator.errors import ConfigError
@@ -332,10 +333,38 @@ def test_a_name_with_control_characters_is_refused(key: str, character: str) -> 
 
 
 def test_variables_of_others_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TINYREPTILE_HOME", "somewhere")
+    monkeypatch.setenv("TINYREPTILE_DATA", "somewhere")
+    monkeypatch.setenv("TINYREPTILE_RUN", "")
     monkeypatch.setenv("OTHER_RUN__NAME", "other")
     monkeypatch.setenv("RUN__NAME", "other")
     assert load_config() == Config()
+
+
+def test_variables_that_are_read_elsewhere_are_no_mistakes() -> None:
+    sources = [*ROOT.rglob("*.py"), ROOT / "Makefile"]
+    read = re.compile(
+        r"""(?:environ(?:\.get)?[\[(]|envvar=|ENVIRONMENT = |^export )"?TINYREPTILE_(\w+)""", re.MULTILINE
+    )
+    found = {name for path in sources if ".venv" not in path.parts for name in read.findall(path.read_text())}
+    assert found == config._OTHERS
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("RUN", "names no key of run; a setting is written as TINYREPTILE_RUN__NAME, and keys here are name, model"),
+        ("RUN__", "names no key of run; a setting is written as TINYREPTILE_RUN__NAME, and keys here are name, model"),
+        ("RUN__NAMES", "names no key of run; a setting is written as TINYREPTILE_RUN__NAME, and keys here are name"),
+        ("RUN_NAME", "names no table; a setting is written as TINYREPTILE_RUN__NAME, and tables are run, broker,"),
+        ("RUNS__NAME", "names no table; a setting is written as TINYREPTILE_RUN__NAME, and tables are run, broker,"),
+        ("__NAME", "names no table; "),
+        ("", "names no table; "),
+        ("HOME", "names no table; "),
+    ],
+)
+def test_a_variable_that_names_no_setting_is_a_mistake(name: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"TINYREPTILE_{name}", "x")
+    assert complaint().startswith(f"environment: TINYREPTILE_{name} {wanted}")
 
 
 def test_the_store_is_named_after_the_run_unless_it_is_given() -> None:
