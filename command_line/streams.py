@@ -23,8 +23,11 @@ class _Output(io.FileIO):
 def open_streams() -> None:
     """Have all three standard streams, in which what can't be encoded is a question mark.
 
-    What the program opens would take the number of one that is closed, and get what is printed.
+    What the program opens would take the number of one that is closed, and get what is printed. A width that is none is
+    not set: nothing would be shown.
     """
+    if not os.environ.get("COLUMNS", "").strip("0").isdecimal():
+        os.environ.pop("COLUMNS", None)
     for number in range(3):
         try:
             os.fstat(number)

@@ -90,6 +90,13 @@ def test_the_list_looks_where_the_environment_says(tmp_path: Path) -> None:
     assert "absent" not in next(line for line in done.stdout.splitlines() if " omniglot28 " in line)
 
 
+@pytest.mark.parametrize("columns", ["0", "00", "-5", "\u00b2", "nope", ""])
+def test_a_width_that_is_none_is_not_set(columns: str, tmp_path: Path) -> None:
+    done = tinyreptile("data", "list", cwd=tmp_path, COLUMNS=columns, TERM="dumb", LC_ALL="nope")
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) > 80
+
+
 @pytest.mark.parametrize("command", ["list", "fetch", "bands"])
 def test_the_help_of_a_data_command_shows_an_example(command: str, tmp_path: Path) -> None:
     done = tinyreptile("data", command, "--help", cwd=tmp_path)
