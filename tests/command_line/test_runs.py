@@ -126,10 +126,11 @@ def test_a_mistake_is_told_in_a_sentence(mistake: str, tmp_path: Path) -> None:
 def test_a_stored_setting_that_can_not_be_used_is_told_with_the_way_out(
     name: str, value: object, complaint: str, tmp_path: Path
 ) -> None:
-    store = Store(str(tmp_path / "run.sqlite"), "default")
+    serve = "serve", "--store", "run.sqlite", "--broker", f"127.0.0.1:{free_port()}"
+    tinyreptile(*serve, cwd=tmp_path)  # it begins the run
+    store = Store(str(tmp_path / "run.sqlite"), "default", create=False)
     store.write([Setting(name, value), Setting("learning.beta", 0.5)])
     store.close()
-    serve = "serve", "--store", "run.sqlite", "--broker", f"127.0.0.1:{free_port()}"
     done = tinyreptile(*serve, cwd=tmp_path)
     assert done.returncode == 1
     assert "error: the store run.sqlite has settings that were made while the run went on, and can't be" in done.stderr

@@ -103,7 +103,8 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints(
     unread: str, broker: Mosquitto, tmp_path: Path, start: Start
 ) -> None:
     config = write_run(tmp_path, broker, unread, rounds=150, store=str(tmp_path / "run.sqlite"))
-    store = Store(str(tmp_path / "run.sqlite"), unread)
+    tinyreptile("serve", "--config", config, "--broker", f"127.0.0.1:{free_port()}", cwd=tmp_path)  # begins the run
+    store = Store(str(tmp_path / "run.sqlite"), unread, create=False)
     store.write([Setting("learning.alpha", 0.25)])  # of which a start warns
     store.close()
     with begin(tmp_path, "serve", "--config", config) as service:
