@@ -131,6 +131,8 @@ class Registry:
             return device  # the last will of an earlier start, come late
         if device.id in self._silent:
             self._unsilence(device)
+        elif status["boot"] != device.boot:
+            self._wake(device)
         device.state = status["state"]
         device.boot = status["boot"]
         if device.state != "offline":

@@ -271,7 +271,6 @@ class Run:
         rebooted = before is not None and status["state"] != "offline" and before.boot not in ("", status["boot"])
         if rebooted and before is not None and (work := self.book.open.get(before.work)):
             self._close(work, before, "lost", "the device has started anew")
-            self.registry.failed(before, self._clock())
         device = self.registry.take_status(device_id, status)
         if was != (device.state, device.known()):
             self._keep(device)

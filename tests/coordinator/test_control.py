@@ -110,7 +110,7 @@ async def test_a_run_is_rolled_back_and_goes_on(config: Config) -> None:
         assert [(event["kind"], event["text"]) for event in events] == [("rollback", "to version 5")]
         for version, complaint in (
             *((10**6, "is not earlier|can't be had"), (2**63, "is not earlier"), (2**64 - 1, "is not earlier")),
-            *(("x", "a version is a number from 0 on, not 'x'"), (-1, "from 0 on, not -1"), (True, "not True")),
+            *(("x", "a version is a number from 0 on, not 'x'"), (-1, "from 0 on, not -1"), (True, "not true")),
         ):
             with pytest.raises(CoordinatorError, match=complaint):
                 await ask(config, "rollback", {"version": version})

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import date
 from functools import reduce
@@ -72,6 +72,25 @@ def test_what_is_no_message_is_refused(payload: Any) -> None:
 
 
 @asynccontextmanager
+async def serving(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[int]:
+    """The port of a server with ``serve`` for each connection; none of them outlasts the context."""
+    writers, connections = [], []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        connections.append(asyncio.current_task())
+        await serve(reader, writer)
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0, family=socket.AF_INET) as server:
+        yield server.sockets[0].getsockname()[1]
+    for writer in writers:
+        writer.transport.abort()
+    await asyncio.gather(*filter(None, connections), return_exceptions=True)
+    await asyncio.sleep(0)  # in which the transports close
+
+
+@asynccontextmanager
 async def closing(*answers: bytes) -> AsyncIterator[int]:
     """The port of a server that answers one packet after the other and closes the connection then."""
 
@@ -82,10 +101,9 @@ async def closing(*answers: bytes) -> AsyncIterator[int]:
             writer.write(answer.replace(b"ID", packet[2:4]))
         if not answers:
             await packet_from(reader)
-        writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, family=socket.AF_INET) as server:
-        yield server.sockets[0].getsockname()[1]
+    async with serving(serve) as port:
+        yield port
 
 
 ACCEPTED, ACCEPTED_5, SUBSCRIBED = b"\x20\x02\0\0", b"\x20\x03\0\0\0", b"\x90\x03ID\x01"
@@ -123,10 +141,9 @@ async def silent(*answers: bytes) -> AsyncIterator[int]:
         if answers:
             writer.write(answers[packet[8] == 5])
         await reader.read()
-        writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, family=socket.AF_INET) as server:
-        yield server.sockets[0].getsockname()[1]
+    async with serving(serve) as port:
+        yield port
 
 
 @pytest.mark.parametrize(

@@ -580,16 +580,6 @@ def test_who_says_hello_again_and_again_is_not_sent_its_request_each_time(start:
     assert driver.run.registry.devices["d0"].strikes == 0
 
 
-def test_who_starts_anew_again_and_again_is_sent_ever_fewer_requests(start: StartRun) -> None:
-    driver = start(devices=2, run={"rounds": 0}, learning={"mode": "asynchronous", "in_flight": 2})
-    for count in range(300):
-        driver.hello("d0", boot=f"b{count}")
-        driver.now += 0.1
-        driver.advance()
-    assert len(driver.requests("d0")) <= 8, "it rests for longer each time"
-    assert driver.run.device("d0").state == "online"
-
-
 def test_a_retained_status_after_a_reconnection_is_no_sign_of_life(start: StartRun) -> None:
     driver = start(run={"rounds": 0}, learning={"deadline": 60}, guards={"repeats": False})
     names = {f"d{number}" for number in range(3)}

@@ -67,7 +67,7 @@ def test_devices_that_start_again_take_the_place_of_their_sessions(
     provisioned: Callable[..., FleetBroker], start: Callable[..., Popen]
 ) -> None:
     broker = provisioned()
-    start("serve", "--config", "fleet/runs/kitchen/coordinator.toml", "--task", "sine", "--rounds", 300)
+    start("serve", "--config", "fleet/runs/kitchen/coordinator.toml", "--task", "sine", "--rounds", 1500)
     frozen = start("swarm", "--credentials", "fleet")
     wait_until(lambda: all(f"u'{name}'" in broker.log.read_text() for name in (*DEVICES, *EVALUATORS)))
     frozen.send_signal(signal.SIGSTOP)  # as a board without power: its connections stay
