@@ -49,3 +49,19 @@ def lines_until(process: Popen, enough: Callable[[list[str]], bool], seconds: fl
     process.terminate()
     assert enough(lines), lines
     return lines
+
+
+def check_missing_data(module: str, folder: Path) -> None:
+    """Check that the benchmark ``module`` says in one line that data are missing, where the home is ``folder``."""
+    environment = {name: value for name, value in os.environ.items() if name != "TINYREPTILE_DATA"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--task", "presence"],
+        env=environment | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder), "XDG_DATA_HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: data set occupancy")
+    assert len(done.stderr.splitlines()) == 1

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from coordinator.deltas import unpack
 from simulator.collusion import COLLUSIONS, Attack, Known, MinMax, packed
 from simulator.offline import take
 from simulator.tasks.sine import Sine
+from tests.commands import check_missing_data
 from tinyreptile.learner import Learner
 from tinyreptile.model import Model
 
@@ -98,17 +96,5 @@ def test_colluders_lose_their_standing_in_a_run(tmp_path: Path) -> None:
     assert fleet.run.events["distrust"] >= 10
 
 
-@pytest.mark.parametrize("module", ["benchmarks.hostile", "benchmarks.boards"])
-def test_a_benchmark_without_the_data_of_its_task_says_so(module: str, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TINYREPTILE_DATA"}
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--task", "presence"],
-        env=environment | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: data set occupancy")
-    assert len(done.stderr.splitlines()) == 1
+def test_the_table_of_attacks_says_so_without_the_data_of_its_task(tmp_path: Path) -> None:
+    check_missing_data("benchmarks.hostile", tmp_path)
